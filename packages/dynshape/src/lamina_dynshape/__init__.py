@@ -1,0 +1,3 @@
+"""symbolic integers, shape environment and fake tensors."""
+
+__version__ = "0.1.0"

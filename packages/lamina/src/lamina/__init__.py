@@ -1,0 +1,3 @@
+"""a compiler for unmodified PyTorch programs."""
+
+__version__ = "0.1.0"
