@@ -1,0 +1,1 @@
+"""Extern kernels: library calls (GEMM, convolution, attention) and their lowering rules. Importing the package registers the rules."""
