@@ -1,0 +1,1 @@
+"""Lowering: prims (FX) -> loop nodes and extern kernels."""

@@ -1,0 +1,1 @@
+"""Run time: the native entry object and the loaded graph."""

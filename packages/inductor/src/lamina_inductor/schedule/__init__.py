@@ -1,0 +1,1 @@
+"""Scheduling: dependences, fusion, loop order, memory planning."""
