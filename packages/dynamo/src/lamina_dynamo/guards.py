@@ -1,0 +1,227 @@
+"""Guards: what a compiled frame relied upon, as records.
+
+Between: symbolic execution, which collects them, and `native.compile_guards`, which turns them into a flat native program.
+Keeps:   a guard is a pure statement about one source. Order among guards does not matter: the program reads parents first
+         and checks what makes a read legal (a type, a length, a key) before the read.
+
+`str(guard)` is Python text for people; tests compare with it, the failing guard of a recompile prints it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+import torch
+
+from .source import LocalSource, Source
+
+__all__ = ["GlobalState", "Guard", "GuardFailure", "GuardKind", "GuardSet", "ShapeCondition", "TensorSpec", "global_state"]
+
+
+class GuardKind(Enum):
+    """What a guard states of its source's value `x`; the comment is the type and meaning of `expected`."""
+
+    TYPE = auto()  # type: type(x) is expected
+    ID = auto()  # object: x is expected. Held weakly where the object allows: a dead one never matches again
+    EQUALS = auto()  # constant: same type and same value (NaN equals NaN, 0.0 is not -0.0), recursively in tuples
+    NONE = auto()  # None: x is None
+    NOT_NONE = auto()  # None: x is not None
+    BOOL = auto()  # bool: x is expected
+    LEN = auto()  # int: len(x) == expected, for built-in containers and their subclasses' own storage
+    DICT_KEYS = auto()  # tuple: tuple(x) == expected, in order, key types included
+    HAS_KEY = auto()  # constant: expected in x (a dictionary)
+    NO_KEY = auto()  # constant: expected not in x (a dictionary)
+    HAS_ATTR = auto()  # str: hasattr(x, expected)
+    NO_ATTR = auto()  # str: neither in the instance's dictionary nor in the MRO
+    TENSOR = auto()  # TensorSpec
+    ALIAS = auto()  # Source: x is the same object as the other source's
+    NO_ALIAS = auto()  # tuple of Sources: x and those are pairwise different objects
+    GLOBAL_STATE = auto()  # GlobalState; the source is ignored
+    SHAPE = auto()  # ShapeCondition; the source is ignored
+    WEAK_TYPE = auto()  # type: isinstance(x, expected), no metaclass hook
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What must hold of a tensor. `None` in sizes and strides matches anything; is_leaf, names and grad are not looked at."""
+
+    cls: type  # exact Python type
+    dtype: torch.dtype
+    device: torch.device
+    keys: int  # raw dispatch key set: layout, conjugate and negative bits, inference tensor, subclass
+    sizes: tuple[int | None, ...]
+    strides: tuple[int | None, ...] | None  # None: nothing is required of the strides
+    requires_grad: bool
+
+    @staticmethod
+    def of(t: torch.Tensor, *, dynamic: frozenset[int] | set[int] = frozenset(), dynamic_strides: frozenset[int] | set[int] | None = None) -> TensorSpec:
+        """The spec of a real tensor. `dynamic` dims match any size; by default strides that a dynamic size feeds match any stride."""
+        plain = t.layout is torch.strided
+        sizes = tuple(None if d in dynamic else n for d, n in enumerate(t.shape))
+        strides: tuple[int | None, ...] | None = None
+        if plain:
+            free = dynamic_strides if dynamic_strides is not None else _strides_fed_by(t, dynamic)
+            strides = tuple(None if d in free else n for d, n in enumerate(t.stride()))
+        return TensorSpec(type(t), t.dtype, t.device, torch._C._dispatch_keys(t).raw_repr(), sizes, strides, t.requires_grad)
+
+    def __str__(self) -> str:
+        def shape(values: tuple[int | None, ...]) -> str:
+            return "[" + ", ".join("*" if v is None else str(v) for v in values) + "]"
+
+        text = f"{self.cls.__name__} {str(self.dtype).removeprefix('torch.')}{shape(self.sizes)} on {self.device}"
+        if self.strides is not None:
+            text += f" strides {shape(self.strides)}"
+        return text + (" requires_grad" if self.requires_grad else "")
+
+
+def _strides_fed_by(t: torch.Tensor, dynamic: frozenset[int] | set[int]) -> set[int]:
+    """Dims whose stride may change when a dynamic size does: those with a larger stride than some dynamic dim."""
+    strides = t.stride()
+    return {d for d, s in enumerate(strides) if any(s >= strides[k] * max(1, t.shape[k]) for k in dynamic if k != d)}
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeCondition:
+    """A boolean expression over numbers of the frame.
+
+    `text` is Python over the names in `bindings` (`s0*2 == s1 and s0 >= 2`): `+ - * // % min max`, comparisons, `and or not`.
+    `bindings`: name -> SizeSource, StrideSource, OffsetSource, or the source of a Python int.
+    """
+
+    text: str
+    bindings: tuple[tuple[str, Source], ...]
+
+    def __str__(self) -> str:
+        import re
+
+        names = {n: s.name() for n, s in self.bindings}
+        return re.sub(r"[A-Za-z_]\w*", lambda m: names.get(m.group(), m.group()), self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalState:
+    """Thread and process state that changes what PyTorch calls mean. Number of threads is left out on purpose."""
+
+    grad_enabled: bool
+    inference_mode: bool
+    included_keys: int  # thread-local dispatch keys (autocast, dispatch modes, functorch levels, ...)
+    excluded_keys: int
+    autocast_cpu_dtype: int  # -1 where autocast is off
+    autocast_cuda_dtype: int
+    autocast_cache: bool
+    default_dtype: int  # c10::ScalarType
+    deterministic: int  # bit 0: deterministic algorithms, bit 1: warn only
+    function_modes: int  # length of the TorchFunctionMode stack
+    dispatch_modes: int  # length of the TorchDispatchMode stack
+    torch_function: int  # 0 enabled, 1 subclasses disabled, 2 all disabled
+
+
+def global_state() -> GlobalState:
+    """The state now, as the native check sees it."""
+    from .native import extension
+
+    return GlobalState(*extension().global_state())
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`kind` holds of the value at `source`. `stack`: the user's frames that relied on it, innermost last."""
+
+    source: Source
+    kind: GuardKind
+    expected: Any = None
+    stack: tuple[Any, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        return _TEXT[self.kind](self.source.name(), self.expected)
+
+
+def _name(t: type) -> str:
+    return t.__qualname__ if t.__module__ == "builtins" else f"{t.__module__}.{t.__qualname__}"
+
+
+def _short(value: Any) -> str:
+    text = getattr(value, "__qualname__", None)
+    text = f"{type(value).__name__} {text}" if isinstance(text, str) else repr(value)
+    return text if len(text) < 80 else f"{type(value).__name__}(...)"
+
+
+_TEXT = {
+    GuardKind.TYPE: lambda s, e: f"type({s}) is {_name(e)}",
+    GuardKind.ID: lambda s, e: f"{s} is <{_short(e)}>",
+    GuardKind.EQUALS: lambda s, e: f"{s} == {e!r}",
+    GuardKind.NONE: lambda s, e: f"{s} is None",
+    GuardKind.NOT_NONE: lambda s, e: f"{s} is not None",
+    GuardKind.BOOL: lambda s, e: f"{s} is {e}",
+    GuardKind.LEN: lambda s, e: f"len({s}) == {e}",
+    GuardKind.DICT_KEYS: lambda s, e: f"tuple({s}) == {e!r}",
+    GuardKind.HAS_KEY: lambda s, e: f"{e!r} in {s}",
+    GuardKind.NO_KEY: lambda s, e: f"{e!r} not in {s}",
+    GuardKind.HAS_ATTR: lambda s, e: f"hasattr({s}, {e!r})",
+    GuardKind.NO_ATTR: lambda s, e: f"not hasattr({s}, {e!r})",
+    GuardKind.TENSOR: lambda s, e: f"{s} is {e}",
+    GuardKind.ALIAS: lambda s, e: f"{s} is {e.name()}",
+    GuardKind.NO_ALIAS: lambda s, e: f"distinct({', '.join([s, *(o.name() for o in e)])})",
+    GuardKind.GLOBAL_STATE: lambda s, e: f"global_state() == {e}",
+    GuardKind.SHAPE: lambda s, e: str(e),
+    GuardKind.WEAK_TYPE: lambda s, e: f"isinstance({s}, {_name(e)})",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFailure:
+    """Why a check failed: the first guard that did not hold, and what was there instead."""
+
+    guard: Guard
+    expected: str
+    saw: str
+
+    def __str__(self) -> str:
+        return f"{self.guard}: expected {self.expected}, saw {self.saw}"
+
+
+class GuardSet:
+    """Guards in order of first mention, without duplicates. A later guard that says the same costs one hash."""
+
+    def __init__(self) -> None:
+        self._guards: dict[tuple[Any, ...], Guard] = {}
+
+    def add(self, source: Source, kind: GuardKind, expected: Any = None, stack: tuple[Any, ...] = ()) -> None:
+        key = (source, kind, _expected_key(kind, expected))
+        if key not in self._guards:
+            self._guards[key] = Guard(source, kind, expected, stack)
+
+    def update(self, others: list[Guard]) -> None:
+        for g in others:
+            self.add(g.source, g.kind, g.expected, g.stack)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(list(self._guards.values()))
+
+    def __len__(self) -> int:
+        return len(self._guards)
+
+
+_BY_VALUE = {GuardKind.LEN, GuardKind.HAS_ATTR, GuardKind.NO_ATTR, GuardKind.BOOL, GuardKind.SHAPE, GuardKind.NO_ALIAS}
+_ANY = LocalSource("")  # source of guards that have none
+
+
+def _expected_key(kind: GuardKind, expected: Any) -> Any:
+    """What makes two guards of one source and kind the same statement."""
+    if kind in _BY_VALUE:
+        return expected
+    if kind in (GuardKind.EQUALS, GuardKind.DICT_KEYS, GuardKind.HAS_KEY, GuardKind.NO_KEY):
+        return repr(expected)
+    return id(expected) if kind not in (GuardKind.TENSOR, GuardKind.GLOBAL_STATE) else kind
+
+
+def shape_guard(text: str, bindings: dict[str, Source], stack: tuple[Any, ...] = ()) -> Guard:
+    """A SHAPE guard record."""
+    return Guard(_ANY, GuardKind.SHAPE, ShapeCondition(text, tuple(bindings.items())), stack)
+
+
+def state_guard(expected: GlobalState | None = None) -> Guard:
+    """A GLOBAL_STATE guard record, of the state now by default."""
+    return Guard(_ANY, GuardKind.GLOBAL_STATE, expected or global_state())
