@@ -1,3 +1,5 @@
-"""symbolic integers, shape environment and fake tensors."""
+"""Symbolic integers, shape environment and fake tensors."""
 
 __version__ = "0.1.0"
+
+from lamina_dynshape import expr as expr
