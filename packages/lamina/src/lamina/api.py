@@ -1,0 +1,81 @@
+"""`lamina.compile`: what is checked, and what is built from dynamo and a backend."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lamina_dynshape.support.errors import UserError
+
+from .backends import Backend, resolve_backend
+from .module import CompiledModule, compile_module
+from .options import resolve
+from .settings import config
+
+__all__ = ["compile"]
+
+
+def compile(
+    model: Callable[..., Any] | None = None,
+    *,
+    fullgraph: bool = False,
+    dynamic: bool | None = None,
+    backend: str | Backend = "inductor",
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    disable: bool = False,
+) -> Any:
+    """Compile a function or a module; the semantics are those of `torch.compile`.
+
+    model: function, bound method, callable object or `nn.Module`; without it a decorator is returned.
+    fullgraph: raise `lamina.exc.Unsupported` where the program cannot be captured as one graph, instead of breaking it.
+    dynamic: True makes sizes symbolic at once, False never, None those that were seen to change.
+    backend: a name of `lamina.list_backends()`, or a callable `(graph_module, example_inputs) -> callable`.
+    mode: "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"; options: a dict instead of a mode.
+    disable: return the model as it is.
+
+    The first call compiles. A compiled module stays a module: same class, parameters, `state_dict` keys, hooks, flags.
+    """
+    if model is None:
+        return functools.partial(
+            compile, fullgraph=fullgraph, dynamic=dynamic, backend=backend, mode=mode, options=options, disable=disable
+        )
+    _check_flags(fullgraph=fullgraph, dynamic=dynamic, disable=disable)
+    chosen = resolve(mode, options)
+    backend_fn = resolve_backend(backend, chosen, mode, options)
+    if not callable(model):
+        raise UserError(f"compile takes a function or a module, got {type(model).__name__}")
+    if inspect.isclass(model):
+        raise UserError(f"compile takes a function or a module, got the class {model.__name__}: compile an instance or a method")
+    if disable:
+        return model
+    from lamina_dynamo import optimize
+
+    model = _original(model)
+    settings = {"fullgraph": fullgraph, "dynamic": dynamic, "recompile_limit": config.recompile_limit}
+    call = optimize(model, backend_fn, **settings)
+    if not isinstance(model, torch.nn.Module):
+        return call
+
+    def compile_again(other: torch.nn.Module) -> Any:
+        return compile_module(other, optimize(other, backend_fn, **settings), compile_again)
+
+    return compile_module(model, call, compile_again)
+
+
+def _original(model: Any) -> Any:
+    """What was compiled before, where `model` is compiled already: the new settings hold."""
+    if isinstance(model, CompiledModule):
+        return model._orig_mod
+    return model
+
+
+def _check_flags(*, fullgraph: object, dynamic: object, disable: object) -> None:
+    for name, value in (("fullgraph", fullgraph), ("disable", disable)):
+        if not isinstance(value, bool):
+            raise UserError(f"{name}= takes a bool, got {value!r}")
+    if dynamic is not None and not isinstance(dynamic, bool):
+        raise UserError(f"dynamic= takes True, False or None, got {dynamic!r}")

@@ -1,0 +1,145 @@
+"""The backends: what turns a captured graph into something to call, by name or given as a callable.
+
+Protocol: `backend(graph_module, example_inputs) -> callable(*flat inputs) -> flat tuple`, the graph in the dialect `torch`.
+
+    eager       runs the captured graph as it is
+    aot_eager   runs the ATen graphs of aotgrad, forward and backward
+    inductor    compiles them to C++
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.errors import CompilerError, Unsupported, UserError
+from lamina_dynshape.support.verifylevel import strict
+
+from .options import CompileOptions
+from .report import report_failure
+
+__all__ = ["Backend", "list_backends", "lookup_backend", "register_backend", "resolve_backend"]
+
+Backend: TypeAlias = Callable[..., Callable[..., Any]]
+
+_REGISTRY: dict[str, Backend] = {}
+
+
+def register_backend(backend: Backend | None = None, *, name: str | None = None) -> Any:
+    """Register a backend under a name (its own by default); may be used as a decorator. A name is taken once."""
+    if backend is None:
+        return functools.partial(register_backend, name=name)
+    if not callable(backend):
+        raise UserError(f"a backend is a callable (graph_module, example_inputs) -> callable, got {backend!r}")
+    key = name or getattr(backend, "__name__", None)
+    if not isinstance(key, str) or not key:
+        raise UserError(f"give the backend {backend!r} a name: register_backend(backend, name=...)")
+    if _REGISTRY.get(key, backend) is not backend:
+        raise UserError(f"a backend named {key!r} is registered already")
+    _REGISTRY[key] = backend
+    return backend
+
+
+def list_backends() -> list[str]:
+    """Names of the registered backends."""
+    return sorted(_REGISTRY)
+
+
+def lookup_backend(backend: str | Backend) -> Backend:
+    """The backend of that name; a callable is its own backend. Raises `UserError` naming the valid ones."""
+    if callable(backend):
+        return backend
+    if not isinstance(backend, str):
+        raise UserError(f"backend= takes a name or a callable, got {type(backend).__name__}")
+    try:
+        return _REGISTRY[backend]
+    except KeyError:
+        raise UserError(f"unknown backend {backend!r}; valid: {', '.join(list_backends())}, or any callable") from None
+
+
+def resolve_backend(backend: str | Backend, options: CompileOptions, mode: str | None, given: Mapping[str, Any] | None) -> Backend:
+    """What dynamo calls for each captured graph.
+
+    Our own backends get the checked options, and a failure inside them runs the captured graph instead. A backend of the user's
+    gets `mode=` and `options=` as they were given, as in PyTorch, and its errors reach the user.
+    """
+    found = lookup_backend(backend)
+    if found in _OWN:
+        return _protected(found, options)
+    extra = {key: value for key, value in (("mode", mode), ("options", given)) if value is not None}
+    return functools.partial(found, **extra) if extra else found
+
+
+def _protected(backend: Backend, options: CompileOptions) -> Backend:
+    """`backend` with its failures turned into the captured graph run as it is, reported once each."""
+    name = getattr(backend, "__name__", "backend")
+    takes_options = len(inspect.signature(backend).parameters) > 2
+
+    def call(gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        try:
+            return backend(gm, example_inputs, options) if takes_options else backend(gm, example_inputs)
+        except CompilerError as error:
+            if not options.fallback:
+                raise
+            counters["fallbacks"]["no C++ compiler"] += 1
+            _warn_compiler(str(error).splitlines()[0])
+            return gm.forward
+        except Unsupported as error:
+            counters["fallbacks"][error.what] += 1
+            if strict():
+                raise
+            report_failure(f"backend {name}", error, graph=gm, inputs=example_inputs)
+            return gm.forward
+        except Exception as error:
+            if strict():
+                raise
+            report_failure(f"backend {name}", error, graph=gm, inputs=example_inputs)
+            return gm.forward
+
+    call.__name__ = name
+    return call
+
+
+@functools.cache
+def _warn_compiler(message: str) -> None:
+    warnings.warn(f"lamina runs eagerly: {message}", RuntimeWarning, stacklevel=4)
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+# ours
+# --------------------------------------------------------------------------------------------------------------------------
+
+
+def eager(gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+    """Run the captured graph as it is."""
+    return gm.forward
+
+
+def _run_graph(gm: Any, fake_inputs: Sequence[Any], *, kind: str, signature: Any) -> Callable[..., Any]:
+    return gm.forward
+
+
+def aot_eager(gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+    """Run the functional ATen graphs that aotgrad makes, forward and backward, operator by operator."""
+    from lamina_aotgrad import aot_function
+
+    return aot_function(gm, example_inputs, fw_compiler=_run_graph, bw_compiler=_run_graph, inference_compiler=_run_graph)
+
+
+def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions) -> Callable[..., Any]:
+    """Compile the ATen graphs to C++."""
+    from lamina_aotgrad import aot_function
+    from lamina_inductor import compile_graph
+
+    compiler = functools.partial(compile_graph, options=dict(options.backend_options) or None)
+    compiler.supports_input_mutation = getattr(compile_graph, "supports_input_mutation", False)  # type: ignore[attr-defined]
+    return aot_function(gm, example_inputs, fw_compiler=compiler, bw_compiler=compiler, inference_compiler=compiler)
+
+
+_OWN: tuple[Backend, ...] = (eager, aot_eager, inductor)
+for _backend in _OWN:
+    register_backend(_backend)
