@@ -1,0 +1,252 @@
+"""FakeMode: runs ATen operators on fake tensors by shape rules.
+
+Between: code that runs on fake tensors (capture, tracing) -> metadata of its results.
+An operator is answered, in this order, by our rule for its overload (`shape_rules`), by its own decomposition when it is
+composite, by PyTorch's Meta kernel on concrete sizes. `counters["fake"]` counts the last two by operator.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lamina_dynshape import meta_fallback
+from lamina_dynshape.fake_tensor import FakeTensor, fake_mode_of, new_storage_key
+from lamina_dynshape.shape_rules.registry import RULES
+from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.errors import InternalError, Unsupported, UserError
+
+__all__ = ["FakeMode"]
+
+_make_wrapper = torch.Tensor._make_wrapper_subclass
+_STRIDED = torch.strided
+
+
+class FakeMode(TorchDispatchMode):
+    """Owner of fake tensors and, when sizes may be symbolic, of their `shape_env`.
+
+    allow_real: a real tensor that meets fakes is lifted as a constant (kept in `constants`), else refused.
+    allow_unbacked: data-dependent sizes and values become unbacked symbols, else `DataDependent` is raised.
+    """
+
+    def __init__(self, shape_env: Any = None, *, allow_real: bool = True, allow_unbacked: bool = False) -> None:
+        super().__init__()
+        self.shape_env = shape_env
+        self.allow_real = allow_real
+        self.allow_unbacked = allow_unbacked and shape_env is not None
+        self._memo: dict[int, tuple[weakref.ref, FakeTensor]] = {}
+        self._storages: dict[int, int] = {}
+        self.constants: list[tuple[torch.Tensor, FakeTensor]] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True would import torch._dynamo at the first dispatch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.dispatch(func, args, kwargs or {})
+
+    # -- operators ----------------------------------------------------------------------------------------------------
+    def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Result of one operator on fakes."""
+        rule = RULES.get(func)
+        if rule is not None:
+            try:
+                result = rule(self, *args, **kwargs)
+            except AttributeError:
+                # Only fakes have `sizes`: the cheap way to notice a real tensor is to trip over it.
+                lifted = self._lift_reals(args, kwargs)
+                if lifted is None:
+                    raise
+                result = rule(self, *lifted[0], **lifted[1])
+            if result is not NotImplemented:
+                return result
+        return self._without_rule(func, args, kwargs)
+
+    def _without_rule(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        lifted = self._lift_reals(args, kwargs)
+        if lifted is not None:
+            args, kwargs = lifted
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                counters["fake"][f"composite {func.name()}"] += 1
+                return result
+        counters["fake"][f"meta {func.name()}"] += 1
+        return meta_fallback.run(self, func, args, kwargs)
+
+    def _lift_reals(self, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """The arguments with real tensors lifted; None when there are none."""
+        found = False
+
+        def lift(x: Any) -> Any:
+            nonlocal found
+            if isinstance(x, torch.Tensor) and not isinstance(x, FakeTensor):
+                found = True
+                return self.lift(x)
+            if isinstance(x, FakeTensor) and x.fake_mode is not self:
+                raise InternalError(f"{x} belongs to another FakeMode")
+            if type(x) in (list, tuple):
+                return type(x)(map(lift, x))
+            return x
+
+        new_args, new_kwargs = lift(tuple(args)), {k: lift(v) for k, v in kwargs.items()}
+        return (new_args, new_kwargs) if found else None
+
+    def lift(self, t: torch.Tensor) -> FakeTensor:
+        """Fake of a real tensor that the program uses as a constant."""
+        if not self.allow_real:
+            raise Unsupported("a real tensor meets fake tensors", saw=f"{t.dtype} tensor of shape {tuple(t.shape)}", hint="pass it as an input")
+        known = id(t) in self._memo
+        fake = self.from_real(t)
+        if not known:
+            self.constants.append((t, fake))
+        return fake
+
+    # -- making fakes -------------------------------------------------------------------------------------------------
+    def make(
+        self, sizes: tuple[Any, ...], strides: tuple[Any, ...], dtype: torch.dtype, device: torch.device, offset: Any = 0,
+        storage_key: int | None = None,
+    ) -> FakeTensor:
+        """A fake with exactly this layout (elements); sizes, strides and offset are int or Expr. New memory unless `storage_key`."""
+        if self.shape_env is None:
+            fake = _make_wrapper(FakeTensor, sizes, strides, offset, None, dtype, _STRIDED, device)
+        else:
+            to_int = self.to_int
+            fake = _make_wrapper(
+                FakeTensor, [to_int(s) for s in sizes], [to_int(s) for s in strides], to_int(offset), None, dtype, _STRIDED, device
+            )
+        fake.fake_mode = self
+        fake.sizes = sizes
+        fake.strides = strides
+        fake.offset = offset
+        fake.scalar_type = dtype
+        fake.dev = device
+        fake.storage_key = new_storage_key() if storage_key is None else storage_key
+        return fake
+
+    def to_int(self, x: Any) -> Any:
+        """int or SymInt of a dimension."""
+        return x if type(x) is int else self.shape_env.sym_int(x)
+
+    def dim(self, x: Any) -> Any:
+        """Dimension (int or Expr) of an int or SymInt."""
+        if type(x) is int:
+            return x
+        if isinstance(x, torch.SymInt):
+            return self.shape_env.dim(x)
+        return int(x)
+
+    def empty_strided(
+        self, sizes: Any, strides: Any, *, dtype: torch.dtype | None = None, device: Any = "cpu", requires_grad: bool = False
+    ) -> FakeTensor:
+        """A fresh fake of this layout; sizes and strides are ints or SymInts."""
+        fake = self.make(
+            tuple(map(self.dim, sizes)), tuple(map(self.dim, strides)), dtype or torch.get_default_dtype(), torch.device(device)
+        )
+        return fake.requires_grad_() if requires_grad else fake
+
+    def copy_of(self, fake: FakeTensor) -> FakeTensor:
+        """A fake of the same metadata and new memory; a leaf (what deepcopy gives)."""
+        if not fake.is_leaf:
+            raise RuntimeError("Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment.")
+        result = self.make(fake.sizes, fake.strides, fake.scalar_type, fake.dev, fake.offset)
+        result.requires_grad_(fake.requires_grad)
+        _copy_python_attributes(fake, result)
+        return result
+
+    # -- from real tensors --------------------------------------------------------------------------------------------
+    def from_real(self, t: torch.Tensor, *, source: str | None = None, dynamic_dims: Any = None) -> FakeTensor:
+        """Fake of `t`, the same one each time: metadata, requires_grad, leafness, Parameter-ness, memory shared with other fakes.
+
+        dynamic_dims: dimensions to make symbolic (container of ints, or dict dim -> DimPolicy); needs a shape_env.
+        """
+        if isinstance(t, FakeTensor):
+            if t.fake_mode is not self:
+                raise InternalError(f"{t} belongs to another FakeMode")
+            return t
+        found = self._memo.get(id(t))
+        if found is not None and found[0]() is t:
+            return found[1]
+        _check_supported(t)
+        fake = self._convert(t, source, dynamic_dims)
+        key = id(t)
+        self._memo[key] = (weakref.ref(t, lambda _, memo=self._memo: memo.pop(key, None)), fake)
+        if t.is_leaf and t.grad is not None:
+            fake.grad = self.from_real(t.grad, source=f"{source}.grad" if source else None, dynamic_dims=dynamic_dims)
+        return fake
+
+    def real_of(self, fake: FakeTensor) -> torch.Tensor | None:
+        """The living real tensor that `from_real` made `fake` from, if any."""
+        for ref, known in self._memo.values():
+            if known is fake:
+                return ref()
+        return None
+
+    def _convert(self, t: torch.Tensor, source: str | None, dynamic_dims: Any) -> FakeTensor:
+        sizes, strides, offset = tuple(t.shape), t.stride(), t.storage_offset()
+        if dynamic_dims or (self.shape_env is not None and source is not None and dynamic_dims is None):
+            sizes, strides, offset = self.shape_env.symbolic_layout(t, source, dynamic_dims)
+        storage = t.untyped_storage()
+        storage_key = self._storages.get(storage._cdata)
+        if storage_key is None:
+            storage_key = self._storages[storage._cdata] = new_storage_key()
+        with torch.inference_mode(t.is_inference()):
+            base = t._base if t._is_view() else None
+            if base is not None and not (t.is_leaf and t.requires_grad) and self._static(sizes, strides, offset):
+                fake = self._view_of_base(t, self.from_real(base, dynamic_dims=()))
+            else:
+                fake = self.make(sizes, strides, t.dtype, t.device, offset, storage_key)
+                if t.requires_grad:
+                    fake = fake.requires_grad_() if t.is_leaf else _NonLeaf.apply(_seed(self), lambda: fake)
+        _copy_python_attributes(t, fake)
+        return fake
+
+    @staticmethod
+    def _static(*layout: Any) -> bool:
+        return all(type(x) is int for part in layout for x in (part if isinstance(part, tuple) else (part,)))
+
+    def _view_of_base(self, t: torch.Tensor, base: FakeTensor) -> FakeTensor:
+        """Rebuild a view as autograd knows it, so that `_base`, in-place and version counters act as they do for `t`."""
+        with self, torch.set_grad_enabled(t.requires_grad):
+            if base.dtype != t.dtype:
+                base = base.view(t.dtype) if base.dtype.itemsize == t.dtype.itemsize else base.detach().view(t.dtype)
+            if base.requires_grad and base.is_leaf and t.requires_grad:
+                return base.as_strided(t.shape, t.stride(), t.storage_offset())
+            if t.requires_grad and not base.requires_grad:
+                raise Unsupported("input is a view that requires grad of a base that does not")
+            return base.as_strided(t.shape, t.stride(), t.storage_offset())
+
+
+class _NonLeaf(torch.autograd.Function):
+    """Gives a fake a grad_fn, for inputs that are results of earlier differentiable operations."""
+
+    @staticmethod
+    def forward(ctx: Any, seed: torch.Tensor, make: Any) -> torch.Tensor:
+        return make()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return None, None
+
+
+def _seed(mode: FakeMode) -> torch.Tensor:
+    return mode.make((), (), torch.float32, torch.device("cpu")).requires_grad_()
+
+
+def _check_supported(t: torch.Tensor) -> None:
+    if t.layout is not torch.strided or t.is_quantized or t.is_nested:
+        raise Unsupported("tensor layout", saw=f"{t.layout} {t.dtype}", code="tensor_layout")
+    if t.is_conj() or t.is_neg():
+        raise Unsupported("input with a lazy conjugate or negative bit", saw=f"{t.dtype} {tuple(t.shape)}", code="lazy_conj_input")
+
+
+def _copy_python_attributes(source: torch.Tensor, target: FakeTensor) -> None:
+    if getattr(source, "_is_param", False) or isinstance(source, torch.nn.Parameter):
+        target._is_param = True
+    if isinstance(source, torch.nn.Buffer):
+        target._is_buffer = True
+        target.persistent = source.persistent

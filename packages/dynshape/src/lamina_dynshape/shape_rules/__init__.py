@@ -1,0 +1,1 @@
+"""Shape, dtype and stride rules of ATen operators, one module per family."""
