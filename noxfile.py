@@ -1,0 +1,82 @@
+"""nox sessions: one per package with only its own dependencies, `integration`, `lint`, `demo`, `bench`.
+
+    nox -s primops-3.11             the suite of one package
+    nox -s integration-3.12 -- -k bert
+    nox -s lint demo
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))
+from checks import BELOW  # noqa: E402
+from environment import CPU_INDEX  # noqa: E402
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+WORKERS = os.environ.get("LAMINA_TEST_WORKERS", "2")
+ENVIRONMENT = {"LAMINA_STRICT": "1", "LAMINA_VERIFY": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+nox.options.sessions = ["lint"]
+nox.options.reuse_existing_virtualenvs = True
+
+
+def _install(session: nox.Session, package: str, *groups: str) -> None:
+    """Install one package with the packages below it and nothing else, and requirement groups."""
+    local = [argument for name in BELOW[package] for argument in ("-e", f"packages/{name}")]
+    session.install("-c", "constraints.txt", "--extra-index-url", CPU_INDEX, *local)
+    for group in groups:
+        session.install("-c", "constraints.txt", "-r", f"tools/requirements/{group}.txt")
+        if (ROOT / "tools" / "requirements" / f"{group}-no-deps.txt").exists():
+            session.install("-c", "constraints.txt", "--no-deps", "-r", f"tools/requirements/{group}-no-deps.txt")
+
+
+def _pytest(session: nox.Session, folder: str) -> None:
+    session.run("pytest", folder, "-n", WORKERS, "-o", "pythonpath=", *session.posargs, env=ENVIRONMENT)
+
+
+def _package_session(package: str) -> None:
+    @nox.session(python=PYTHONS, name=package)
+    def run(session: nox.Session) -> None:
+        _install(session, package, "test")
+        _pytest(session, f"packages/{package}/tests")
+
+
+for _name in BELOW:
+    _package_session(_name)
+
+
+@nox.session(python=PYTHONS)
+def integration(session: nox.Session) -> None:
+    """Tests and figures of the stages together, on real models."""
+    _install(session, "lamina", "models", "test")
+    _pytest(session, "integration/tests")
+
+
+@nox.session(python=PYTHONS[0])
+def lint(session: nox.Session) -> None:
+    """ruff, mypy, the import rules, the table of modules."""
+    session.install("-c", "constraints.txt", "-r", "tools/requirements/lint.txt", "nox")
+    session.run("ruff", "check", ".")
+    session.run("mypy")
+    session.run("python", "tools/check_imports.py")
+    session.run("python", "tools/count_lines.py", "--check")
+
+
+@nox.session(python=PYTHONS[0])
+def demo(session: nox.Session) -> None:
+    """The demo on the installed packages."""
+    _install(session, "lamina", "models")
+    session.run("python", "-m", "integration.demo", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def bench(session: nox.Session) -> None:
+    """The eight models next to torch.compile, with the zoo's harness where it is beside the checkout."""
+    _install(session, "lamina", "models")
+    session.run("python", "-m", "integration.bench", *session.posargs)
