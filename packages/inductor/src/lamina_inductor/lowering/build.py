@@ -7,7 +7,7 @@ from typing import Any
 
 from lamina_dynshape.expr import Expr, FloorDiv, Mod, Symbol, mod, simplify
 
-from ..ir.body import Recorder, Val, replay, topological
+from ..ir.body import Recorder, replay
 from ..ir.buffers import ONE, ZERO, StridedView, stride_order
 from ..ir.linear import coefficients
 from ..ir.nodes import LoopGraph, LoopNode, Reduce, Scan, Scatter, Store
@@ -146,10 +146,8 @@ def rewrite(node: LoopNode, outer: list, inner: list, index: Callable[[Expr], Ex
     e = node.effect
     with use_handler(recorder):
         values = replay(node.roots(), node.indirects, index)
-    names: dict[Any, Expr] = {}
-    for s, v in node.indirects.items():  # indirect symbols were renamed: find the new symbol of each recorded value
-        names[s] = s
     new_of = {old: new for old, new in zip(node.roots(), values, strict=True)}
+    # indirect symbols were renamed by the replay
     hit = {s: new_of[node.indirects[s]] for s in e.index.free_symbols if s in node.indirects}
     target = index(e.index.subs(hit)) if hit else index(e.index)
     kind = type(e)
@@ -194,6 +192,3 @@ def _by_stride(graph: LoopGraph, node: LoopNode) -> list[tuple[Expr, Expr]]:
         return node.rvars
     return sorted(node.rvars, key=lambda vn: -best.get(vn[0], 0))
 
-
-def values_of(node: LoopNode) -> list[Val]:
-    return topological(node.roots(), node.indirects)
