@@ -65,7 +65,7 @@ def _install_torch(python: Path) -> None:
 
 
 def _pip(python: Path, *arguments: str, check: bool) -> bool:
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=None if check else subprocess.DEVNULL)
     if check and done.returncode:
         sys.exit(f"failed: {' '.join(command)}")
