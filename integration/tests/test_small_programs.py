@@ -1,0 +1,296 @@
+"""Small programs through every backend: results, gradients, mutation, aliasing, and what was counted."""
+
+from __future__ import annotations
+
+import copy
+
+import lamina
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+BACKENDS = ("eager", "aot_eager", "inductor")
+
+
+class Mlp(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.first = nn.Linear(8, width)
+        self.second = nn.Linear(width, 4)
+
+    def forward(self, x):
+        return self.second(F.gelu(self.first(x)))
+
+
+class ConvNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 1))
+
+    def forward(self, x):
+        return self.body(x).mean((2, 3))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.qkv = nn.Linear(16, 48)
+        self.out = nn.Linear(16, 16)
+
+    def forward(self, x):
+        b, s, d = x.shape
+        q, k, v = self.qkv(self.norm(x)).view(b, s, 3, 4, d // 4).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x + self.out(y.transpose(1, 2).reshape(b, s, d))
+
+
+CASES = {
+    "mlp": (Mlp, lambda: torch.randn(5, 8)),
+    "convnet": (ConvNet, lambda: torch.randn(2, 3, 8, 8)),
+    "attention": (Attention, lambda: torch.randn(2, 6, 16)),
+    "embedding": (lambda: nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 3)), lambda: torch.randint(0, 20, (4, 7))),
+}
+
+
+def close(got, expected):
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES)
+def test_inference(case, backend):
+    make, inputs = CASES[case]
+    model = make().eval()
+    compiled = lamina.compile(model, backend=backend, fullgraph=True)
+    with torch.no_grad():
+        for _ in range(3):
+            x = inputs()
+            close(compiled(x), model(x))
+    assert lamina.counters.total("graph_breaks") == 0 and lamina.counters.total("recompiles") == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES)
+def test_training_steps_follow_eager(case, backend):
+    make, inputs = CASES[case]
+    plain = make().train()
+    model = copy.deepcopy(plain)
+    compiled = lamina.compile(model, backend=backend)
+    steps = {id(plain): torch.optim.Adam(plain.parameters(), 1e-2), id(model): torch.optim.Adam(model.parameters(), 1e-2)}
+    for _ in range(4):
+        x = inputs()
+        losses = []
+        for call, owner in ((plain, plain), (compiled, model)):
+            steps[id(owner)].zero_grad()
+            loss = call(x).pow(2).mean()
+            loss.backward()
+            steps[id(owner)].step()
+            losses.append(loss.detach())
+        close(losses[1], losses[0])
+    for (name, a), b in zip(plain.state_dict().items(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batch_norm_updates_its_buffers(backend):
+    plain = nn.BatchNorm1d(4).train()
+    model = copy.deepcopy(plain)
+    compiled = lamina.compile(model, backend=backend)
+    for _ in range(3):
+        x = torch.randn(6, 4) * 3 + 1
+        close(compiled(x), plain(x))
+    close(model.running_mean, plain.running_mean)
+    close(model.running_var, plain.running_var)
+    assert model.num_batches_tracked == 3
+    compiled.eval()
+    plain.eval()
+    x = torch.randn(6, 4)
+    close(compiled(x), plain(x))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_draws_from_eagers_stream(backend):
+    f = lambda x: F.dropout(x, 0.5, training=True) * 2
+    x = torch.ones(64)
+    torch.manual_seed(3)
+    expected = [f(x), f(x)]
+    torch.manual_seed(3)
+    compiled = lamina.compile(f, backend=backend)
+    got = [compiled(x), compiled(x)]
+    assert all(torch.equal(g, e) for g, e in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mutation_and_aliasing_of_inputs(backend):
+    def f(x, y):
+        x.add_(1)
+        y[0] = 5.0
+        return x.view(-1), x, y * 2
+
+    compiled = lamina.compile(f, backend=backend)
+    for _ in range(2):
+        a, b = torch.zeros(2, 3), torch.ones(4)
+        a2, b2 = a.clone(), b.clone()
+        expected, got = f(a, b), compiled(a2, b2)
+        close(a2, a)
+        close(b2, b)
+        close(got, expected)
+        assert got[1] is a2 and got[0].data_ptr() == a2.data_ptr()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_graph_break_print_and_data_dependent_branch(backend, capsys):
+    def f(x):
+        y = x.sin()
+        print("between")
+        if y.sum() > 0:
+            return y + 1
+        return y - 1
+
+    compiled = lamina.compile(f, backend=backend)
+    for x in (torch.ones(3), -torch.ones(3), torch.ones(3)):
+        close(compiled(x), x.sin() + (1 if x.sum() > 0 else -1))
+    assert capsys.readouterr().out == "between\n" * 3
+    assert lamina.counters.total("graph_breaks") >= 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_keyword_arguments_containers_and_closures(backend):
+    scale = 3.0
+
+    def f(x, *rest, bias=None, **more):
+        out = {"sum": x * scale + sum(rest)}
+        if bias is not None:
+            out["biased"] = out["sum"] + bias
+        return out, [more["k"] * 2], (x.shape[0], "text")
+
+    compiled = lamina.compile(f, backend=backend)
+    x = torch.randn(3)
+    for _ in range(2):
+        got, expected = (c(x, x, x, bias=x, k=x) for c in (compiled, f))
+        close(got[0], expected[0])
+        close(got[1], expected[1])
+        assert got[2] == expected[2]
+
+
+def test_decorator_with_and_without_arguments():
+    @lamina.compile
+    def f(x):
+        return x + 1
+
+    @lamina.compile(backend="eager", fullgraph=True)
+    def g(x):
+        return x + 2
+
+    class Holder:
+        @lamina.compile(backend="eager")
+        def method(self, x):
+            return x + self.k
+
+        k = 5
+
+    x = torch.zeros(2)
+    assert f(x).sum() == 2 and g(x).sum() == 4 and Holder().method(x).sum() == 10
+    assert f.__name__ == "f"
+
+
+def test_backend_callable_gets_graph_and_inputs():
+    seen = []
+
+    def backend(gm, example_inputs):
+        seen.append((gm, example_inputs))
+        assert isinstance(gm, torch.fx.GraphModule)
+        return gm.forward
+
+    model = Mlp()
+    compiled = lamina.compile(model, backend=backend)
+    x = torch.randn(2, 8)
+    close(compiled(x), model(x))
+    compiled(x)
+    assert len(seen) == 1
+    gm, inputs = seen[0]
+    roles = [n.meta["role"] for n in gm.graph.nodes if n.op == "placeholder"]
+    assert roles.count("parameter") == 4 and roles.count("input") == 1 and len(inputs) == 5
+
+
+def test_hooks_run_and_are_noticed():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    compiled = lamina.compile(model, backend="eager")
+    x = torch.randn(2, 3)
+    close(compiled(x), model(x))
+    handle = model[0].register_forward_hook(lambda m, a, out: out * 10)
+    close(compiled(x), model(x))
+    handle.remove()
+    close(compiled(x), model(x))
+
+
+def test_train_and_eval_are_guarded():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(1.0))
+    compiled = lamina.compile(model, backend="aot_eager")
+    x = torch.randn(2, 3)
+    compiled.train()
+    assert compiled(x).abs().sum() == 0
+    compiled.eval()
+    close(compiled(x), model(x))
+    assert compiled(x).abs().sum() > 0
+
+
+def test_grad_mode_is_guarded():
+    model = Mlp()
+    compiled = lamina.compile(model)
+    x = torch.randn(2, 8)
+    with torch.no_grad():
+        assert not compiled(x).requires_grad
+    assert compiled(x).requires_grad
+    with torch.inference_mode():
+        close(compiled(x), model(x))
+
+
+def test_explain_says_graphs_and_breaks():
+    def f(x):
+        x = x + 1
+        lamina.graph_break()
+        return x * 2
+
+    said = lamina.explain(f)(torch.ones(2))
+    assert (said.graph_count, said.graph_break_count) == (2, 1)
+    assert len(said.break_reasons) == 1 and said.ops and said.guards
+    assert len(str(said).splitlines()) <= 60
+
+
+def test_disable_runs_eagerly_and_breaks():
+    calls = []
+
+    @lamina.disable
+    def inner(x):
+        calls.append(torch.is_tensor(x) and not lamina.is_compiling())
+        return x * 2
+
+    compiled = lamina.compile(lambda x: inner(x + 1) + 1, backend="eager")
+    assert compiled(torch.ones(2)).sum() == 10 and calls == [True]
+
+
+def test_is_compiling_tells():
+    compiled = lamina.compile(lambda x: x + (1 if lamina.is_compiling() or torch.compiler.is_compiling() else 0), backend="eager")
+    assert compiled(torch.zeros(1)) == 1 and not lamina.is_compiling()
+
+
+def test_compiled_module_inside_a_compiled_module():
+    inner = lamina.compile(nn.Linear(3, 3), backend="eager")
+    outer = nn.Sequential(inner, nn.ReLU())
+    compiled = lamina.compile(outer, backend="eager")
+    x = torch.randn(2, 3)
+    close(compiled(x), outer(x))
+
+
+def test_state_dict_round_trip():
+    model = Mlp()
+    compiled = lamina.compile(model, backend="eager")
+    other = Mlp()
+    other.load_state_dict(compiled.state_dict())
+    x = torch.randn(2, 8)
+    close(other(x), compiled(x))
+    compiled.load_state_dict(Mlp().state_dict())
+    close(compiled(x), model(x))
