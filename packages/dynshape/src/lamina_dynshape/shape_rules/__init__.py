@@ -1,1 +1,18 @@
-"""Shape, dtype and stride rules of ATen operators, one module per family."""
+"""Shape, dtype and stride rules of ATen operators, one module per family; importing it fills the table."""
+
+from lamina_dynshape.shape_rules import (
+    contractions,
+    factories,
+    indexing,
+    joining,
+    losses,
+    norms,
+    pointwise,
+    reductions,
+    views,
+    windows,
+)
+
+__all__ = [
+    "contractions", "factories", "indexing", "joining", "losses", "norms", "pointwise", "reductions", "views", "windows",
+]
