@@ -1,0 +1,121 @@
+// What the extension relies on in CPython's and PyTorch's memory layout, one place per fact.
+//
+// Python: instance dictionaries, dictionary and type version tags (3.11, 3.12, 3.13).
+// PyTorch: the TensorImpl* in a Python tensor and the scalar type in a torch.dtype; both are verified at start-up.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+#define Py_BUILD_CORE 1
+extern "C" {
+#include <internal/pycore_frame.h>
+#include <internal/pycore_code.h>
+}
+#undef Py_BUILD_CORE
+
+#include <c10/core/DefaultDtype.h>
+#include <c10/core/Device.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/TensorImpl.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <ATen/PythonTorchFunctionTLS.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"  // ma_version_tag is deprecated from 3.12, and present up to 3.13
+
+// Heavy headers are avoided: these are the exported symbols themselves.
+namespace at {
+class Context {
+ public:
+  bool deterministicAlgorithms() const;
+  bool deterministicAlgorithmsWarnOnly() const;
+};
+Context& globalContext();
+namespace autocast {
+bool is_autocast_enabled(c10::DeviceType);
+c10::ScalarType get_autocast_dtype(c10::DeviceType);
+bool is_autocast_cache_enabled();
+}  // namespace autocast
+}  // namespace at
+
+namespace {
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+// ---- references ----------------------------------------------------------------------------------------------------
+struct Ref {  // one owned reference
+  PyObject* p = nullptr;
+  Ref() = default;
+  explicit Ref(PyObject* owned) : p(owned) {}
+  static Ref of(PyObject* borrowed) { Py_XINCREF(borrowed); return Ref(borrowed); }
+  Ref(Ref&& o) noexcept : p(o.p) { o.p = nullptr; }
+  Ref& operator=(Ref&& o) noexcept { std::swap(p, o.p); return *this; }
+  Ref(const Ref&) = delete;
+  Ref& operator=(const Ref&) = delete;
+  ~Ref() { Py_XDECREF(p); }
+  PyObject* release() { PyObject* r = p; p = nullptr; return r; }
+  explicit operator bool() const { return p != nullptr; }
+};
+
+// ---- Python --------------------------------------------------------------------------------------------------------
+// Address of the word that holds the instance dictionary; null if the type has none. Materialises inline values once.
+inline PyObject** dict_slot(PyObject* o) { return _PyObject_GetDictPtr(o); }
+
+inline PyObject* instance_dict(PyObject* o) {  // borrowed; creates an empty one where the object has none yet
+  PyObject** slot = dict_slot(o);
+  if (!slot) return nullptr;
+  if (*slot) return *slot;
+  if (PyType_Check(o)) return nullptr;
+  Py_XDECREF(PyObject_GenericGetDict(o, nullptr));
+  PyErr_Clear();
+  slot = dict_slot(o);
+  return slot ? *slot : nullptr;
+}
+
+inline uint64_t* dict_tag(PyObject* d) { return &((PyDictObject*)d)->ma_version_tag; }
+
+// Does every change of the dictionary give it a new tag? Tags are unique in the process: equal tags mean equal contents.
+inline bool has_sound_tag(PyObject* d) {
+#if PY_VERSION_HEX >= 0x030d0000
+  return ((PyDictObject*)d)->ma_values == nullptr;  // stores to inline values of an instance bypass the tag
+#else
+  (void)d;
+  return true;
+#endif
+}
+
+// Version of everything a type's attribute lookup can see, 0 if it has none. Unique in the process, 0 after a change.
+inline uint32_t type_version(PyTypeObject* t, PyObject* any_name) {
+#if PY_VERSION_HEX >= 0x030c0000
+  (void)any_name;
+  PyUnstable_Type_AssignVersionTag(t);
+#else
+  _PyType_Lookup(t, any_name);
+#endif
+#if PY_VERSION_HEX < 0x030d0000
+  if (!(t->tp_flags & Py_TPFLAGS_VALID_VERSION_TAG)) return 0;
+#endif
+  return t->tp_version_tag;
+}
+
+inline bool is_mutable_type(PyTypeObject* t) { return (t->tp_flags & Py_TPFLAGS_HEAPTYPE) && !(t->tp_flags & Py_TPFLAGS_IMMUTABLETYPE); }
+
+inline PyObject* weak_target(PyObject* wr) { return ((PyWeakReference*)wr)->wr_object; }  // None when dead
+
+inline bool supports_weakrefs(PyObject* o) { return Py_TYPE(o)->tp_weaklistoffset != 0 || (Py_TYPE(o)->tp_flags & (1UL << 3)); }
+
+// ---- PyTorch -------------------------------------------------------------------------------------------------------
+PyTypeObject* tensor_base = nullptr;         // torch._C.TensorBase
+Py_ssize_t impl_offset = sizeof(PyObject);   // of the TensorImpl* in a Python tensor
+
+inline bool is_tensor(PyObject* o) { return PyObject_TypeCheck(o, tensor_base); }
+inline c10::TensorImpl* impl_of(PyObject* o) { return *(c10::TensorImpl**)((char*)o + impl_offset); }
+inline c10::ScalarType scalar_type_of(PyObject* dtype) { return (c10::ScalarType) * ((int8_t*)dtype + sizeof(PyObject)); }
+
+}  // namespace

@@ -1,0 +1,255 @@
+// The frame hook (PEP 523): frames of foreign code, called by a region that broke, run compiled entries in place.
+//
+// Installed only while some thread has a callback, since an installed hook makes every Python-to-Python call of the process
+// slower. A frame is replaced by swapping the code object inside it: arguments are where the new code wants them already
+// (argument slots come first and hold raw values until cells are made), the closure stays, the interpreter releases everything.
+// Where the new code needs a larger frame, a function is made of it and called on the argument slots instead.
+#if PY_VERSION_HEX >= 0x030d0000
+extern "C" PyAPI_FUNC(void) _PyEval_FrameClearAndPop(PyThreadState*, _PyInterpreterFrame*);  // exported, in no public header
+#endif
+
+namespace {
+
+thread_local PyObject* hook_callback = nullptr;  // callback(code, globals, closure, slots) -> CodeCache, or None: leave this code alone
+thread_local bool in_callback = false;
+int hook_threads = 0;
+
+struct CodeExtra {  // per code object
+  bool skip = false;
+  struct Known {
+    PyObject* callback;  // borrowed, compared only: whose configuration this is
+    CodeCache* cache;    // borrowed: removed when the cache dies
+    std::vector<std::shared_ptr<Binding>> bindings;
+    uint64_t version;
+  };
+  std::vector<Known> known;
+};
+Py_ssize_t extra_index = -1;
+void free_extra(void* e) { delete (CodeExtra*)e; }
+
+#if PY_VERSION_HEX >= 0x030c0000
+#define GET_EXTRA PyUnstable_Code_GetExtra
+#define SET_EXTRA PyUnstable_Code_SetExtra
+#define REQUEST_EXTRA PyUnstable_Eval_RequestCodeExtraIndex
+#else
+#define GET_EXTRA _PyCode_GetExtra
+#define SET_EXTRA _PyCode_SetExtra
+#define REQUEST_EXTRA _PyEval_RequestCodeExtraIndex
+#endif
+
+CodeExtra* extra_of(PyObject* code, bool make) {
+  void* e = nullptr;
+  GET_EXTRA(code, extra_index, &e);
+  if (!e && make) SET_EXTRA(code, extra_index, e = new CodeExtra());
+  return (CodeExtra*)e;
+}
+
+void frame_forget(CodeCache* cache) {
+  if (!cache->code) return;
+  CodeExtra* e = extra_of(cache->code, false);
+  if (!e) return;
+  std::vector<std::shared_ptr<Binding>> old;
+  for (size_t i = 0; i < e->known.size(); i++)
+    if (e->known[i].cache == cache) {
+      old.swap(e->known[i].bindings);
+      e->known.erase(e->known.begin() + i--);
+    }
+}
+
+bool frame_init() { return (extra_index = REQUEST_EXTRA(free_extra)) >= 0; }
+
+#if PY_VERSION_HEX >= 0x030d0000
+inline PyCodeObject* frame_code(_PyInterpreterFrame* f) { return (PyCodeObject*)f->f_executable; }
+#else
+inline PyCodeObject* frame_code(_PyInterpreterFrame* f) { return f->f_code; }
+#endif
+
+inline PyFunctionObject* frame_function(_PyInterpreterFrame* f) {
+#if PY_VERSION_HEX >= 0x030c0000
+  return (PyFunctionObject*)f->f_funcobj;
+#else
+  return f->f_func;
+#endif
+}
+
+inline int frame_size(PyCodeObject* c) {
+#if PY_VERSION_HEX >= 0x030c0000
+  return c->co_framesize;
+#else
+  return c->co_nlocalsplus + c->co_stacksize;
+#endif
+}
+
+void swap_code(_PyInterpreterFrame* f, PyCodeObject* fresh) {  // the frame has room, its argument slots are in place
+  PyCodeObject* old = frame_code(f);
+  Py_INCREF(fresh);
+#if PY_VERSION_HEX >= 0x030d0000
+  f->f_executable = (PyObject*)fresh;
+  f->instr_ptr = _PyCode_CODE(fresh);
+#else
+  f->f_code = fresh;
+  f->prev_instr = _PyCode_CODE(fresh) - 1;
+#endif
+  f->stacktop = fresh->co_nlocalsplus;
+  Py_DECREF(old);
+}
+
+// Run the entry in the frame. False: the frame is too small.
+bool enter_in_place(_PyInterpreterFrame* f, Py_ssize_t n, Binding& b, PyObject** supplied) {
+  PyCodeObject *fresh = (PyCodeObject*)b.entry->code, *old = frame_code(f);
+  if (frame_size(fresh) > frame_size(old)) return false;
+  PyObject* constants = b.entry->constants;
+  size_t ns = b.matcher.p->supplied.size(), at = n;
+  for (size_t i = 0; i < ns; i++) f->localsplus[at++] = Py_NewRef(supplied[i]);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(constants); i++) f->localsplus[at++] = Py_NewRef(PyTuple_GET_ITEM(constants, i));
+  while (at < (size_t)fresh->co_nlocalsplus) f->localsplus[at++] = nullptr;
+  swap_code(f, fresh);
+  return true;
+}
+
+PyObject* call_on_slots(_PyInterpreterFrame* f, Py_ssize_t n, Binding& b, PyObject** supplied) {
+  PyFunctionObject* fn = frame_function(f);
+  PyObject* constants = b.entry->constants;
+  size_t ns = b.matcher.p->supplied.size(), nc = PyTuple_GET_SIZE(constants);
+  Arguments<32> all(n + ns + nc);
+  std::copy(f->localsplus, f->localsplus + n, all.p);
+  std::copy(supplied, supplied + ns, all.p + n);
+  for (size_t i = 0; i < nc; i++) all.p[n + ns + i] = PyTuple_GET_ITEM(constants, i);
+  Ref function(make_function(b.entry->code, fn->func_globals, fn->func_closure));
+  return function ? PyObject_Vectorcall(function.p, all.p, n + ns + nc, nullptr) : nullptr;
+}
+
+// A frame whose code will not run: what the evaluation would have done at its end. 3.11's caller clears the frame itself.
+void drop_frame(PyThreadState* ts, _PyInterpreterFrame* f) {
+#if PY_VERSION_HEX >= 0x030d0000
+  _PyEval_FrameClearAndPop(ts, f);
+#elif PY_VERSION_HEX >= 0x030c0000
+  // As _PyEval_FrameClearAndPop and _PyThreadState_PopFrame, which 3.12 does not export, for a frame that never ran (hence
+  // without a frame object). The bottom of a chunk of the stack is its first slot.
+  for (int i = 0; i < f->stacktop; i++) Py_XDECREF(f->localsplus[i]);
+  Py_XDECREF(f->f_locals);
+  Py_DECREF(f->f_funcobj);
+  Py_DECREF(f->f_code);
+  PyObject** base = (PyObject**)f;
+  _PyStackChunk* chunk = ts->datastack_chunk;
+  if (base == &chunk->data[0]) {
+    _PyStackChunk* previous = chunk->previous;
+    ts->datastack_top = &previous->data[previous->top];
+    ts->datastack_chunk = previous;
+    PyObjectArenaAllocator arena;
+    PyObject_GetArenaAllocator(&arena);
+    arena.free(arena.ctx, chunk, chunk->size);
+    ts->datastack_limit = (PyObject**)((char*)previous + previous->size);
+  } else {
+    ts->datastack_top = base;
+  }
+#else
+  (void)ts, (void)f;
+#endif
+}
+
+CodeExtra::Known* known_for(CodeExtra* e, PyObject* callback) {
+  for (CodeExtra::Known& k : e->known)
+    if (k.callback == callback) return &k;
+  return nullptr;
+}
+
+bool ask(PyCodeObject* code, PyFunctionObject* fn, PyObject* slots_tuple, PyObject** answer) {  // false: exception
+  Ref callback = Ref::of(hook_callback);
+  in_callback = true;
+  *answer = PyObject_CallFunctionObjArgs(callback.p, (PyObject*)fn, slots_tuple, (PyObject*)code, nullptr);
+  in_callback = false;
+  return *answer != nullptr;
+}
+
+// What to do with a frame: an entry to run (0 or more supplied values in `out`), or null to run it as it is.
+std::shared_ptr<Binding> find_entry(_PyInterpreterFrame* f, PyCodeObject* code, Py_ssize_t n, std::vector<PyObject*>& out, std::vector<Ref>& hold, bool* error) {
+  PyFunctionObject* fn = frame_function(f);
+  CodeExtra* e = extra_of((PyObject*)code, true);
+  PyObject* mine = hook_callback;
+  Roots r{f->localsplus, fn->func_globals, fn->func_closure};
+  State now;
+  now.read();
+  for (int round = 0; round < 2; round++) {
+    CodeExtra::Known* k = known_for(e, mine);
+    if (k) {
+      if (k->version != k->cache->version) {
+        std::vector<std::shared_ptr<Binding>> fresh;
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(k->cache->entries); i++) {
+          Entry* entry = (Entry*)PyList_GET_ITEM(k->cache->entries, i);
+          auto at = std::find_if(k->bindings.begin(), k->bindings.end(), [&](auto& b) { return b->entry == entry; });
+          fresh.push_back(at == k->bindings.end() ? std::make_shared<Binding>(entry) : *at);
+        }
+        k->bindings.swap(fresh);
+        k->version = k->cache->version;
+      }
+      std::vector<std::shared_ptr<Binding>> bindings = k->bindings;  // user code may run below
+      for (auto& b : bindings) {
+        out.resize(b->matcher.p->supplied.size() + 1);
+        hold.clear();
+        if (b->matcher.match(r, now, out.data(), hold)) return b;
+      }
+      k = known_for(e, mine);
+      if (k && k->cache->frozen) return nullptr;
+    }
+    if (round || in_callback) return nullptr;
+    Ref slots(PyTuple_New(n));
+    for (Py_ssize_t i = 0; i < n; i++) PyTuple_SET_ITEM(slots.p, i, Py_NewRef(f->localsplus[i]));
+    PyObject* raw = nullptr;
+    if (!ask(code, fn, slots.p, &raw)) { *error = true; return nullptr; }
+    Ref answer(raw);
+    if (!PyObject_TypeCheck(raw, &cache_type)) {
+      if (raw == skip_always) e->skip = true;
+      return nullptr;
+    }
+    if (!known_for(e, mine)) e->known.push_back({mine, (CodeCache*)raw, {}, 0});
+  }
+  return nullptr;
+}
+
+PyObject* evaluate(PyThreadState* ts, _PyInterpreterFrame* f, int throwing) {
+  if (LIKELY(!hook_callback || throwing || in_callback || bypass_depth)) return _PyEval_EvalFrameDefault(ts, f, throwing);
+  PyCodeObject* code = frame_code(f);
+  CodeExtra* e = extra_of((PyObject*)code, false);
+  if ((e && e->skip) || (code->co_flags & (CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR)) || !(code->co_flags & CO_NEWLOCALS) || f->owner != FRAME_OWNED_BY_THREAD)
+    return _PyEval_EvalFrameDefault(ts, f, throwing);
+  Py_ssize_t n = count_slots(code);
+  for (Py_ssize_t i = 0; i < n; i++)
+    if (!f->localsplus[i]) return _PyEval_EvalFrameDefault(ts, f, throwing);
+  std::vector<PyObject*> supplied;
+  std::vector<Ref> hold;
+  bool error = false;
+  std::shared_ptr<Binding> b = find_entry(f, code, n, supplied, hold, &error);
+  if (!b && !error) return _PyEval_EvalFrameDefault(ts, f, throwing);
+  if (b) {
+    b->entry->hits++;
+    if (enter_in_place(f, n, *b, supplied.data())) {
+      hold.clear(), b.reset();
+      return _PyEval_EvalFrameDefault(ts, f, 0);
+    }
+  }
+  PyObject* result = b ? call_on_slots(f, n, *b, supplied.data()) : nullptr;
+  drop_frame(ts, f);
+  return result;
+}
+
+// ---- switches ------------------------------------------------------------------------------------------------------
+PyObject* py_set_hook(PyObject*, PyObject* callback) {
+  PyObject* old = hook_callback ? hook_callback : Py_NewRef(Py_None);
+  hook_threads += (callback != Py_None) - (hook_callback != nullptr);
+  hook_callback = callback == Py_None ? nullptr : Py_NewRef(callback);
+  PyInterpreterState* interp = PyInterpreterState_Get();
+  _PyInterpreterState_SetEvalFrameFunc(interp, hook_threads ? evaluate : _PyEval_EvalFrameDefault);
+  return old;
+}
+PyObject* py_get_hook(PyObject*, PyObject*) { return Py_NewRef(hook_callback ? hook_callback : Py_None); }
+PyObject* py_hook_users(PyObject*, PyObject*) { return PyLong_FromLong(hook_threads); }
+PyObject* py_mark_code(PyObject*, PyObject* args) {
+  PyObject* code;
+  int skip;
+  if (!PyArg_ParseTuple(args, "O!p", &PyCode_Type, &code, &skip)) return nullptr;
+  extra_of(code, true)->skip = skip;
+  Py_RETURN_NONE;
+}
+
+}  // namespace

@@ -1,0 +1,147 @@
+"""`GuardProgram`: a native guard program that knows the records it was made of, and can say which one failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from ..guards import Guard, GuardFailure, GuardKind, TensorSpec, global_state
+from ..source import Source
+from .build import extension
+from .lower import lower
+
+__all__ = ["GuardProgram", "arg_names_of", "compile_guards"]
+
+_CO_VARARGS, _CO_VARKEYWORDS = 0x04, 0x08
+
+
+def arg_names_of(code: Any) -> tuple[str, ...]:
+    """Names of the argument slots, in the order of `co_varnames`."""
+    n = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & _CO_VARARGS) + bool(code.co_flags & _CO_VARKEYWORDS)
+    return code.co_varnames[:n]
+
+
+class GuardProgram(extension().Program):  # type: ignore[misc]
+    """Guards compiled for frames with given argument and free-variable names.
+
+    `check(slots, globals=None, closure=None)`, `supply(...)` and `failure(...)` are native; slots is a tuple.
+    """
+
+    guards: tuple[Guard, ...]
+    supplied: tuple[Source, ...]
+    leaf_sources: list[Source]
+
+    def explain_failure(self, slots: tuple[Any, ...], globals: Any = None, closure: Any = None) -> GuardFailure | None:
+        """The first guard that does not hold, reading everything anew; None if all hold."""
+        found = self.failure(slots, globals, closure)
+        if found is None:
+            return None
+        index, was_read, value = found
+        if not 0 <= index < len(self.guards):
+            return GuardFailure(self.guards[0], "a readable value", "a value that cannot be read")
+        guard = self.guards[index]
+        return GuardFailure(guard, _expected_text(guard), self._saw_text(guard, was_read, value))
+
+    def _saw_text(self, guard: Guard, was_read: bool, value: Any) -> str:
+        if guard.kind is GuardKind.GLOBAL_STATE:
+            return _state_difference(guard.expected, global_state())
+        if not was_read:
+            return "nothing there"
+        if guard.kind is GuardKind.SHAPE and isinstance(value, dict):
+            return ", ".join(f"{self.leaf_sources[i].name()} = {n}" for i, n in value.items())
+        return _VALUE_TEXT.get(guard.kind, _short)(value)
+
+
+def _state_difference(expected: Any, now: Any) -> str:
+    from dataclasses import fields
+
+    return ", ".join(f"{f.name} = {getattr(now, f.name)}" for f in fields(expected) if getattr(now, f.name) != getattr(expected, f.name)) or "the same"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return _tensor_text(value)
+    text = repr(value) if isinstance(value, (int, float, str, bytes, bool, type(None), tuple, type)) else f"{type(value).__name__} object"
+    return text if len(text) < 120 else text[:117] + "..."
+
+
+def _tensor_text(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return _short(value)
+    try:
+        return str(TensorSpec.of(value))
+    except (RuntimeError, TypeError):
+        return type(value).__name__
+
+
+def _length_text(value: Any) -> str:
+    try:
+        return str(len(value))
+    except TypeError:
+        return f"{type(value).__name__} object"
+
+
+def _keys_text(value: Any) -> str:
+    return repr(tuple(value)) if isinstance(value, dict) else _short(value)
+
+
+_VALUE_TEXT = {
+    GuardKind.TYPE: lambda v: type(v).__qualname__,
+    GuardKind.WEAK_TYPE: lambda v: type(v).__qualname__,
+    GuardKind.TENSOR: _tensor_text,
+    GuardKind.LEN: _length_text,
+    GuardKind.DICT_KEYS: _keys_text,
+    GuardKind.HAS_KEY: _keys_text,
+    GuardKind.NO_KEY: lambda v: "it",
+    GuardKind.NO_ATTR: lambda v: "it",
+    GuardKind.HAS_ATTR: lambda v: "no such attribute",
+    GuardKind.ALIAS: lambda v: "different objects",
+    GuardKind.NO_ALIAS: lambda v: "the same object twice",
+}
+
+
+def _expected_text(guard: Guard) -> str:
+    match guard.kind:
+        case GuardKind.SHAPE | GuardKind.ALIAS | GuardKind.NO_ALIAS | GuardKind.NONE | GuardKind.NOT_NONE | GuardKind.NO_ATTR | GuardKind.HAS_ATTR:
+            return "it to hold"
+        case GuardKind.NO_KEY:
+            return f"no {guard.expected!r}"
+        case GuardKind.TYPE | GuardKind.WEAK_TYPE:
+            return guard.expected.__qualname__
+        case GuardKind.ID:
+            return f"that {type(guard.expected).__name__}"
+        case GuardKind.GLOBAL_STATE:
+            return "the state of the first call"
+        case GuardKind.TENSOR:
+            return str(guard.expected)
+    return repr(guard.expected)
+
+
+def compile_guards(guards: Iterable[Guard], arg_names: Sequence[str], *, free_names: Sequence[str] = (), supplied: Sequence[Source] = ()) -> GuardProgram:
+    """The program that checks `guards` on frames with these argument slots and free variables, and supplies the values of `supplied`."""
+    records = tuple(guards)
+    program: GuardProgram = lower(extension(), records, arg_names, free_names, supplied, GuardProgram)
+    program.guards = tuple(_without_strong_references(g) for g in records)
+    program.supplied = tuple(supplied)
+    return program
+
+
+def _without_strong_references(guard: Guard) -> Guard:
+    """ID guards are weak in the program; their records must not keep the object either."""
+    if guard.kind is not GuardKind.ID:
+        return guard
+    return Guard(guard.source, guard.kind, _Gone(guard.expected), guard.stack)
+
+
+class _Gone:
+    """Stands for the object of an ID guard in its printed form."""
+
+    def __init__(self, of: Any) -> None:
+        name = getattr(of, "__qualname__", None)
+        self.text = f"{type(of).__name__} {name}" if isinstance(name, str) else f"{type(of).__name__} object" if not isinstance(of, (int, str, float, type(None))) else repr(of)
+        self.__qualname__ = self.text
+
+    def __repr__(self) -> str:
+        return self.text
