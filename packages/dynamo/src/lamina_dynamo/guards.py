@@ -17,7 +17,7 @@ import torch
 
 from .source import LocalSource, Source
 
-__all__ = ["GlobalState", "Guard", "GuardFailure", "GuardKind", "GuardSet", "ShapeCondition", "TensorSpec", "global_state"]
+__all__ = ["Described", "GlobalState", "Guard", "GuardFailure", "GuardKind", "GuardSet", "ShapeCondition", "TensorSpec", "describe", "global_state", "shape_guard", "state_guard"]
 
 
 class GuardKind(Enum):
@@ -142,21 +142,36 @@ def _name(t: type) -> str:
     return t.__qualname__ if t.__module__ == "builtins" else f"{t.__module__}.{t.__qualname__}"
 
 
-def _short(value: Any) -> str:
-    text = getattr(value, "__qualname__", None)
-    text = f"{type(value).__name__} {text}" if isinstance(text, str) else repr(value)
-    return text if len(text) < 80 else f"{type(value).__name__}(...)"
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Stands in a record for an object that the record must not keep alive."""
+
+    text: str
+
+
+def describe(value: Any) -> str:
+    """A short phrase for any object, without an address."""
+    if isinstance(value, Described):
+        return value.text
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return shorten(repr(value))
+    name = getattr(value, "__qualname__", None)
+    return f"{type(value).__name__} {name}" if isinstance(name, str) else f"{type(value).__name__} object"
+
+
+def shorten(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 _TEXT = {
     GuardKind.TYPE: lambda s, e: f"type({s}) is {_name(e)}",
-    GuardKind.ID: lambda s, e: f"{s} is <{_short(e)}>",
-    GuardKind.EQUALS: lambda s, e: f"{s} == {e!r}",
+    GuardKind.ID: lambda s, e: f"{s} is <{describe(e)}>",
+    GuardKind.EQUALS: lambda s, e: f"{s} == {shorten(repr(e))}",
     GuardKind.NONE: lambda s, e: f"{s} is None",
     GuardKind.NOT_NONE: lambda s, e: f"{s} is not None",
     GuardKind.BOOL: lambda s, e: f"{s} is {e}",
     GuardKind.LEN: lambda s, e: f"len({s}) == {e}",
-    GuardKind.DICT_KEYS: lambda s, e: f"tuple({s}) == {e!r}",
+    GuardKind.DICT_KEYS: lambda s, e: f"tuple({s}) == {shorten(repr(e))}",
     GuardKind.HAS_KEY: lambda s, e: f"{e!r} in {s}",
     GuardKind.NO_KEY: lambda s, e: f"{e!r} not in {s}",
     GuardKind.HAS_ATTR: lambda s, e: f"hasattr({s}, {e!r})",
@@ -164,7 +179,7 @@ _TEXT = {
     GuardKind.TENSOR: lambda s, e: f"{s} is {e}",
     GuardKind.ALIAS: lambda s, e: f"{s} is {e.name()}",
     GuardKind.NO_ALIAS: lambda s, e: f"distinct({', '.join([s, *(o.name() for o in e)])})",
-    GuardKind.GLOBAL_STATE: lambda s, e: f"global_state() == {e}",
+    GuardKind.GLOBAL_STATE: lambda s, e: "global_state() is as it was",
     GuardKind.SHAPE: lambda s, e: str(e),
     GuardKind.WEAK_TYPE: lambda s, e: f"isinstance({s}, {_name(e)})",
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..guards import Guard, GuardFailure, GuardKind, TensorSpec, global_state
+from ..guards import Described, Guard, GuardFailure, GuardKind, TensorSpec, describe, global_state, shorten
 from ..source import Source
 from .build import extension
 from .lower import lower
@@ -64,7 +64,7 @@ def _short(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return _tensor_text(value)
     text = repr(value) if isinstance(value, (int, float, str, bytes, bool, type(None), tuple, type)) else f"{type(value).__name__} object"
-    return text if len(text) < 120 else text[:117] + "..."
+    return shorten(text)
 
 
 def _tensor_text(value: Any) -> str:
@@ -84,7 +84,7 @@ def _length_text(value: Any) -> str:
 
 
 def _keys_text(value: Any) -> str:
-    return repr(tuple(value)) if isinstance(value, dict) else _short(value)
+    return shorten(repr(tuple(value))) if isinstance(value, dict) else _short(value)
 
 
 _VALUE_TEXT = {
@@ -111,12 +111,12 @@ def _expected_text(guard: Guard) -> str:
         case GuardKind.TYPE | GuardKind.WEAK_TYPE:
             return guard.expected.__qualname__
         case GuardKind.ID:
-            return f"that {type(guard.expected).__name__}"
+            return f"that {describe(guard.expected)}"
         case GuardKind.GLOBAL_STATE:
             return "the state of the first call"
         case GuardKind.TENSOR:
             return str(guard.expected)
-    return repr(guard.expected)
+    return shorten(repr(guard.expected))
 
 
 def compile_guards(guards: Iterable[Guard], arg_names: Sequence[str], *, free_names: Sequence[str] = (), supplied: Sequence[Source] = ()) -> GuardProgram:
@@ -132,16 +132,4 @@ def _without_strong_references(guard: Guard) -> Guard:
     """ID guards are weak in the program; their records must not keep the object either."""
     if guard.kind is not GuardKind.ID:
         return guard
-    return Guard(guard.source, guard.kind, _Gone(guard.expected), guard.stack)
-
-
-class _Gone:
-    """Stands for the object of an ID guard in its printed form."""
-
-    def __init__(self, of: Any) -> None:
-        name = getattr(of, "__qualname__", None)
-        self.text = f"{type(of).__name__} {name}" if isinstance(name, str) else f"{type(of).__name__} object" if not isinstance(of, (int, str, float, type(None))) else repr(of)
-        self.__qualname__ = self.text
-
-    def __repr__(self) -> str:
-        return self.text
+    return Guard(guard.source, guard.kind, Described(describe(guard.expected)), guard.stack)
