@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import torch
+
 from integration import models
 from integration.demo.live import LiveTable
 from integration.demo.measure import Case, Row, run_case

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import lamina
 import torch
+
+import lamina
 from integration import models
 from integration.compare import compare
 

@@ -11,8 +11,9 @@ import pytest
 def clean_state(request, monkeypatch):
     monkeypatch.setenv("LAMINA_STRICT", "1")
     monkeypatch.setenv("LAMINA_VERIFY", "1")
-    import lamina
     import torch
+
+    import lamina
 
     torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
     lamina.reset()

@@ -6,10 +6,11 @@ import re
 import traceback
 import warnings
 
-import lamina
 import pytest
 import torch
 from torch import nn
+
+import lamina
 
 
 def test_fullgraph_on_a_break_names_the_line_and_a_hint():

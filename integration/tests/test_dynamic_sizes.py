@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import lamina
 import pytest
 import torch
 from torch import nn
+
+import lamina
 
 
 class Counting:

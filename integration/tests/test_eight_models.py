@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import lamina
 import pytest
 import torch
+
+import lamina
 from integration import models
 from integration.demo.measure import Case, run_case
 

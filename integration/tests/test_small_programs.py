@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
-import lamina
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+import lamina
 
 BACKENDS = ("eager", "aot_eager", "inductor")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from integration import models
 from integration.compare import compare, flatten
 

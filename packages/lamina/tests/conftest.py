@@ -9,8 +9,9 @@ import pytest
 def clean_state(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("LAMINA_STRICT", "1")
     monkeypatch.setenv("LAMINA_VERIFY", "1")
-    import lamina
     import torch
+
+    import lamina
 
     torch.manual_seed(0)
     before = {name: getattr(lamina.config, name) for name in lamina.config.names()}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import lamina
 import pytest
 import torch
+
+import lamina
 from lamina.exc import UserError
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import pickle
 
-import lamina
 import pytest
 import torch
-from lamina.module import CompiledModule, compile_module
 from torch import nn
+
+import lamina
+from lamina.module import CompiledModule, compile_module
 
 
 class Net(nn.Module):
@@ -58,7 +59,7 @@ def test_attributes_are_shared_both_ways():
     c.double()
     assert net.fc.weight.dtype == torch.float64
     with pytest.raises(AttributeError):
-        c.nothing  # noqa: B018
+        c.nothing
 
 
 def test_call_goes_to_the_compiled_callable_and_hooks_are_the_originals():

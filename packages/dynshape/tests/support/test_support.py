@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
+
 from lamina_dynshape.support import logs, paths, timers
 from lamina_dynshape.support.counters import Counters
 from lamina_dynshape.support.errors import CompilerError, InternalError, LaminaError, Unsupported, UserLocation, VerifyError

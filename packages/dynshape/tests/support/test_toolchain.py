@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from lamina_dynshape.support import paths, toolchain
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
 from lamina_dynshape.support.errors import UserError
 
 from .backends import Backend, resolve_backend

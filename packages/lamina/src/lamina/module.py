@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
+
 from lamina_dynshape.support.errors import UserError
 
 __all__ = ["CompiledModule", "compile_module"]
@@ -52,7 +53,8 @@ def compile_module(model: torch.nn.Module, call: Callable[..., Any], compile_aga
         "_compile_again": staticmethod(compile_again),
     }
     try:
-        made = type(original)(original.__name__, (CompiledModule, original), namespace)
+        metaclass: Any = type(original)
+        made = metaclass(original.__name__, (CompiledModule, original), namespace)
         compiled = made.__new__(made)  # not __init__: the state is the original's
     except TypeError as error:
         raise UserError(f"cannot compile a module of class {original.__name__}: {error}") from error

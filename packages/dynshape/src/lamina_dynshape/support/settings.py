@@ -63,7 +63,7 @@ class Settings:
     @classmethod
     def check(cls, name: str, value: object) -> None:
         """Raise `UserError` if there is no such setting, or the value does not fit its type."""
-        hint = _hints(cls).get(name)
+        hint = _hints(cls).get(name)  # type: ignore[arg-type]
         if hint is None:
             raise UserError(f"unknown setting {name!r} of {cls.__module__}.{cls.__name__}; valid: {', '.join(cls.names())}")
         if not _fits(value, hint):

@@ -32,7 +32,7 @@ def stage(name: str) -> Iterator[None]:
     if stack:
         outer = stack[-1]
         _charge(outer[0], now - outer[1])
-    entry = [name, now]
+    entry: list = [name, now]
     stack.append(entry)
     try:
         yield
