@@ -38,15 +38,14 @@ class CompileOptions:
 
 
 def _inductor_config() -> Any:
-    import lamina_inductor
+    from lamina_inductor.config import config as inductor_config
 
-    return getattr(lamina_inductor, "config", None)
+    return inductor_config
 
 
 def option_names() -> list[str]:
     """Names that `options=` may hold: those of the umbrella and the settings of inductor."""
-    settings = _inductor_config()
-    return sorted({*_OWN_OPTIONS, *(settings.names() if settings is not None else ())})
+    return sorted({*_OWN_OPTIONS, *_inductor_config().names()})
 
 
 def resolve(mode: str | None, options: Mapping[str, Any] | None) -> CompileOptions:
@@ -61,7 +60,8 @@ def resolve(mode: str | None, options: Mapping[str, Any] | None) -> CompileOptio
     for name, value in chosen.items():
         _check(name, value)
     fallback = bool(chosen.pop("fallback", config.fallback))
-    return CompileOptions(fallback, chosen)
+    known = _inductor_config().names() if chosen else ()
+    return CompileOptions(fallback, {name: value for name, value in chosen.items() if name in known})
 
 
 def _check(name: object, value: object) -> None:
@@ -71,6 +71,6 @@ def _check(name: object, value: object) -> None:
             raise UserError(f"option {name!r} takes {own[0].__name__}, got {value!r}: {own[1]}")
         return
     settings = _inductor_config()
-    if not isinstance(name, str) or settings is None or name not in settings.names():
+    if not isinstance(name, str) or name not in settings.names():
         raise UserError(f"unknown option {name!r}; valid: {', '.join(option_names())}")
     settings.check(name, value)
