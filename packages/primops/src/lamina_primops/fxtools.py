@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
 from torch.fx.node import Node
 
 __all__ = ["add_node", "all_arguments", "eliminate_dead", "graph_module", "is_random", "output_of", "placeholders", "target_name"]
@@ -106,4 +107,5 @@ def graph_module(graph: fx.Graph, constants: dict[str, torch.Tensor]) -> fx.Grap
     root = torch.nn.Module()
     for name, value in constants.items():
         root.register_buffer(name, value, persistent=False)
-    return fx.GraphModule(root, graph)
+    with _use_lazy_graph_module(True):  # Python text is made when somebody calls the module, not at each stage
+        return _make_graph_module(root, graph)

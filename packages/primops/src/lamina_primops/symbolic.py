@@ -1,0 +1,174 @@
+"""Symbolic sizes in FX graphs: one node per interned expression.
+
+A graph argument that is a `torch.SymInt` must be a node. `SymbolNodes` makes it: expressions that a placeholder already carries are that placeholder,
+others become `operator` arithmetic over symbols; a symbol that no placeholder carries is read off a tensor input with `aten.sym_size`.
+Equal expressions share a node.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lamina_dynshape.expr import Expr, Symbol
+from lamina_dynshape.support.errors import InternalError
+from torch import fx
+
+from .fxtools import add_node
+
+__all__ = ["SymbolNodes", "is_symbolic", "size_key"]
+
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
+def is_symbolic(x: Any) -> bool:
+    """Whether `x` is a symbolic number (not a plain one)."""
+    return isinstance(x, _SYMBOLIC)
+
+
+def size_key(x: Any) -> Any:
+    """Hashable identity of a size: the interned expression of a SymInt, the int itself otherwise."""
+    if type(x) is int:
+        return x
+    if isinstance(x, torch.SymInt):
+        from lamina_dynshape import expr_of
+
+        e = expr_of(x)
+        return e.const if e.is_const else e
+    return x
+
+
+class SymbolNodes:
+    """The nodes of one graph that stand for symbolic integers. `sym_int(expr)` makes the value for a new node's `meta["val"]`."""
+
+    def __init__(self, graph: fx.Graph, sym_int: Callable[[Expr], Any], annotate: Callable[[fx.Node], None] = lambda node: None) -> None:
+        self.graph = graph
+        self._sym_int = sym_int
+        self._annotate = annotate
+        self._nodes: dict[Expr, fx.Node] = {}
+        self._dims: dict[Expr, tuple[fx.Node, int]] = {}
+        self._values: dict[int, tuple[Any, fx.Node]] = {}  # SymFloat, SymBool and unhashable nodes, by identity of their SymNode
+
+    def bind(self, value: Any, node: fx.Node) -> None:
+        """`node` yields the symbolic number `value`."""
+        key = size_key(value)
+        if isinstance(key, Expr):
+            self._nodes.setdefault(key, node)
+        elif is_symbolic(value):
+            self._values[id(value.node)] = (value, node)
+
+    def bind_sizes(self, sizes: Any, node: fx.Node) -> None:
+        """The tensor `node` has these sizes: symbols among them can be read off it."""
+        for d, s in enumerate(sizes):
+            if type(s) is not int:
+                key = size_key(s)
+                if isinstance(key, Expr):
+                    self._dims.setdefault(key, (node, d))
+
+    def node_of(self, value: Any) -> Any:
+        """Node for a symbolic number, or the plain number when it is constant."""
+        key = size_key(value)
+        if isinstance(key, Expr):
+            return self._of_expr(key)
+        if not is_symbolic(value):
+            return key
+        found = self._values.get(id(value.node))
+        if found is None:
+            constant = value.node.maybe_as_int() if isinstance(value, torch.SymInt) else None
+            if constant is not None:
+                return constant
+            raise InternalError(f"no node yields the symbolic number {value}")
+        return found[1]
+
+    def _of_expr(self, e: Expr) -> Any:
+        if e.is_const:
+            return e.const
+        node = self._nodes.get(e)
+        if node is None:
+            node = self._nodes[e] = self._read(e) or (self._missing(e) if isinstance(e, Symbol) else e.visit(self))
+        return node
+
+    def _read(self, e: Expr) -> fx.Node | None:
+        place = self._dims.get(e)
+        return None if place is None else self._add(torch.ops.aten.sym_size.int, place, e)
+
+    def _missing(self, e: Expr) -> fx.Node:
+        raise InternalError(f"no input of the graph carries the symbol {e}")
+
+    def _add(self, target: Any, args: tuple[Any, ...], e: Expr | None) -> Any:
+        name = "size" if target is torch.ops.aten.sym_size.int else getattr(target, "__name__", "size")
+        node = add_node(self.graph, "call_function", target, args, {}, name)
+        node.meta["val"] = self._sym_int(e)
+        self._annotate(node)
+        return node
+
+    # -- ExprVisitor: build the arithmetic bottom up; partial results are interned as well ---------------------------------
+    def _apply(self, target: Any, a: Expr | int, b: Expr | int, e: Expr) -> Any:
+        found = self._nodes.get(e)
+        if found is None:
+            args = tuple(self._of_expr(x) if isinstance(x, Expr) else x for x in (a, b))
+            found = self._nodes[e] = self._add(target, args, e)
+        return found
+
+    def visit_integer(self, value: int) -> Any:
+        return value
+
+    def visit_symbol(self, symbol: Symbol) -> Any:
+        return self._of_expr(symbol)
+
+    def visit_sum(self, terms: tuple[tuple[Expr, int], ...], const: int) -> Any:
+        total: Expr | None = None
+        for monomial, c in sorted(terms, key=lambda t: t[1] < 0):
+            if total is None:
+                total = monomial * c
+                if c != 1:
+                    self._apply(operator.mul, monomial, c, total)
+            elif c < 0:
+                part = monomial * -c
+                if c != -1:
+                    self._apply(operator.mul, monomial, -c, part)
+                before, total = total, total - part
+                self._apply(operator.sub, before, part, total)
+            else:
+                part = monomial * c
+                if c != 1:
+                    self._apply(operator.mul, monomial, c, part)
+                before, total = total, total + part
+                self._apply(operator.add, before, part, total)
+        assert total is not None
+        if const:
+            self._apply(operator.add, total, const, total + const)
+            total = total + const
+        return self._of_expr(total)
+
+    def visit_product(self, factors: tuple[Expr, ...]) -> Any:
+        total = factors[0]
+        for f in factors[1:]:
+            before, total = total, total * f
+            self._apply(operator.mul, before, f, total)
+        return self._of_expr(total)
+
+    def visit_floordiv(self, num: Expr, den: Expr) -> Any:
+        return self._apply(operator.floordiv, num, den, num // den)
+
+    def visit_mod(self, num: Expr, den: Expr) -> Any:
+        return self._apply(operator.mod, num, den, num % den)
+
+    def _extremum(self, target: Any, fold: Callable[..., Expr], args: tuple[Expr, ...]) -> Any:
+        total = args[0]
+        for a in args[1:]:
+            before, total = total, fold(total, a)
+            self._apply(target, before, a, total)
+        return self._of_expr(total)
+
+    def visit_min(self, args: tuple[Expr, ...]) -> Any:
+        from lamina_dynshape.expr import emin
+
+        return self._extremum(torch.sym_min, emin, args)
+
+    def visit_max(self, args: tuple[Expr, ...]) -> Any:
+        from lamina_dynshape.expr import emax
+
+        return self._extremum(torch.sym_max, emax, args)
