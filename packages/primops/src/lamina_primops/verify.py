@@ -237,7 +237,7 @@ def arguments_fit_the_schema(node: fx.Node, c: _Context) -> str | None:
         if k not in names:
             return f"no parameter {k!r}"
     for a, p in zip(node.args, schema, strict=False):
-        if _is_tensor_type(p.type) and not (isinstance(a, fx.Node) and isinstance(a.meta.get("val"), torch.Tensor)):
+        if _is_tensor_type(p.type) and not isinstance(a.meta.get("val") if isinstance(a, fx.Node) else a, _TENSOR_ARGUMENTS):
             return f"parameter {p.name} is a tensor, the argument is {a!r}"
     missing = [p.name for p in schema[len(node.args) :] if not p.has_default_value() and p.name not in node.kwargs]
     return f"parameters without argument: {', '.join(missing)}" if missing else None
@@ -248,6 +248,8 @@ def _is_tensor_type(t: Any) -> bool:
 
 
 _TENSOR = torch._C.TensorType.get()
+# A number where a tensor is wanted is a wrapped number: it takes part in type promotion as one.
+_TENSOR_ARGUMENTS = (torch.Tensor, int, float, bool, complex, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 @_rule("prims")
