@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+
 from lamina_dynshape.support.toolchain import python_extension
 
 __all__ = ["extension", "source_text"]

@@ -1,0 +1,71 @@
+"""Cache entries per code object: which cache a callable uses, how long it lives, what it remembers.
+
+Between: `runtime` (compiles on a miss) -> `CodeCache` of the native half (walked at each call).
+Keeps:   a cache lives as long as a compiled callable uses it, or the options it was made under; it never keeps a user's module or
+         function alive by itself. Callables with the same code, the same bound object and equal options share one.
+
+A `CodeCache` also carries, as plain attributes: `history` (why it missed, newest last), `frame_state` (what capture wants to
+remember between compilations of this code: sizes seen), `compiled` (number of compilations), `warned`.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from typing import Any
+
+from .native import extension
+
+__all__ = ["cache_for", "caches_alive", "new_cache", "prune", "reset_caches"]
+
+_shared: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
+_alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def new_cache(code: types.CodeType) -> Any:
+    """An empty cache of `code`, known to `reset_caches`."""
+    cache = extension().CodeCache(code)
+    _initialise(cache)
+    _alive.add(cache)
+    return cache
+
+
+def _initialise(cache: Any) -> None:
+    cache.history, cache.frame_state, cache.compiled, cache.warned = [], {}, 0, False
+
+
+def cache_for(code: types.CodeType, options: Any, bound: Any = None) -> Any:
+    """The cache shared by every callable of this code, bound object and equal options."""
+    key = (id(code), options.cache_key(), id(bound))  # ids stay valid: the cache holds the code, its user the bound object
+    cache = _shared.get(key)
+    if cache is None or cache.code is not code or (bound is not None and cache.bound_to() is not bound):
+        cache = _shared[key] = new_cache(code)
+        cache.bound_to = _reference(bound)
+    return cache
+
+
+def _reference(bound: Any) -> Any:
+    """A weak reference where the object allows one."""
+    try:
+        return weakref.ref(bound)
+    except TypeError:
+        return lambda: bound
+
+
+def prune(cache: Any) -> int:
+    """Drop entries that can never match again, since an object they want is gone; how many."""
+    dead = [e for e in cache.entries if e.program.is_dead()]
+    for entry in dead:
+        cache.remove(entry)
+    return len(dead)
+
+
+def caches_alive() -> list[Any]:
+    return list(_alive)
+
+
+def reset_caches() -> None:
+    """Forget every entry and everything remembered about frames. Callables stay usable and compile again."""
+    for cache in caches_alive():
+        cache.clear()
+        _initialise(cache)

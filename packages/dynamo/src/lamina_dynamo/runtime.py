@@ -1,0 +1,167 @@
+"""What happens at a call: the compiled callable, and compiling on a miss.
+
+Between: `optimize` (what the user called) -> native `CompiledFunction` -> on a miss `convert.convert_frame`.
+Keeps:   one compilation at a time in the process; nothing that fails in here changes what the call returns: the frame runs eagerly
+         (or the error is raised under `LAMINA_STRICT=1`); errors meant for the user (`Unsupported` under fullgraph, `UserError`,
+         `CompilerError`) reach him.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.errors import CompilerError, InternalError, Unsupported, UserError
+
+from .cache import cache_for, new_cache, prune, reset_caches
+from .eval_frame import hook_enabled, is_skipped_code
+from .failure import is_strict, report_capture_failure
+from .native import extension
+from .recompile import note_miss, over_limit
+
+__all__ = ["Options", "compile_callable", "compile_function", "frame_callback", "optimize", "reset"]
+
+_compiling = threading.RLock()
+
+
+@dataclass(eq=False)
+class Options:
+    """How frames are compiled; one object per call of `optimize`."""
+
+    backend: Any
+    fullgraph: bool = False
+    dynamic: bool | None = None
+    recompile_limit: int = 8
+    frame_caches: dict[int, Any] = field(default_factory=dict)  # id(code) -> cache of frames met by the hook; owned here
+
+    def cache_key(self) -> tuple[Any, ...]:
+        """Equal for options under which entries may be shared."""
+        return (id(self.backend), self.fullgraph, self.dynamic, self.recompile_limit)
+
+
+def optimize(target: Any, backend: Any, *, fullgraph: bool = False, dynamic: bool | None = None, recompile_limit: int = 8) -> Any:
+    """A callable that captures `target` at its first call and runs `backend`'s code from then on.
+
+    target: function, bound method, module (its whole `__call__`, hooks included) or other callable object.
+    backend: `backend(graph_module, example_inputs) -> callable(*flat inputs) -> flat tuple`.
+    """
+    return compile_callable(target, Options(backend, fullgraph, dynamic, recompile_limit))
+
+
+def reset() -> None:
+    """Forget everything compiled, and everything remembered about frames."""
+    with _compiling:
+        reset_caches()
+
+
+def compile_callable(target: Any, options: Options) -> Any:
+    """The compiled form of a function, bound method, module or other callable object."""
+    if type(target) is extension().CompiledFunction:
+        target = target.__wrapped__
+    if isinstance(target, (types.FunctionType, types.MethodType)) and isinstance(getattr(target, "__func__", target), types.FunctionType):
+        return compile_function(target, options)
+    call = None if isinstance(target, (types.BuiltinFunctionType, type, functools.partial)) else getattr(target, "__call__", None)  # noqa: B004
+    if isinstance(call, types.MethodType) and isinstance(call.__func__, types.FunctionType):
+        return compile_function(call, options)
+
+    def call_it(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    return compile_function(functools.update_wrapper(call_it, target), options)
+
+
+def compile_function(fn: types.FunctionType | types.MethodType, options: Options) -> Any:
+    """The native callable of a Python function or method under these options."""
+    plain = getattr(fn, "__func__", fn)
+    cache = cache_for(plain.__code__, options, getattr(fn, "__self__", None))
+    return extension().CompiledFunction(fn, functools.partial(_on_miss, options), cache)
+
+
+# ---- misses ----------------------------------------------------------------------------------------------------------
+def _on_miss(options: Options, compiled: Any, slots: tuple[Any, ...]) -> Any:
+    return _compile_frame(options, compiled.cache, compiled.function, slots)
+
+
+def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[Any, ...]) -> Any:
+    """An Entry that matches this call, RUN_EAGER or SKIP."""
+    ext = extension()
+    with _compiling:
+        roots = (slots, fn.__globals__, fn.__closure__)
+        for entry in cache.entries:  # another thread may have been faster
+            if entry.program.check(*roots):
+                return entry
+        prune(cache)
+        note_miss(cache, *roots)
+        if over_limit(cache, options.recompile_limit):
+            counters["frames"]["over the recompile limit"] += 1
+            return ext.RUN_EAGER
+        ext.bypass(1)
+        try:
+            with hook_enabled(None):
+                answer = _convert(options, cache, fn, slots)
+        finally:
+            ext.bypass(-1)
+        if answer is ext.RUN_EAGER or answer is ext.SKIP:
+            return answer
+        failure = answer.program.explain_failure(*roots)
+        if failure is not None:
+            return _failed(fn.__code__, slots, InternalError(f"a guard fails on the call it was made for: {failure}"))
+        cache.add(answer)
+        cache.compiled += 1
+        return answer
+
+
+def _convert(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[Any, ...]) -> Any:
+    from . import convert
+
+    grad = torch.is_grad_enabled()
+    try:
+        return convert.convert_frame(fn, slots, fn.__closure__, fn.__globals__, options, frame_state=cache.frame_state)
+    except (Unsupported, UserError, CompilerError):
+        raise
+    except Exception as error:
+        return _failed(fn.__code__, slots, error)
+    finally:
+        torch._C._set_grad_enabled(grad)
+
+
+def _failed(code: types.CodeType, slots: tuple[Any, ...], error: Exception) -> Any:
+    """Our own error: eager from now on for this callable, with one warning; raised when strict."""
+    if is_strict():
+        raise error
+    report_capture_failure(code, slots, error)
+    return extension().SKIP
+
+
+# ---- frames met by the hook ------------------------------------------------------------------------------------------
+def frame_callback(options: Options) -> Callable[[types.FunctionType, tuple[Any, ...], types.CodeType], Any]:
+    """The callback for `hook_enabled` that captures foreign frames under these options; one per options object."""
+    made = getattr(options, "_frame_callback", None)
+    if made is None:
+        made = functools.partial(_on_frame, options)
+        options._frame_callback = made  # type: ignore[attr-defined]
+    return made
+
+
+def _on_frame(options: Options, fn: types.FunctionType, slots: tuple[Any, ...], code: types.CodeType) -> Any:
+    ext = extension()
+    if is_skipped_code(code) or code is not fn.__code__:
+        return ext.SKIP
+    cache = options.frame_caches.get(id(code))
+    if cache is None:
+        cache = options.frame_caches[id(code)] = new_cache(code)
+    try:
+        answer = _compile_frame(options, cache, fn, slots)
+    except Unsupported:
+        answer = ext.SKIP
+    if answer is ext.SKIP:
+        cache.frozen = True
+        return cache
+    return cache
