@@ -59,8 +59,10 @@ def _install_once(folder: Path, python: Path, group: str) -> None:
 def _install_torch(python: Path) -> None:
     """The CPU build, from the configured indexes if they have it, else from PyTorch's own; and what our packages need besides."""
     version = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
-    if not _pip(python, f"{version}+cpu", check=False):
-        _pip(python, f"{version}+cpu", "--extra-index-url", CPU_INDEX, check=True)
+    from_pytorch = ["--retries", "1", "--timeout", "20", "--extra-index-url", CPU_INDEX]
+    if not _pip(python, f"{version}+cpu", check=False) and not _pip(python, f"{version}+cpu", *from_pytorch, check=False):
+        _say("no CPU build of torch to be had; taking the one with CUDA, which is several gigabytes")
+        _pip(python, version, check=True)
     _pip(python, "-c", str(ROOT / "constraints.txt"), "numpy", "sympy", "networkx", check=True)
 
 
