@@ -1,0 +1,91 @@
+"""What happens around a backend: options, failures, reports. The graphs are made by hand: nothing is captured here."""
+
+from __future__ import annotations
+
+import re
+
+import lamina
+import pytest
+import torch
+from lamina import backends
+from lamina.exc import CompilerError, Unsupported, UserError
+from lamina.options import CompileOptions, option_names, resolve
+
+
+def graph():
+    return torch.fx.symbolic_trace(lambda x: (torch.cos(x) + 1,))
+
+
+def failing(error):
+    def backend(gm, example_inputs):
+        raise error
+
+    return backends._protected(backend, CompileOptions())
+
+
+@pytest.fixture
+def not_strict(monkeypatch, tmp_path):
+    monkeypatch.delenv("LAMINA_STRICT")
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [AssertionError("broken"), Unsupported("strange operator", saw="aten.x"), KeyError("k")])
+def test_a_failure_runs_the_captured_graph_and_writes_a_report(error, not_strict):
+    x = torch.ones(3)
+    with pytest.warns(RuntimeWarning) as caught:
+        call = failing(error)(graph(), [x])
+    assert torch.equal(call(x)[0], x.cos() + 1) and len(caught) == 1
+    text = open(re.search(r"Report: (\S+)", str(caught[0].message)).group(1)).read()
+    assert type(error).__name__ in text and "float32 (3,)" in text and "cos" in text and torch.__version__ in text
+    assert lamina.counters.total("fallbacks") >= 1
+
+
+@pytest.mark.parametrize("error", [AssertionError("broken"), Unsupported("strange operator")])
+def test_strict_raises(error):
+    with pytest.raises(type(error)):
+        failing(error)(graph(), [torch.ones(3)])
+
+
+def test_compiler_errors_reach_the_user_unless_fallback_is_set(not_strict):
+    def backend(gm, example_inputs):
+        raise CompilerError("no C++ compiler: tried g++-unit-test")
+
+    with pytest.raises(CompilerError):
+        backends._protected(backend, CompileOptions())(graph(), [])
+    call = backends._protected(backend, CompileOptions(fallback=True))
+    with pytest.warns(RuntimeWarning, match="g\\+\\+-unit-test") as caught:
+        for _ in range(2):
+            assert torch.equal(call(graph(), [])(torch.zeros(2))[0], torch.full((2,), 2.0))
+    assert len(caught) == 1
+
+
+def test_a_users_backend_gets_what_the_user_gave():
+    seen = {}
+
+    def backend(gm, example_inputs, **kwargs):
+        seen.update(kwargs)
+        return gm.forward
+
+    backends.resolve_backend(backend, resolve("reduce-overhead", None), "reduce-overhead", None)(graph(), [])
+    assert seen == {"mode": "reduce-overhead"}
+    assert backends.resolve_backend(backend, CompileOptions(), None, None) is backend
+
+
+def test_modes_and_options():
+    assert resolve(None, None) == CompileOptions()
+    assert resolve(None, {"fallback": True}).fallback
+    with lamina.config.patch(fallback=True):
+        assert resolve("default", None).fallback and not resolve(None, {"fallback": False}).fallback
+    known = {"fusion"} & set(option_names())
+    for name in known:
+        assert resolve(None, {name: False}).backend_options == {name: False}
+        with pytest.raises(UserError, match=name):
+            resolve(None, {name: "yes"})
+
+
+def test_a_report_needs_no_graph_and_no_folder(monkeypatch):
+    from lamina.report import write_report
+
+    monkeypatch.setenv("LAMINA_CACHE_DIR", "/proc/nothing")
+    path = write_report("a test", ValueError("v"))
+    assert "ValueError: v" in path.read_text()
