@@ -68,7 +68,15 @@ def test_a_users_backend_gets_what_the_user_gave():
 
     backends.resolve_backend(backend, resolve("reduce-overhead", None), "reduce-overhead", None)(graph(), [])
     assert seen == {"mode": "reduce-overhead"}
-    assert backends.resolve_backend(backend, CompileOptions(), None, None) is backend
+
+
+def test_an_error_of_a_users_backend_is_the_users():
+    def backend(gm, example_inputs):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(lamina.exc.BackendFailed, match="'backend' raised ZeroDivisionError: mine") as caught:
+        backends.resolve_backend(backend, CompileOptions(), None, None)(graph(), [])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_modes_and_options():

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from lamina_dynshape.support.counters import counters
-from lamina_dynshape.support.errors import CompilerError, Unsupported, UserError
+from lamina_dynshape.support.errors import CompilerError, LaminaError, Unsupported, UserError
 from lamina_dynshape.support.verifylevel import strict
 
+from .exc import BackendFailed
 from .options import CompileOptions
 from .report import report_failure
 
@@ -65,13 +66,28 @@ def resolve_backend(backend: str | Backend, options: CompileOptions, mode: str |
     """What dynamo calls for each captured graph.
 
     Our own backends get the checked options, and a failure inside them runs the captured graph instead. A backend of the user's
-    gets `mode=` and `options=` as they were given, as in PyTorch, and its errors reach the user.
+    gets `mode=` and `options=` as they were given, as in PyTorch, and its errors reach the user as `BackendFailed`.
     """
     found = lookup_backend(backend)
     if found in _OWN:
         return _protected(found, options)
     extra = {key: value for key, value in (("mode", mode), ("options", given)) if value is not None}
-    return functools.partial(found, **extra) if extra else found
+    return _users(functools.partial(found, **extra) if extra else found, getattr(found, "__name__", repr(found)))
+
+
+def _users(backend: Backend, name: str) -> Backend:
+    """A backend of the user's, whose errors are his: they must not pass for errors of capture, which would be hidden."""
+
+    def call(gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        try:
+            return backend(gm, example_inputs)
+        except LaminaError:
+            raise
+        except Exception as error:
+            raise BackendFailed(f"backend {name!r} raised {type(error).__name__}: {error}") from error
+
+    call.__name__ = name
+    return call
 
 
 def _protected(backend: Backend, options: CompileOptions) -> Backend:
