@@ -1,0 +1,272 @@
+"""C++ text of types, constants, index expressions and scalar ops, and the prelude that the texts rely on.
+
+Numerics: bf16 and f16 live in `float` variables and are rounded where their op says so; bool is `bool`; integers wrap (`-fwrapv`).
+The prelude has no headers: functions of libm are declared with the simd attribute, so that gcc vectorises calls through libmvec.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lamina_dynshape.expr import Expr, bounds
+
+__all__ = ["COMPUTE", "STORAGE", "ExprText", "constant", "load_text", "op_text", "prelude", "store_text"]
+
+STORAGE = {
+    torch.float32: "float", torch.float64: "double", torch.int64: "i64", torch.int32: "int", torch.int16: "short", torch.int8: "signed char",
+    torch.uint8: "unsigned char", torch.bool: "unsigned char", torch.bfloat16: "unsigned short", torch.float16: "_Float16",
+    torch.complex64: "c64", torch.complex128: "c128", torch.uint16: "unsigned short", torch.uint32: "unsigned", torch.uint64: "unsigned long",
+}
+COMPUTE = {**STORAGE, torch.bool: "bool", torch.bfloat16: "float", torch.float16: "float"}
+_ROUND = {torch.bfloat16: "lm_round_bf16", torch.float16: "lm_round_f16"}
+
+_MATH = """exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc""".split()
+_MATH2 = ["pow", "atan2", "hypot"]
+
+
+def prelude(vector_math: bool = True) -> str:
+    """Types, prototypes and small inline functions that kernels use."""
+    simd = '__attribute__((simd("notinbranch"),const,nothrow))' if vector_math else "__attribute__((const,nothrow))"
+    plain = "__attribute__((const,nothrow))"
+    lines = ["typedef long i64; typedef unsigned long u64; struct c64 { float re, im; }; struct c128 { double re, im; };", 'extern "C" {']
+    for f in _MATH:
+        lines.append(f"{simd} float {f}f(float); {simd} double {f}(double);")
+    for f in _MATH2:
+        lines.append(f"{simd} float {f}f(float, float); {simd} double {f}(double, double);")
+    for f in ("fmod", "nextafter"):
+        lines.append(f"{plain} float {f}f(float, float); {plain} double {f}(double, double);")
+    lines.append(f"{plain} float lgammaf(float); {plain} double lgamma(double);")
+    lines.append("}")
+    lines.append(_INLINE)
+    return "\n".join(lines)
+
+
+_INLINE = r"""
+#define LM static inline __attribute__((always_inline))
+LM float lm_bf16(unsigned short h) { unsigned u = (unsigned)h << 16; float f; __builtin_memcpy(&f, &u, 4); return f; }
+LM unsigned short lm_to_bf16(float f) { unsigned u; __builtin_memcpy(&u, &f, 4);
+  unsigned r = (u + 0x7fff + ((u >> 16) & 1)) >> 16; return f != f ? (unsigned short)0x7fc0 : (unsigned short)r; }
+LM float lm_round_bf16(float f) { return lm_bf16(lm_to_bf16(f)); }
+LM float lm_round_f16(float f) { return (float)(_Float16)f; }
+template <class T> LM T lm_max(T a, T b) { return (a > b) | (a != a) ? a : b; }
+template <class T> LM T lm_min(T a, T b) { return (a < b) | (a != a) ? a : b; }
+template <class T> LM T lm_fmax(T a, T b) { return (a > b) | (b != b) ? a : b; }
+template <class T> LM T lm_fmin(T a, T b) { return (a < b) | (b != b) ? a : b; }
+template <class T> LM T lm_sign(T a) { return (T)((a > 0) - (a < 0)); }
+LM float lm_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+LM double lm_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+LM float lm_rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
+LM double lm_rsqrt(double x) { return 1.0 / __builtin_sqrt(x); }
+LM bool lm_isinf(float x) { return __builtin_fabsf(x) == __builtin_inff(); }
+LM bool lm_isinf(double x) { return __builtin_fabs(x) == __builtin_inf(); }
+LM bool lm_isfinite(float x) { return __builtin_fabsf(x) < __builtin_inff(); }
+LM bool lm_isfinite(double x) { return __builtin_fabs(x) < __builtin_inf(); }
+template <class T> LM bool lm_signbit(T x) { return x < 0; }
+LM bool lm_signbit(float x) { int u; __builtin_memcpy(&u, &x, 4); return u < 0; }
+LM bool lm_signbit(double x) { i64 u; __builtin_memcpy(&u, &x, 8); return u < 0; }
+template <class T> LM T lm_fdiv(T a, T b) { T q = a / b; return q - (T)((a % b != 0) & ((a % b < 0) != (b < 0))); }
+template <class T> LM T lm_fmod(T a, T b) { T r = a % b; return r + ((r != 0) & ((r < 0) != (b < 0)) ? b : (T)0); }
+LM float lm_remainder(float a, float b) { float m = fmodf(a, b); return (m != 0) & ((b < 0) != (m < 0)) ? m + b : m; }
+LM double lm_remainder(double a, double b) { double m = fmod(a, b); return (m != 0) & ((b < 0) != (m < 0)) ? m + b : m; }
+LM float lm_floordiv(float a, float b) { if (b == 0) return a / b; float m = fmodf(a, b), d = (a - m) / b; if ((m != 0) & ((b < 0) != (m < 0))) d -= 1;
+  if (d != 0) { float f = __builtin_floorf(d); if (d - f > 0.5f) f += 1; return f; } return __builtin_copysignf(0.0f, a / b); }
+LM double lm_floordiv(double a, double b) { if (b == 0) return a / b; double m = fmod(a, b), d = (a - m) / b; if ((m != 0) & ((b < 0) != (m < 0))) d -= 1;
+  if (d != 0) { double f = __builtin_floor(d); if (d - f > 0.5) f += 1; return f; } return __builtin_copysign(0.0, a / b); }
+template <class T> LM T lm_ipow(T a, T b) { if (b < 0) return a == 1 ? 1 : a == (T)-1 ? ((b & 1) ? (T)-1 : (T)1) : 0;
+  T r = 1; while (b) { if (b & 1) r *= a; a *= a; b >>= 1; } return r; }
+template <class T> LM T lm_shl(T a, T b) { return (b < 0) | (b >= (T)(8 * sizeof(T))) ? (T)0 : (T)(a << b); }
+template <class T> LM T lm_shr(T a, T b) { return (b < 0) | (b >= (T)(8 * sizeof(T))) ? (T)(a < 0 ? -1 : 0) : (T)(a >> b); }
+template <class A, class B> LM A lm_bits(B b) { A a; __builtin_memcpy(&a, &b, sizeof(A)); return a; }
+LM i64 lm_to_i64(double x) { return (i64)x; }
+LM i64 lm_imin(i64 a, i64 b) { return a < b ? a : b; }
+LM i64 lm_imax(i64 a, i64 b) { return a > b ? a : b; }
+double lm_digamma(double x); double lm_erfinv(double x);
+#pragma omp declare reduction(lmax : float : omp_out = lm_max(omp_out, omp_in)) initializer(omp_priv = -__builtin_inff())
+#pragma omp declare reduction(lmax : double : omp_out = lm_max(omp_out, omp_in)) initializer(omp_priv = -__builtin_inf())
+#pragma omp declare reduction(lmin : float : omp_out = lm_min(omp_out, omp_in)) initializer(omp_priv = __builtin_inff())
+#pragma omp declare reduction(lmin : double : omp_out = lm_min(omp_out, omp_in)) initializer(omp_priv = __builtin_inf())
+"""
+
+RARE = r"""
+double lm_digamma(double x) {
+  if (x == 0) return __builtin_copysign(__builtin_inf(), -x);
+  double add = 0;
+  if (x < 0) { if (x == __builtin_trunc(x)) return __builtin_nan(""); double r = x - __builtin_trunc(x); add = -3.14159265358979323846 / tan(3.14159265358979323846 * r); x = 1 - x; }
+  while (x < 10) { add -= 1 / x; x += 1; }
+  if (x == 10) return add + 2.25175258906672110764;
+  double y = 0; if (x < 1.0e17) { double z = 1.0 / (x * x);
+    y = z * (8.33333333333333333333e-2 + z * (-8.33333333333333333333e-3 + z * (3.96825396825396825397e-3 + z * (-4.16666666666666666667e-3 + z * (7.57575757575757575758e-3 + z * (-2.10927960927960927961e-2 + z * 8.33333333333333333333e-2)))))); }
+  return log(x) - 0.5 / x - y + add; }
+double lm_erfinv(double y) {
+  double ay = __builtin_fabs(y); if (ay > 1 || y != y) return __builtin_nan(""); if (ay == 1) return __builtin_copysign(__builtin_inf(), y);
+  double x;
+  if (ay <= 0.7) { double z = y * y, n = ((-0.140543331 * z + 0.914624893) * z - 1.645349621) * z + 0.886226899, d = (((0.012229801 * z - 0.329097515) * z + 1.442710462) * z - 2.118377725) * z + 1; x = y * n / d; }
+  else { double z = __builtin_sqrt(-log((1 - ay) / 2)), n = ((1.641345311 * z + 3.429567803) * z - 1.624906493) * z - 1.970840454, d = (1.637067800 * z + 3.543889200) * z + 1; x = __builtin_copysign(n / d, y); }
+  x -= (erf(x) - y) / (1.1283791670955126 * exp(-x * x)); x -= (erf(x) - y) / (1.1283791670955126 * exp(-x * x)); return x; }
+"""
+
+
+def constant(value: Any, dtype: torch.dtype) -> str:
+    """Literal of the compute type."""
+    if dtype == torch.bool:
+        return "true" if value else "false"
+    if not dtype.is_floating_point:
+        if value == -(1 << 63):
+            return "(-9223372036854775807L - 1)"
+        return f"{int(value)}L" if dtype == torch.int64 else f"({COMPUTE[dtype]}){int(value)}"
+    f = dtype != torch.float64
+    if math.isnan(value):
+        return '__builtin_nanf("")' if f else '__builtin_nan("")'
+    if math.isinf(value):
+        text = "__builtin_inff()" if f else "__builtin_inf()"
+        return text if value > 0 else f"(-{text})"
+    if dtype != torch.float64:
+        value = torch.tensor(value, dtype=torch.float64).to(dtype).item()  # rounded as a tensor element would be
+        if math.isinf(value):
+            return constant(value, dtype)
+    text = repr(float(value))
+    if "e" not in text and "." not in text:
+        text += ".0"
+    text += "f" if f else ""
+    return f"({text})" if text.startswith("-") else text
+
+
+class ExprText:
+    """Visitor: an index expression as C++ over i64. `names` maps symbols; `ranges` proves operands of / and % not negative."""
+
+    def __init__(self, names: dict[Any, str], ranges: dict[Any, Any]) -> None:
+        self.names, self.ranges = names, ranges
+
+    def __call__(self, e: Expr | int) -> str:
+        return str(e) if isinstance(e, int) else e.visit(self)
+
+    def visit_integer(self, value: int) -> str:
+        return str(value) if abs(value) < 1 << 31 else f"{value}L"
+
+    def visit_symbol(self, symbol: Any) -> str:
+        return self.names.get(symbol) or str(symbol)
+
+    def visit_sum(self, terms: Any, const: int) -> str:
+        parts = [e.visit(self) if c == 1 else f"{e.visit(self)}*{self.visit_integer(c)}" for e, c in terms]
+        if const:
+            parts.append(self.visit_integer(const))
+        return "(" + " + ".join(parts) + ")"
+
+    def visit_product(self, factors: Any) -> str:
+        return "(" + "*".join(f.visit(self) for f in factors) + ")"
+
+    def _natural(self, num: Expr, den: Expr) -> bool:
+        lo, _ = bounds(num, self.ranges)
+        lo_d, _ = bounds(den, self.ranges)
+        return lo is not None and lo >= 0 and lo_d is not None and lo_d > 0
+
+    def visit_floordiv(self, num: Expr, den: Expr) -> str:
+        a, b = num.visit(self), den.visit(self)
+        return f"({a}/{b})" if self._natural(num, den) else f"lm_fdiv<i64>({a}, {b})"
+
+    def visit_mod(self, num: Expr, den: Expr) -> str:
+        a, b = num.visit(self), den.visit(self)
+        return f"({a}%{b})" if self._natural(num, den) else f"lm_fmod<i64>({a}, {b})"
+
+    def _fold(self, name: str, args: Any) -> str:
+        text = args[0].visit(self)
+        for a in args[1:]:
+            text = f"{name}({text}, {a.visit(self)})"
+        return text
+
+    def visit_min(self, args: Any) -> str:
+        return self._fold("lm_imin", args)
+
+    def visit_max(self, args: Any) -> str:
+        return self._fold("lm_imax", args)
+
+
+def load_text(pointer: str, index: str, dtype: torch.dtype) -> str:
+    at = f"{pointer}[{index}]"
+    if dtype == torch.bool:
+        return f"({at} != 0)"
+    if dtype == torch.bfloat16:
+        return f"lm_bf16({at})"
+    return f"(float){at}" if dtype == torch.float16 else at
+
+
+def store_text(value: str, dtype: torch.dtype) -> str:
+    """`value` (compute type) as a storage element."""
+    if dtype == torch.bool:
+        return f"(unsigned char)({value})"
+    if dtype == torch.bfloat16:
+        return f"lm_to_bf16({value})"
+    return f"(_Float16)({value})" if dtype == torch.float16 else value
+
+
+_INFIX = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_BITS = {"bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^"}
+_BOOLS = {"logical_and": "&", "logical_or": "|", "logical_xor": "^"}
+
+
+def op_text(name: str, dtype: torch.dtype, a: list[str]) -> str:
+    """Expression of a table op; `dtype` is the operands'."""
+    text = _plain(name, dtype, a)
+    out_bool = name in _INFIX or name in _BOOLS or name in ("isnan", "isinf", "isfinite", "signbit", "logical_not")
+    return f"{_ROUND[dtype]}({text})" if dtype in _ROUND and not out_bool else text
+
+
+def _plain(name: str, dtype: torch.dtype, a: list[str]) -> str:
+    floating = dtype.is_floating_point
+    double = dtype == torch.float64
+    c = COMPUTE[dtype]
+    f = "" if double else "f"
+    if name in _MATH or name in _MATH2:
+        if name == "pow" and not floating:
+            return f"lm_ipow<{c}>({a[0]}, {a[1]})"
+        return f"{name}{f}({', '.join(a)})"
+    if name in _INFIX:
+        return f"({a[0]} {_INFIX[name]} {a[1]})"
+    if name in _BOOLS:
+        return f"({a[0]} {_BOOLS[name]} {a[1]})"
+    if name in _BITS:
+        return f"({c})({a[0]} {_BITS[name]} {a[1]})"
+    simple = {
+        "add": "({0} + {1})", "sub": "({0} - {1})", "mul": "({0} * {1})", "neg": "(-{0})", "logical_not": "(!{0})",
+        "maximum": "lm_max<%s>({0}, {1})" % c, "minimum": "lm_min<%s>({0}, {1})" % c, "fmax": "lm_fmax<%s>({0}, {1})" % c,
+        "fmin": "lm_fmin<%s>({0}, {1})" % c, "sign": "lm_sign<%s>({0})" % c, "isnan": "({0} != {0})", "isinf": "lm_isinf({0})",
+        "isfinite": "lm_isfinite({0})", "signbit": "lm_signbit({0})", "shift_left": "lm_shl<%s>({0}, {1})" % c,
+        "shift_right": "lm_shr<%s>({0}, {1})" % c, "reciprocal": "((%s)1 / {0})" % c, "rsqrt": "lm_rsqrt({0})", "sigmoid": "lm_sigmoid({0})",
+        "div": "({0} / {1})", "fma": "__builtin_fma%s({0}, {1}, {2})" % f, "digamma": "(%s)lm_digamma({0})" % c,
+        "erfinv": "(%s)lm_erfinv({0})" % c, "lgamma": "lgamma%s({0})" % f, "nextafter": "nextafter%s({0}, {1})" % f,
+        "copysign": "__builtin_copysign%s({0}, {1})" % f, "bitwise_not": "(!{0})" if dtype == torch.bool else "(%s)(~{0})" % c,
+    }
+    if name == "abs":
+        return f"__builtin_fabs{f}({a[0]})" if floating else f"({a[0]} < 0 ? ({c})-{a[0]} : {a[0]})"
+    if name in ("floor", "ceil", "trunc"):
+        return f"__builtin_{name}{f}({a[0]})" if floating else a[0]
+    if name == "round":
+        return f"__builtin_rint{f}({a[0]})" if floating else a[0]
+    if name == "sqrt":
+        return f"__builtin_sqrt{f}({a[0]})"
+    if name == "fmod":
+        return f"fmod{f}({a[0]}, {a[1]})" if floating else f"({c})({a[0]} % {a[1]})"
+    if name == "remainder":
+        return f"lm_remainder({a[0]}, {a[1]})" if floating else f"lm_fmod<{c}>({a[0]}, {a[1]})"
+    if name == "floordiv":
+        return f"lm_floordiv({a[0]}, {a[1]})" if floating else f"lm_fdiv<{c}>({a[0]}, {a[1]})"
+    if name == "truncdiv":
+        return f"__builtin_trunc{f}({a[0]} / {a[1]})" if floating else f"({c})({a[0]} / {a[1]})"
+    text = simple[name].format(*a)
+    return f"({c}){text}" if name in ("add", "sub", "mul", "neg") and dtype in (torch.int8, torch.int16, torch.uint8) else text
+
+
+def convert_text(a: str, src: torch.dtype, dst: torch.dtype) -> str:
+    """Value conversion as Tensor.to has it."""
+    if src == dst:
+        return a
+    if dst == torch.bool:
+        return f"({a} != 0)"
+    if dst in _ROUND:
+        return f"{_ROUND[dst]}((float){a})" if src != torch.float64 else f"{_ROUND[dst]}((float){a})"
+    c = COMPUTE[dst]
+    if src.is_floating_point and dst in (torch.uint8, torch.int8, torch.int16):
+        return f"({c})(i64){a}"
+    return f"({c}){a}"
