@@ -52,7 +52,7 @@ class FallbackKernel(ExternKernel):
         n = len(self.outputs)
         w.line(f"H {outs}[{max(n, 1)}] = {{0}};")
         w.line(f"{{ H ins_[] = {{{ins}}}; i64 sizes_[] = {{{sizes}}}; "
-               f"if (ctx->callback(ctx, {number}, {len(self.inputs)}, ins_, sizes_, {n}, {outs})) goto fail; }}")
+               f"if (ctx->callback(ctx, {number}, {len(self.inputs)}, ins_, sizes_, {n}, {outs})) return 1; }}")
         for k, b in enumerate(self.outputs):
             w.assign_output(b, f"{outs}[{k}]")
 

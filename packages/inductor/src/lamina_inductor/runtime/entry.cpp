@@ -1,0 +1,286 @@
+// The native entry object: a vectorcall callable that hands tensor handles to a generated graph function and wraps what comes back.
+//
+// Invariants: handles of inputs are borrowed (the address of THPVariable.cdata); handles of outputs are owned and moved into Python tensors.
+// The arena is one block for the whole process (graphs do not overlap in time unless a callback runs another one: then that one gets its own).
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stddef.h>
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+namespace at { class TensorBase; }
+PyObject* THPVariable_Wrap(const at::TensorBase& var);
+
+typedef long i64;
+typedef void* H;
+extern "C" {
+int aoti_torch_delete_tensor_object(H);
+int aoti_torch_new_tensor_handle(H, H*);
+int aoti_torch_get_dim(H, i64*);
+int aoti_torch_get_sizes(H, i64**);
+const char* torch_exception_get_what_without_backtrace();
+}
+
+struct Ctx {                       // mirrored in codegen/entry.py
+  int (*callback)(Ctx*, int number, int n_in, H* in, i64* sizes, int n_out, H* out);
+  void* (*acquire)(Ctx*, i64 bytes);
+  void (*release)(Ctx*, void*);
+  const char* message;             // set by generated code: "Type: text"
+  void* self;
+};
+typedef int (*EntryFn)(Ctx*, H* in, i64* ints, H* out, i64* int_out);
+
+struct Entry {
+  PyObject_HEAD
+  vectorcallfunc vectorcall;
+  Ctx ctx;
+  EntryFn fn;
+  Py_ssize_t n_in, n_out, n_const, n_tensor, n_int, n_int_out;
+  char* in_kind;                   // 't' tensor, 'i' integer, '-' not used
+  char* out_kind;                  // 't' tensor, 'i' integer, 'o' constant object
+  PyObject* constants;             // tuple of tensors, handed over after the tensor inputs
+  PyObject* objects;               // tuple: outputs of kind 'o'
+  PyObject* callbacks;             // tuple of callables(tensors tuple, sizes tuple) -> tuple of tensors
+  PyObject* name;
+  PyObject* weakrefs;
+};
+
+static PyTypeObject* tensor_type = NULL;
+static inline H handle_of(PyObject* o) { return (H)((char*)o + sizeof(PyObject)); }
+
+// -- arena ----------------------------------------------------------------------------------------------------------------------
+static void* arena = NULL;
+static i64 arena_bytes = 0;
+static int arena_busy = 0;
+
+static void* block(i64 bytes) {
+  void* p = NULL;
+  i64 align = bytes >= (4 << 20) ? (2 << 20) : 64;
+  if (posix_memalign(&p, align, bytes ? bytes : 64)) return NULL;
+  if (bytes >= (4 << 20)) madvise(p, bytes, MADV_HUGEPAGE);
+  return p;
+}
+static void* acquire(Ctx*, i64 bytes) {
+  if (arena_busy) return block(bytes);
+  if (bytes > arena_bytes) {
+    free(arena);
+    bytes += bytes / 8;
+    arena = block(bytes);
+    arena_bytes = arena ? bytes : 0;
+    if (!arena) return NULL;
+  }
+  arena_busy = 1;
+  return arena;
+}
+static void release(Ctx*, void* p) {
+  if (p == arena) arena_busy = 0;
+  else free(p);
+}
+
+// -- calls back into Python -------------------------------------------------------------------------------------------------------
+static int callback(Ctx* ctx, int number, int n_in, H* in, i64* sizes, int n_out, H* out) {
+  Entry* e = (Entry*)ctx->self;
+  PyObject* item = PyTuple_GET_ITEM(e->callbacks, number);      // (callable, number of sizes)
+  PyObject* fn = PyTuple_GET_ITEM(item, 0);
+  Py_ssize_t n_sizes = PyLong_AsSsize_t(PyTuple_GET_ITEM(item, 1));
+  PyObject* tensors = PyTuple_New(n_in);
+  PyObject* numbers = PyTuple_New(n_sizes);
+  PyObject* result = NULL;
+  int failed = 1;
+  if (!tensors || !numbers) goto done;
+  for (int i = 0; i < n_in; i++) {
+    PyObject* t = THPVariable_Wrap(*(const at::TensorBase*)in[i]);
+    if (!t) goto done;
+    PyTuple_SET_ITEM(tensors, i, t);
+  }
+  for (Py_ssize_t i = 0; i < n_sizes; i++) PyTuple_SET_ITEM(numbers, i, PyLong_FromLong(sizes[i]));
+  result = PyObject_CallFunctionObjArgs(fn, tensors, numbers, NULL);
+  if (!result) goto done;
+  if (!PyTuple_Check(result) || PyTuple_GET_SIZE(result) != n_out) {
+    PyErr_Format(PyExc_RuntimeError, "a fallback returned %R, expected a tuple of %d tensors", result, n_out);
+    goto done;
+  }
+  for (int i = 0; i < n_out; i++)
+    if (aoti_torch_new_tensor_handle(handle_of(PyTuple_GET_ITEM(result, i)), &out[i])) goto done;
+  failed = 0;
+done:
+  Py_XDECREF(tensors); Py_XDECREF(numbers); Py_XDECREF(result);
+  return failed;
+}
+
+static PyObject* fail(Entry* e) {
+  if (PyErr_Occurred()) return NULL;
+  const char* m = e->ctx.message;
+  e->ctx.message = NULL;
+  if (m && !strncmp(m, "IndexError: ", 12)) PyErr_SetString(PyExc_IndexError, m + 12);
+  else if (m && !strncmp(m, "MemoryError: ", 13)) PyErr_SetString(PyExc_MemoryError, m + 13);
+  else if (m && !strncmp(m, "RuntimeError: ", 14)) PyErr_SetString(PyExc_RuntimeError, m + 14);
+  else {
+    const char* what = torch_exception_get_what_without_backtrace();
+    PyErr_SetString(PyExc_RuntimeError, what && *what ? what : "a library call failed inside compiled code");
+  }
+  return NULL;
+}
+
+static PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+  Entry* e = (Entry*)self;
+  Py_ssize_t n = PyVectorcall_NARGS(nargsf);
+  if (n != e->n_in || (kwnames && PyTuple_GET_SIZE(kwnames))) {
+    PyErr_Format(PyExc_TypeError, "compiled graph %U takes %zd positional arguments, got %zd", e->name, e->n_in, n);
+    return NULL;
+  }
+  H in_small[64]; i64 ints_small[16]; H out_small[64]; i64 int_out_small[16];
+  Py_ssize_t n_handles = e->n_tensor + e->n_const;
+  H* in = n_handles <= 64 ? in_small : (H*)malloc(sizeof(H) * n_handles);
+  H* out = e->n_out <= 64 ? out_small : (H*)malloc(sizeof(H) * e->n_out);
+  i64* ints = e->n_int <= 16 ? ints_small : (i64*)malloc(sizeof(i64) * e->n_int);
+  i64* int_out = e->n_int_out <= 16 ? int_out_small : (i64*)malloc(sizeof(i64) * e->n_int_out);
+  PyObject* result = NULL;
+  Py_ssize_t t = 0, k = 0;
+  for (Py_ssize_t i = 0; i < n; i++) {
+    PyObject* a = args[i];
+    if (e->in_kind[i] == 't') {
+      if (Py_TYPE(a) != tensor_type && !PyObject_TypeCheck(a, tensor_type)) {
+        PyErr_Format(PyExc_TypeError, "argument %zd of compiled graph %U is %s, not a tensor", i, e->name, Py_TYPE(a)->tp_name);
+        goto done;
+      }
+      in[t++] = handle_of(a);
+    } else if (e->in_kind[i] == 'i') {
+      i64 v = PyLong_Check(a) ? PyLong_AsLong(a) : -1;
+      if (!PyLong_Check(a)) {
+        PyObject* x = PyNumber_Index(a);
+        if (!x) goto done;
+        v = PyLong_AsLong(x);
+        Py_DECREF(x);
+      }
+      if (v == -1 && PyErr_Occurred()) goto done;
+      ints[k++] = v;
+    }
+  }
+  for (Py_ssize_t i = 0; i < e->n_const; i++) in[t++] = handle_of(PyTuple_GET_ITEM(e->constants, i));
+  if (e->fn(&e->ctx, in, ints, out, int_out)) { fail(e); goto done; }
+  result = PyTuple_New(e->n_out);
+  {
+    Py_ssize_t io = 0, ob = 0, h = 0;
+    for (Py_ssize_t i = 0; i < e->n_out; i++) {
+      PyObject* o;
+      if (e->out_kind[i] == 't') {
+        o = THPVariable_Wrap(*(const at::TensorBase*)out[h]);
+        aoti_torch_delete_tensor_object(out[h++]);
+      } else if (e->out_kind[i] == 'i') {
+        o = PyLong_FromLong(int_out[io++]);
+      } else {
+        o = PyTuple_GET_ITEM(e->objects, ob++);
+        Py_INCREF(o);
+      }
+      if (result && o) PyTuple_SET_ITEM(result, i, o);
+      else { Py_XDECREF(o); Py_CLEAR(result); }
+    }
+  }
+done:
+  if (in != in_small) free(in);
+  if (out != out_small) free(out);
+  if (ints != ints_small) free(ints);
+  if (int_out != int_out_small) free(int_out);
+  return result;
+}
+
+static int traverse(Entry* e, visitproc visit, void* arg) {
+  Py_VISIT(e->constants); Py_VISIT(e->objects); Py_VISIT(e->callbacks);
+  return 0;
+}
+static int clear(Entry* e) {
+  Py_CLEAR(e->constants); Py_CLEAR(e->objects); Py_CLEAR(e->callbacks);
+  return 0;
+}
+static void dealloc(Entry* e) {
+  PyObject_GC_UnTrack(e);
+  if (e->weakrefs) PyObject_ClearWeakRefs((PyObject*)e);
+  clear(e);
+  Py_CLEAR(e->name);
+  free(e->in_kind); free(e->out_kind);
+  PyObject_GC_Del(e);
+}
+static PyObject* repr(Entry* e) { return PyUnicode_FromFormat("<lamina entry %U>", e->name); }
+
+static PyTypeObject EntryType = {
+  .ob_base = PyVarObject_HEAD_INIT(NULL, 0)
+  .tp_name = "lamina_entry.Entry",
+  .tp_basicsize = sizeof(Entry),
+  .tp_dealloc = (destructor)dealloc,
+  .tp_vectorcall_offset = offsetof(Entry, vectorcall),
+  .tp_repr = (reprfunc)repr,
+  .tp_call = PyVectorcall_Call,
+  .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_HAVE_GC,
+  .tp_doc = "Compiled graph: call with flat positional arguments, returns a tuple.",
+  .tp_traverse = (traverseproc)traverse,
+  .tp_clear = (inquiry)clear,
+  .tp_weaklistoffset = offsetof(Entry, weakrefs),
+};
+
+static Py_ssize_t count(const char* s, char c) { Py_ssize_t n = 0; for (; *s; s++) n += *s == c; return n; }
+
+// make(name, function address, in_kinds, out_kinds, constants, objects, callbacks) -> Entry
+static PyObject* make(PyObject*, PyObject* args) {
+  PyObject *name, *constants, *objects, *callbacks; const char *in_kind, *out_kind; unsigned long long address;
+  if (!PyArg_ParseTuple(args, "UKssO!O!O!", &name, &address, &in_kind, &out_kind, &PyTuple_Type, &constants, &PyTuple_Type, &objects, &PyTuple_Type, &callbacks)) return NULL;
+  if (!tensor_type) {
+    PyObject* torch = PyImport_ImportModule("torch");
+    if (!torch) return NULL;
+    tensor_type = (PyTypeObject*)PyObject_GetAttrString(torch, "Tensor");
+    Py_DECREF(torch);
+    if (!tensor_type) return NULL;
+  }
+  Entry* e = PyObject_GC_New(Entry, &EntryType);
+  if (!e) return NULL;
+  e->vectorcall = call;
+  e->ctx.callback = callback; e->ctx.acquire = acquire; e->ctx.release = release; e->ctx.message = NULL; e->ctx.self = e;
+  e->fn = (EntryFn)address;
+  e->in_kind = strdup(in_kind); e->out_kind = strdup(out_kind);
+  e->n_in = (Py_ssize_t)strlen(in_kind); e->n_out = (Py_ssize_t)strlen(out_kind);
+  e->n_tensor = count(in_kind, 't'); e->n_int = count(in_kind, 'i'); e->n_int_out = count(out_kind, 'i');
+  e->n_const = PyTuple_GET_SIZE(constants);
+  Py_INCREF(constants); e->constants = constants;
+  Py_INCREF(objects); e->objects = objects;
+  Py_INCREF(callbacks); e->callbacks = callbacks;
+  Py_INCREF(name); e->name = name; e->weakrefs = NULL;
+  PyObject_GC_Track((PyObject*)e);
+  return (PyObject*)e;
+}
+
+// symbol(path, name) -> address; the library stays loaded
+static PyObject* symbol(PyObject*, PyObject* args) {
+  const char *path, *name;
+  if (!PyArg_ParseTuple(args, "ss", &path, &name)) return NULL;
+  void* lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!lib) { PyErr_Format(PyExc_ImportError, "%s", dlerror()); return NULL; }
+  void* f = dlsym(lib, name);
+  if (!f) { PyErr_Format(PyExc_ImportError, "%s", dlerror()); return NULL; }
+  return PyLong_FromUnsignedLongLong((unsigned long long)f);
+}
+
+static PyObject* free_arena(PyObject*, PyObject*) {
+  if (!arena_busy) { free(arena); arena = NULL; arena_bytes = 0; }
+  Py_RETURN_NONE;
+}
+
+// cdata_ok(tensor, address): is the tensor's implementation pointer where handle_of expects it?
+static PyObject* cdata_ok(PyObject*, PyObject* args) {
+  PyObject* t; unsigned long long address;
+  if (!PyArg_ParseTuple(args, "OK", &t, &address)) return NULL;
+  return PyBool_FromLong(*(unsigned long long*)handle_of(t) == address);
+}
+
+static PyMethodDef methods[] = {
+  {"make", make, METH_VARARGS, "make(name, address, in_kinds, out_kinds, constants, objects, callbacks) -> Entry"},
+  {"symbol", symbol, METH_VARARGS, "symbol(path, name) -> address"},
+  {"free_arena", free_arena, METH_NOARGS, "give the memory of intermediates back"},
+  {"cdata_ok", cdata_ok, METH_VARARGS, "cdata_ok(tensor, tensor._cdata) -> bool"},
+  {NULL, NULL, 0, NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "lamina_entry", NULL, -1, methods, NULL, NULL, NULL, NULL};
+PyMODINIT_FUNC PyInit_lamina_entry(void) {
+  if (PyType_Ready(&EntryType) < 0) return NULL;
+  return PyModule_Create(&module);
+}

@@ -1,0 +1,49 @@
+"""The Python callables behind fallback calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..lowering.fallback import SizeSlot, TensorSlot
+
+__all__ = ["make_callbacks"]
+
+
+def make_callbacks(entries: list[dict[str, Any]]) -> tuple[tuple[Callable[..., tuple], int], ...]:
+    """For each fallback: (function of (tensors, sizes) that returns a tuple of tensors, number of sizes)."""
+    return tuple((_make(e), len(e["sizes"])) for e in entries)
+
+
+def _resolve(name: str) -> Any:
+    namespace, op, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), op), overload)
+
+
+def _fill(structure: Any, tensors: tuple, sizes: tuple) -> Any:
+    if isinstance(structure, TensorSlot):
+        return tensors[structure.number]
+    if isinstance(structure, SizeSlot):
+        return sizes[structure.number]
+    if isinstance(structure, dict):
+        return {k: _fill(v, tensors, sizes) for k, v in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)([_fill(v, tensors, sizes) for v in structure])
+    return structure
+
+
+def _make(entry: dict[str, Any]) -> Callable[..., tuple]:
+    op, structure, returns, single = _resolve(entry["target"]), entry["structure"], entry["returns"], entry["single"]
+    keep = [k for k, is_tensor in enumerate(returns) if is_tensor]
+
+    def run(tensors: tuple, sizes: tuple) -> tuple:
+        args, kwargs = _fill(structure, tensors, sizes)
+        with torch._C._AutoDispatchBelowAutograd():
+            out = op(*args, **kwargs)
+        if single:
+            return (out,)
+        return tuple(out[k] for k in keep)
+
+    return run
