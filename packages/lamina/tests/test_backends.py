@@ -89,11 +89,3 @@ def test_modes_and_options():
         assert resolve(None, {name: False}).backend_options == {name: False}
         with pytest.raises(UserError, match=name):
             resolve(None, {name: "yes"})
-
-
-def test_a_report_needs_no_graph_and_no_folder(monkeypatch):
-    from lamina.report import write_report
-
-    monkeypatch.setenv("LAMINA_CACHE_DIR", "/proc/nothing")
-    path = write_report("a test", ValueError("v"))
-    assert "ValueError: v" in path.read_text()

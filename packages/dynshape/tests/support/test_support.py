@@ -133,3 +133,14 @@ def test_verify_level_and_strict(monkeypatch):
     assert strict()
     monkeypatch.setenv("LAMINA_STRICT", "0")
     assert not strict()
+
+
+def test_reports_are_written_and_warned_about(monkeypatch, tmp_path):
+    from lamina_dynshape.support.reports import describe_inputs, report_failure
+
+    for folder in (str(tmp_path), "/proc/nothing"):
+        monkeypatch.setenv("LAMINA_CACHE_DIR", folder)
+        with pytest.warns(RuntimeWarning, match="in a test .ValueError: v.*Report: (.*)") as caught:
+            report_failure("in a test", ValueError("v"), {"inputs": describe_inputs([3, "secret"], ["n"])})
+        text = open(str(caught[0].message).split("Report: ")[1]).read()
+        assert "ValueError: v" in text and "n: int 3" in text and "secret" not in text

@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError, LaminaError, Unsupported, UserError
+from lamina_dynshape.support.reports import describe_inputs, report_failure
 from lamina_dynshape.support.verifylevel import strict
 
 from .exc import BackendFailed
 from .options import CompileOptions
-from .report import report_failure
 
 __all__ = ["Backend", "list_backends", "lookup_backend", "register_backend", "resolve_backend"]
 
@@ -104,20 +104,26 @@ def _protected(backend: Backend, options: CompileOptions) -> Backend:
             counters["fallbacks"]["no C++ compiler"] += 1
             _warn_compiler(str(error).splitlines()[0])
             return gm.forward
-        except Unsupported as error:
-            counters["fallbacks"][error.what] += 1
-            if strict():
-                raise
-            report_failure(f"backend {name}", error, graph=gm, inputs=example_inputs)
-            return gm.forward
         except Exception as error:
+            if isinstance(error, Unsupported):
+                counters["fallbacks"][error.what] += 1
             if strict():
                 raise
-            report_failure(f"backend {name}", error, graph=gm, inputs=example_inputs)
+            sections = {"inputs": describe_inputs(example_inputs), "captured graph": _graph_text(gm)}
+            report_failure(f"in the backend {name}", error, sections)
             return gm.forward
 
     call.__name__ = name
     return call
+
+
+def _graph_text(gm: Any) -> str:
+    try:
+        from lamina_primops import print_graph
+
+        return print_graph(gm)
+    except Exception:  # the graph may be what is broken: whatever text there is helps
+        return str(getattr(gm, "code", gm))
 
 
 @functools.cache
