@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lamina_dynshape import meta_fallback
+from lamina_dynshape.dims import active
 from lamina_dynshape.fake_tensor import FakeTensor, fake_mode_of, new_storage_key
 from lamina_dynshape.shape_rules.registry import RULES
 from lamina_dynshape.support.counters import counters
@@ -52,6 +53,8 @@ class FakeMode(TorchDispatchMode):
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Result of one operator on fakes."""
         rule = RULES.get(func)
+        if self.shape_env is not active.env:
+            active.env = self.shape_env
         if rule is not None:
             try:
                 result = rule(self, *args, **kwargs)

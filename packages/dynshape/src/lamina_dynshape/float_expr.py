@@ -1,0 +1,172 @@
+"""Real numbers computed from symbolic sizes: scale factors, `1 / math.sqrt(d)`, `s0 / 2`.
+
+Kept as trees and evaluated, never solved. Where the value is a fraction with constant denominator, rounding to an integer stays
+symbolic (`rational`); elsewhere rounding specialises.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lamina_dynshape.boolean import BoolExpr, _constant
+from lamina_dynshape.expr import Expr, Symbol
+
+__all__ = ["FloatExpr", "FloatRelation", "float_const", "float_of", "float_op", "float_relation"]
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "mod": operator.mod,
+    "floordiv": operator.floordiv, "pow": operator.pow, "neg": operator.neg, "abs": abs, "sqrt": math.sqrt, "sin": math.sin,
+    "cos": math.cos, "tan": math.tan, "asin": math.asin, "acos": math.acos, "atan": math.atan, "sinh": math.sinh, "cosh": math.cosh,
+    "tanh": math.tanh, "log2": math.log2, "exp": math.exp, "min": min, "max": max, "log": math.log,
+}
+_SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "mod": "%", "floordiv": "//", "pow": "**"}
+_COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
+_COMPARE_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_NEGATED = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
+
+
+class FloatExpr:
+    """op "const" (args: the float), "int" (args: an Expr) or a function of other FloatExprs. Interned."""
+
+    __slots__ = ("args", "free_symbols", "key", "op")
+    op: str
+    args: tuple[Any, ...]
+    free_symbols: frozenset[Symbol]
+    key: str
+
+    def evaluate(self, values: Mapping[Symbol, int]) -> float:
+        if self.op == "const":
+            return self.args[0]
+        if self.op == "int":
+            return float(self.args[0].evaluate(values))
+        return _FUNCTIONS[self.op](*(a.evaluate(values) for a in self.args))
+
+    def map(self, function: Callable[[Expr], Expr]) -> FloatExpr:
+        """`function` applied to the integer expressions at the leaves."""
+        if self.op == "const":
+            return self
+        if self.op == "int":
+            return float_of(function(self.args[0]))
+        return float_op(self.op, *(a.map(function) for a in self.args))
+
+    @property
+    def rational(self) -> tuple[Expr, int] | None:
+        """(numerator, denominator > 0) when the value is exactly that fraction up to rounding of one division."""
+        if self.op == "int":
+            return self.args[0], 1
+        if self.op == "const":
+            return None
+        if self.op == "neg":
+            inner = self.args[0].rational
+            return inner and (-inner[0], inner[1])
+        if self.op in ("mul", "truediv") and self.args[1].op == "const":
+            return _scaled(self.args[0].rational, self.args[1].args[0], self.op == "truediv")
+        if self.op == "mul" and self.args[0].op == "const":
+            return _scaled(self.args[1].rational, self.args[0].args[0], False)
+        if self.op == "truediv" and self.args[1].op == "int" and self.args[1].args[0].is_const:
+            return _scaled(self.args[0].rational, float(self.args[1].args[0].const), True)
+        return None
+
+    def text(self, name: Any = None) -> str:
+        from lamina_dynshape.boolean import expr_text
+
+        if self.op == "const":
+            return repr(self.args[0])
+        if self.op == "int":
+            return expr_text(self.args[0], name) if isinstance(self.args[0], Symbol) else f"({expr_text(self.args[0], name)})"
+        if self.op in _SIGNS:
+            return f"({self.args[0].text(name)} {_SIGNS[self.op]} {self.args[1].text(name)})"
+        return f"{self.op}({', '.join(a.text(name) for a in self.args)})"
+
+    def __repr__(self) -> str:
+        return self.key
+
+    def __deepcopy__(self, memo: Any) -> FloatExpr:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _make, (self.op, self.args)
+
+
+def _scaled(inner: tuple[Expr, int] | None, by: float, divide: bool) -> tuple[Expr, int] | None:
+    if inner is None or by == 0 or not math.isfinite(by):
+        return None
+    num, den = by.as_integer_ratio()
+    if divide:
+        num, den = (den, num) if num > 0 else (-den, -num)
+    if abs(num) > 1 << 20 or den > 1 << 20:
+        return None  # not a fraction that somebody meant; products would round
+    return inner[0] * num, inner[1] * den
+
+
+_NODES: dict[Any, Any] = {}
+
+
+def _make(op: str, args: tuple[Any, ...]) -> FloatExpr:
+    key = (op, args) if op != "const" else (op, args[0].hex())
+    node = _NODES.get(key)
+    if node is None:
+        node = object.__new__(FloatExpr)
+        node.op, node.args = op, args
+        node.free_symbols = frozenset().union(*(a.free_symbols for a in args)) if op != "const" else frozenset()
+        node.key = node.text()
+        _NODES[key] = node
+    return node
+
+
+def float_const(value: float) -> FloatExpr:
+    return _make("const", (float(value),))
+
+
+def float_of(e: Expr) -> FloatExpr:
+    """The integer expression as a real number."""
+    return float_const(float(e.const)) if e.is_const else _make("int", (e,))
+
+
+def float_op(op: str, *args: FloatExpr) -> FloatExpr:
+    if all(a.op == "const" for a in args):
+        return float_const(float(_FUNCTIONS[op](*(a.args[0] for a in args))))
+    return _make(op, args)
+
+
+class FloatRelation(BoolExpr):
+    """Comparison of real numbers; decided by evaluation only."""
+
+    __slots__ = ("a", "b", "op")
+    op: str
+    a: FloatExpr
+    b: FloatExpr
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        return self.a, self.b
+
+    def evaluate(self, values: Mapping[Symbol, int]) -> bool:
+        return _COMPARE[self.op](self.a.evaluate(values), self.b.evaluate(values))
+
+    def map(self, function: Any) -> BoolExpr:
+        return float_relation(self.op, self.a.map(function), self.b.map(function))
+
+    def _text(self, name: Any) -> str:
+        return f"{self.a.text(name)} {_COMPARE_SIGNS[self.op]} {self.b.text(name)}"
+
+    def __reduce__(self) -> Any:
+        return float_relation, (self.op, self.a, self.b)
+
+
+def float_relation(op: str, a: FloatExpr, b: FloatExpr) -> BoolExpr:
+    if a.op == b.op == "const":
+        return _constant(_COMPARE[op](a.args[0], b.args[0]))
+    found = _NODES.get(("relation", op, a, b))
+    if found is None:
+        found = object.__new__(FloatRelation)
+        found.op, found.a, found.b, found._free = op, a, b, a.free_symbols | b.free_symbols
+        found.key = found._text(None)
+        _NODES["relation", op, a, b] = found
+        found._negation = None
+        # NaN does not come from sizes: the negation of a comparison is the opposite comparison
+        found._negation = float_relation(_NEGATED[op], a, b)
+    return found

@@ -1,0 +1,56 @@
+"""Marks that users put on tensors to say which dimensions change: kept as an attribute of the tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["DimMark", "dim_marks", "mark_dynamic", "mark_static", "maybe_mark_dynamic"]
+
+_ATTRIBUTE = "_lamina_dims"
+
+
+@dataclass(frozen=True)
+class DimMark:
+    policy: Any  # DimPolicy
+    low: int | None = None
+    high: int | None = None
+
+
+def _mark(t: torch.Tensor, dims: int | Iterable[int] | None, mark: DimMark) -> None:
+    chosen = range(t.dim()) if dims is None else [dims] if isinstance(dims, int) else dims
+    marks = dict(getattr(t, _ATTRIBUTE, None) or {})
+    for d in chosen:
+        if not -t.dim() <= d < t.dim():
+            raise IndexError(f"dimension {d} of a tensor with {t.dim()} dimensions")
+        marks[d % t.dim()] = mark
+    setattr(t, _ATTRIBUTE, marks)
+
+
+def mark_dynamic(t: torch.Tensor, dim: int | Iterable[int], *, min: int | None = None, max: int | None = None) -> None:
+    """Dimension(s) that change, within inclusive bounds; a program that specialises them is refused."""
+    from lamina_dynshape.shape_env import DimPolicy
+
+    _mark(t, dim, DimMark(DimPolicy.DYNAMIC, min, max))
+
+
+def maybe_mark_dynamic(t: torch.Tensor, dim: int | Iterable[int]) -> None:
+    """Dimension(s) that probably change; may be specialised."""
+    from lamina_dynshape.shape_env import DimPolicy
+
+    _mark(t, dim, DimMark(DimPolicy.AUTO))
+
+
+def mark_static(t: torch.Tensor, dim: int | Iterable[int] | None = None) -> None:
+    """Dimension(s), or all, that must stay concrete."""
+    from lamina_dynshape.shape_env import DimPolicy
+
+    _mark(t, dim, DimMark(DimPolicy.STATIC))
+
+
+def dim_marks(t: torch.Tensor) -> dict[int, DimMark]:
+    """Marks of a tensor by dimension."""
+    return getattr(t, _ATTRIBUTE, None) or {}

@@ -1,0 +1,397 @@
+"""ShapeEnv: owner of symbols, of what is known about them and of the guards that were taken on them.
+
+Between: sizes of input tensors -> symbolic integers in shape rules -> guards of the compiled entry.
+Sizes 0 and 1 specialise; equal hints share a symbol (duck sizing); a question that the facts do not decide is answered by the hints
+and recorded as a guard, after which it is a fact. Unbacked symbols have no hint: what must hold of them becomes a runtime assertion.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+
+from lamina_dynshape import boolean as B
+from lamina_dynshape.boolean import BoolExpr
+from lamina_dynshape.expr import Expr, Symbol, as_expr, symbol
+from lamina_dynshape.facts import Facts, implied
+from lamina_dynshape.fake_tensor import DataDependent
+from lamina_dynshape.support.errors import InternalError, UserError
+from lamina_dynshape.sym_node import BoolNode, IntNode, sym_int_of
+
+__all__ = ["DimPolicy", "RuntimeAssert", "ShapeEnv", "ShapeGuard", "StrideBinding", "SymbolInfo"]
+
+
+class DimPolicy(Enum):
+    """What the caller wants of one dimension."""
+
+    STATIC = "static"
+    AUTO = "auto"  # symbolic, may be specialised by a guard
+    DYNAMIC = "dynamic"  # symbolic; specialising it is an error (mark_dynamic)
+
+
+@dataclass
+class SymbolInfo:
+    """What the environment keeps of one symbol. `sources[0]` binds it; every further source must be equal to it at run time."""
+
+    symbol: Symbol
+    hint: int | None  # None: unbacked
+    sources: list[str] = field(default_factory=list)
+    policy: DimPolicy = DimPolicy.AUTO
+    low: int | None = None  # range given by the user or by 0/1 specialisation
+    high: int | None = None
+
+    @property
+    def source(self) -> str | None:
+        return self.sources[0] if self.sources else None
+
+
+@dataclass(frozen=True)
+class ShapeGuard:
+    """A condition that the program's path relied upon; `stack` innermost last, (file, line, function)."""
+
+    expr: BoolExpr
+    stack: tuple[tuple[str, int, str], ...] = ()
+
+    def __str__(self) -> str:
+        return str(self.expr)
+
+
+@dataclass(frozen=True)
+class RuntimeAssert:
+    """A condition over unbacked symbols, to be checked when they get their value."""
+
+    expr: BoolExpr
+    message: str
+
+
+@dataclass(frozen=True)
+class StrideBinding:
+    """Stride (elements) of a symbolic input as assumed: `source` must equal `expr` at run time."""
+
+    source: str
+    expr: Any  # int | Expr
+
+
+class ShapeEnv:
+    """See the module. Not thread-safe; one per compilation."""
+
+    def __init__(self, *, duck_sizing: bool = True, specialize_zero_one: bool = True) -> None:
+        self.duck_sizing = duck_sizing
+        self.specialize_zero_one = specialize_zero_one
+        self.symbols: dict[Symbol, SymbolInfo] = {}
+        self.facts = Facts()
+        self.runtime_asserts: list[RuntimeAssert] = []
+        self.strides: list[StrideBinding] = []
+        self.layout_memo: dict[Any, Any] = {}
+        self._guards: dict[BoolExpr, ShapeGuard] = {}
+        self._by_hint: dict[int, Symbol] = {}
+        self._hints: dict[Expr, int] = {}
+        self._hint_values: dict[Symbol, int] = {}
+        self._symints: dict[Expr, Any] = {}
+        self._nodes: dict[Expr, IntNode] = {}
+        self._unbacked = 0
+        self._frozen = 0
+
+    # -- symbols ------------------------------------------------------------------------------------------------------
+    def create_symbol(
+        self, hint: int, source: str, *, dim_policy: DimPolicy = DimPolicy.AUTO, low: int | None = None, high: int | None = None
+    ) -> torch.SymInt | int:
+        """A size that is `hint` now and may differ later; the int itself where it specialises (0, 1, STATIC)."""
+        if dim_policy is DimPolicy.STATIC or (hint in (0, 1) and self.specialize_zero_one):
+            if dim_policy is DimPolicy.DYNAMIC:
+                raise UserError(f"{source} is marked dynamic, but its size is {hint}: sizes 0 and 1 are always specialised")
+            return hint
+        known = self._by_hint.get(hint) if self.duck_sizing else None
+        if known is not None and (low, high) == (None, None):
+            info = self.symbols[known]
+            info.sources.append(source)
+            if dim_policy is DimPolicy.DYNAMIC:
+                info.policy = dim_policy
+            return self.sym_int(known)
+        low = max(low or 0, 2) if self.specialize_zero_one else low or 0
+        if hint < low or (high is not None and hint > high):
+            raise UserError(f"{source} is {hint}, outside of its declared range {low}..{high}")
+        s = symbol(f"s{len(self.symbols) - self._unbacked}")
+        self.symbols[s] = SymbolInfo(s, hint, [source], dim_policy, low, high)
+        self._hint_values[s] = hint
+        if self.duck_sizing and (low, high) in ((2, None), (0, None)):
+            self._by_hint[hint] = s
+        self.facts.narrow(s, low, high)
+        return self.sym_int(s)
+
+    def create_unbacked(self, low: int | None = None, high: int | None = None) -> torch.SymInt:
+        """A value that only the running program knows (`item()`, `nonzero()`)."""
+        s = symbol(f"u{self._unbacked}")
+        self._unbacked += 1
+        self.symbols[s] = SymbolInfo(s, None, [], DimPolicy.AUTO, low, high)
+        if low is not None or high is not None:
+            self.facts.narrow(s, low, high)
+        return self.sym_int(s)
+
+    def symbolic_layout(self, t: torch.Tensor, source: str | None, dynamic_dims: Any) -> tuple[Any, Any, Any]:
+        """(sizes, strides, offset) of an input with the chosen dimensions symbolic; strides follow the sizes where they do now.
+
+        dynamic_dims: container of ints, dict dim -> DimPolicy, None for the marks on the tensor alone.
+        """
+        from lamina_dynshape.marks import dim_marks
+
+        chosen = dict(dynamic_dims) if isinstance(dynamic_dims, dict) else dict.fromkeys(dynamic_dims or (), DimPolicy.AUTO)
+        marks = dim_marks(t)
+        name = source or f"tensor{len(self.symbols)}"
+        sizes: list[Any] = []
+        for d, n in enumerate(t.shape):
+            mark = marks.get(d)
+            policy = mark.policy if mark is not None else chosen.get(d, DimPolicy.STATIC)
+            low, high = (mark.low, mark.high) if mark is not None else (None, None)
+            size = self.create_symbol(n, f"{name}.size()[{d}]", dim_policy=policy, low=low, high=high)
+            sizes.append(self.dim(size))
+        strides = self._symbolic_strides(tuple(t.shape), t.stride(), sizes)
+        if any(type(s) is not int for s in sizes):
+            self.strides += [StrideBinding(f"{name}.stride()[{d}]", s) for d, s in enumerate(strides) if t.shape[d] != 1]
+        return tuple(sizes), strides, t.storage_offset()
+
+    def _symbolic_strides(self, hints: tuple[int, ...], strides: tuple[int, ...], sizes: list[Any]) -> tuple[Any, ...]:
+        """Each stride as the extent of a dimension inside it, if the numbers agree, else the number."""
+        result: list[Any] = list(strides)
+        order = sorted(range(len(hints)), key=lambda d: (strides[d], hints[d] != 1, -d))
+        for at, d in enumerate(order):
+            for inner in reversed(order[:at]):
+                if hints[inner] * strides[inner] == strides[d] and type(sizes[inner]) is not int or (
+                    hints[inner] * strides[inner] == strides[d] and type(result[inner]) is not int
+                ):
+                    extent = as_expr(sizes[inner]) * result[inner]
+                    result[d] = extent.const if extent.is_const else extent
+                    break
+        return tuple(result)
+
+    # -- conversion ---------------------------------------------------------------------------------------------------
+    def dim(self, x: Any) -> Any:
+        """int or Expr of an int, SymInt or Expr."""
+        if type(x) is int:
+            return x
+        if isinstance(x, torch.SymInt):
+            node = x.node
+            if isinstance(node, IntNode):
+                e = node.expr
+                return e.const if e.is_const else e
+            known = node.maybe_as_int()
+            return x.node.int_() if known is None else known
+        if isinstance(x, Expr):
+            return x.const if x.is_const else x
+        return int(x)
+
+    def sym_int(self, x: Any) -> Any:
+        """int or SymInt of an int or Expr; one SymInt object per expression."""
+        if type(x) is int:
+            return x
+        found = self._symints.get(x)
+        if found is None:
+            found = self._symints[x] = x.const if x.is_const else sym_int_of(self.node(x))
+        return found
+
+    def node(self, e: Expr) -> IntNode:
+        found = self._nodes.get(e)
+        if found is None:
+            found = self._nodes[e] = IntNode(e, self)
+        return found
+
+    def hint(self, e: Any) -> int:
+        """Value of an expression for the sizes of this compilation; DataDependent when it has an unbacked symbol."""
+        if type(e) is int:
+            return e
+        found = self._hints.get(e)
+        if found is None:
+            try:
+                found = self._hints[e] = e.evaluate(self._hint_values)
+            except KeyError:
+                raise self._no_value(e) from None
+        return found
+
+    def has_hint(self, e: Any) -> bool:
+        return type(e) is int or not self.unbacked_in(e)
+
+    def unbacked_in(self, e: Any) -> list[Symbol]:
+        return [s for s in e.free_symbols if s not in self._hint_values] if not isinstance(e, int) else []
+
+    def is_unbacked(self, *values: Any) -> bool:
+        return any(type(v) is not int and self.unbacked_in(v) for v in values)
+
+    def _no_value(self, e: Any) -> DataDependent:
+        return DataDependent(
+            "data-dependent size or branch", saw=str(e), hint="torch._check(...) tells the compiler what holds of the value"
+        )
+
+    # -- deciding -----------------------------------------------------------------------------------------------------
+    def evaluate(self, condition: BoolExpr) -> bool:
+        """Truth of a condition, recorded as a guard unless the facts decide it."""
+        known = self.facts.decide(condition)
+        if known is not None:
+            return known
+        if self.unbacked_in(condition):
+            raise self._no_value(condition)
+        answer = condition.evaluate(self._hint_values)
+        self.guard(condition if answer else B.negate(condition))
+        return answer
+
+    def guard(self, condition: BoolExpr) -> None:
+        """Record that the program relies on a condition, which the hints fulfil."""
+        if self._frozen:
+            raise InternalError(f"a guard was added after the environment was frozen: {condition}")
+        self._check_policy(condition)
+        self._guards[condition] = ShapeGuard(condition, _user_stack())
+        self.facts.learn(condition)
+        self.layout_memo.clear()
+
+    def _check_policy(self, condition: BoolExpr) -> None:
+        for s in condition.free_symbols:
+            info = self.symbols[s]
+            if info.policy is DimPolicy.DYNAMIC and isinstance(condition, B.Relation) and condition.kind == "eq":
+                if condition.free_symbols == {s}:
+                    raise UserError(f"{info.source} is marked dynamic, but the program needs {condition.text(self.source_of)}")
+
+    def statically_true(self, condition: BoolExpr) -> bool:
+        """True only when the facts prove it; records nothing."""
+        return self.facts.decide(condition) is True
+
+    def expect_true(self, condition: BoolExpr, message: str = "") -> bool:
+        """Take a condition as true: a guard, or a runtime assertion when it has unbacked symbols. False when the hints deny it."""
+        if self.unbacked_in(condition) and self.facts.decide(condition) is None:
+            self.runtime_asserts.append(RuntimeAssert(condition, message))
+            self.facts.learn(condition)
+            self.layout_memo.clear()
+            return True
+        return self.evaluate(condition)
+
+    def guard_or(self, condition: BoolExpr, default: bool) -> bool:
+        """As `evaluate`, but `default` for what only the running program knows; then records nothing."""
+        known = self.facts.decide(condition)
+        if known is not None:
+            return known
+        if self.unbacked_in(condition):
+            return default
+        return self.evaluate(condition)
+
+    def specialize(self, x: Any) -> int:
+        """The integer, guarding that it stays what it is now."""
+        if type(x) is int:
+            return x
+        canonical = self.facts.canonical(x)
+        if canonical.is_const:
+            return canonical.const
+        value = self.hint(x)
+        self.evaluate(B.eq(x, value))
+        return value
+
+    # -- questions about dimensions (see `dims`) ------------------------------------------------------------------------
+    def eq(self, a: Any, b: Any) -> bool:
+        condition = B.eq(a, b)
+        if condition is B.TRUE or condition is B.FALSE:
+            return condition is B.TRUE
+        known = self.facts.decide(condition)
+        if known is not None:
+            return known
+        if self.unbacked_in(condition):
+            # Sizes that a shape rule needs equal are asserted; being 0 or 1 is taken not to happen.
+            if any(type(v) is int and v in (0, 1) for v in (a, b)):
+                return False
+            return self.expect_true(condition, f"{a} == {b}")
+        return self.evaluate(condition)
+
+    def lt(self, a: Any, b: Any) -> bool:
+        condition = B.lt(a, b)
+        if self.unbacked_in(condition) and self.facts.decide(condition) is None:
+            return False
+        return self.evaluate(condition)
+
+    def known_eq(self, a: Any, b: Any) -> bool:
+        """Certainly equal, or equal by the hints in a way worth a guard: layouts of two concrete-looking strides."""
+        return self.facts.decide(B.eq(a, b)) is True
+
+    def known_le(self, a: Any, b: Any) -> bool:
+        return self.facts.decide(B.le(a, b)) is True
+
+    def likely_one(self, a: Any) -> bool:
+        return a == 1 if type(a) is int else self.guard_or(B.eq(a, 1), False)
+
+    def expect(self, x: Any, low: Any, end: Any) -> bool:
+        """low <= x < end, asserted at run time for unbacked values."""
+        return self.expect_true(B.ge(x, low)) and self.expect_true(B.lt(x, end))
+
+    # -- results --------------------------------------------------------------------------------------------------------
+    @property
+    def guards(self) -> list[ShapeGuard]:
+        """Minimal guards in the order taken: none follows from the others and the symbols' base ranges."""
+        base = {s: (i.low, i.high) for s, i in self.symbols.items()}
+        kept = list(self._guards.values())
+        for g in list(kept):
+            others = [o.expr for o in kept if o is not g]
+            if implied(g.expr, others, base):
+                kept.remove(g)
+        return kept
+
+    def conditions(self) -> list[BoolExpr]:
+        """Everything an entry must check of its backed symbols: base ranges and guards, ranges merged per symbol."""
+        base = []
+        for s, info in self.symbols.items():
+            if info.hint is None:
+                continue
+            if info.low is not None and info.low > 0:
+                base.append(B.ge(s, info.low))
+            if info.high is not None:
+                base.append(B.le(s, info.high))
+        guards = [g.expr for g in self.guards]
+        merged = [c for c in base if not implied(c, guards, {})]
+        return merged + guards
+
+    def ranges(self) -> dict[Symbol, tuple[int | None, int | None]]:
+        """Known range of each symbol (inclusive)."""
+        return {s: self.facts.ranges.get(s, (None, None)) for s in self.symbols}
+
+    def simplify(self, e: Any) -> Any:
+        """Equal int or Expr under everything known."""
+        if type(e) is int:
+            return e
+        from lamina_dynshape.expr import simplify
+
+        result = simplify(self.facts.canonical(e), self.facts.ranges)
+        return result.const if result.is_const else result
+
+    def source_of(self, s: Symbol) -> str:
+        """How the program reaches a symbol's value, or its name."""
+        return self.symbols[s].source or s.name if s in self.symbols else s.name
+
+    def freeze(self) -> None:
+        """Refuse new guards from now on: later passes must not narrow what the entry checks."""
+        self._frozen = 1
+
+    def format_guards(self) -> str:
+        """One line per thing an entry checks, in terms of sources."""
+        lines = [c.text(self.source_of) for c in self.conditions()]
+        for info in self.symbols.values():
+            lines += [f"{other} == {info.sources[0]}" for other in info.sources[1:]]
+        lines += [f"{b.source} == {B.expr_text(as_expr(b.expr), self.source_of)}" for b in self.strides]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        symbols = ", ".join(f"{s}={i.hint}" if i.hint is not None else str(s) for s, i in self.symbols.items())
+        return f"ShapeEnv({symbols}; {', '.join(map(str, self.guards))})"
+
+
+_OWN = ("/lamina_dynshape/", "/torch/")
+
+
+def _user_stack(limit: int = 8) -> tuple[tuple[str, int, str], ...]:
+    """Innermost frames outside of this package and torch."""
+    frames: list[tuple[str, int, str]] = []
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame is not None and len(frames) < limit:
+        file = frame.f_code.co_filename
+        if not any(part in file for part in _OWN):
+            frames.append((file, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return tuple(reversed(frames))
