@@ -76,9 +76,8 @@ class _Run:
         strides = tuple(self._size(s) for s in val.stride())
         if all(s == t or d == 1 for s, t, d in zip(x.stride(), strides, x.shape, strict=True)) or x.numel() == 0:
             return x
-        if any(s == 0 and d > 1 for s, d in zip(strides, x.shape, strict=True)):
-            return x[tuple(slice(0, 1) if s == 0 else slice(None) for s in strides)].expand(x.shape)
-        return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
+        one = x[tuple(slice(0, 1) if s == 0 else slice(None) for s in strides)]  # a broadcast dimension is one element expanded
+        return torch.empty_strided(one.shape, strides, dtype=x.dtype, device=x.device).copy_(one).expand(x.shape)
 
     # -- symbolic sizes ---------------------------------------------------------------------------------------------------
     def _learn(self, val: Any, real: Any) -> None:

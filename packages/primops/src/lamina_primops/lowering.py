@@ -49,8 +49,11 @@ def fallback_table() -> dict[str, str]:
     return {str(overload): reason for overload, reason in sorted(EXTERN.items(), key=lambda item: str(item[0]))}
 
 
-def decompose(builder: Builder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], val: Any = None, strict: Callable[[], None] | None = None) -> Any:
-    """Result of one ATen op under `builder`: through its decomposition, else as a call that stays. `val` is its metadata when known."""
+def decompose(builder: Builder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], val: Any = None, lay: Callable[..., Any] | None = None) -> Any:
+    """Result of one ATen op under `builder`: through its decomposition, else as a call that stays.
+
+    `val`: its metadata when known; it holds for operands in eager's layout, which `lay(args)` gives them.
+    """
     prim = prim_of(func)
     if prim is not None:
         return builder.emit(prim, args)
@@ -65,6 +68,8 @@ def decompose(builder: Builder, func: Any, args: tuple[Any, ...], kwargs: dict[s
         else:
             reason = "complex or quantized dtype"
     counters["fallbacks"][str(func)] += 1
+    if lay is not None:
+        args = lay(args)
     return builder.fallback(func, args, kwargs, reason, val)
 
 
@@ -159,13 +164,12 @@ class _Lowering:
 
     def _call(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any], val: Any) -> Any:
         start = len(self.builder.calls)
-        rule = DECOMPOSITIONS.get(node.target)
-        if rule is None:  # an ATen call computes its layout from its operands': give it eager's
-            args = [self._in_layout(n, a) for n, a in zip(node.args, args, strict=True)]
-        elif not isinstance(val, torch.Tensor) and not isinstance(val, (tuple, list)):
-            val = None
+
+        def lay(args: Any) -> Any:
+            return tuple(self._in_layout(n, a) for n, a in zip(node.args, args, strict=True))
+
         try:
-            out = decompose(self.builder, node.target, tuple(args), kwargs, val)
+            out = decompose(self.builder, node.target, tuple(args), kwargs, val, lay)
         except (TypeError, ValueError, IndexError, AttributeError) as e:
             raise InternalError(self._message(node, str(e))) from e
         self._adopt(node, out, val, start)

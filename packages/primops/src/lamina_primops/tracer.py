@@ -131,7 +131,7 @@ class Tracer:
             fake = self.fake_mode.from_real(real)
             node = add_node(self.graph, "get_attr", name, (), {}, name)
             node.meta.update(val=fake, stack=self._stack)
-            self.constants[name] = real.detach()
+            self.constants[name] = real
             self._lifted[id(real)] = fake
             self._alive.append(real)
             self._known[id(fake)] = real

@@ -65,7 +65,7 @@ def canonical(dim: int, ndim: int) -> int:
 
 def canonical_dims(dims: Any, ndim: int) -> list[int]:
     """Sorted canonical dims; None and empty mean all."""
-    if dims is None or (not isinstance(dims, int) and len(dims) == 0):
+    if ndim == 0 or dims is None or (not isinstance(dims, int) and len(dims) == 0):
         return list(range(ndim))
     return sorted({canonical(d, ndim) for d in ([dims] if isinstance(dims, int) else dims)})
 

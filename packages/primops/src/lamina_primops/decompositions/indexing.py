@@ -1,0 +1,217 @@
+"""Gathers, scatters, embeddings. Exact but for accumulation: half types are added in float32 and rounded once, in no promised order.
+
+Boolean masks as indices have data-dependent sizes and stay ATen, except writes of one value through a mask, which are a `where`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .common import LOW, aten, broadcast, canonical, compute_dtype, expand_to, full, full_like, is_tensor, numel, p, reshape, same_shape, to
+from .registry import register
+
+_MASKS = (torch.bool, torch.uint8)
+
+
+def _ranked(x: Any) -> Any:
+    return p.reshape(x, [1]) if x.ndim == 0 else x
+
+
+def _indices(indices: Sequence[Any]) -> list[Any] | None:
+    """Index tensors in their common shape, None for masks (not covered)."""
+    used = [i for i in indices if i is not None]
+    if not used or any(i.dtype in _MASKS for i in used):
+        return None
+    spread = iter(broadcast(*(to(i, torch.int64) if i.dtype not in (torch.int32, torch.int64) else i for i in used)))
+    return [None if i is None else next(spread) for i in indices]
+
+
+@register(aten.index.Tensor, aten._unsafe_index.Tensor)
+def index(x: Any, indices: Sequence[Any]) -> Any:
+    """x[indices] by NumPy's rule."""
+    found = _indices(indices)
+    return NotImplemented if found is None else p.index(x, found)
+
+
+@register(aten.index_put.default, aten._unsafe_index_put.default)
+def index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
+    """x with values written or added at x[indices]."""
+    found = _indices(indices)
+    if found is None:
+        return _masked_write(x, indices, values, accumulate)
+    from ..prims.indexing import index_shape
+
+    values = expand_to(to(values, x.dtype), index_shape(x, found))
+    if accumulate and x.dtype in LOW:
+        return to(p.index_put(to(x, torch.float32), found, to(values, torch.float32), True), x.dtype)
+    return p.index_put(x, found, values, accumulate)
+
+
+def _masked_write(x: Any, indices: Sequence[Any], values: Any, accumulate: bool) -> Any:
+    used = [i for i in indices if i is not None]
+    one = all(type(s) is int and s == 1 for s in values.shape)
+    if len(used) != 1 or used[0].dtype not in _MASKS or not one or (accumulate and x.dtype in LOW):
+        return NotImplemented
+    before = next(d for d, i in enumerate(indices) if i is not None)
+    mask = used[0]
+    mask = to(mask, torch.bool)
+    mask = p.reshape(mask, [1] * before + list(mask.shape) + [1] * (x.ndim - before - mask.ndim))
+    value = expand_to(p.reshape(to(values, x.dtype), []), x.shape)
+    if accumulate:
+        value = p.logical_or(x, value) if x.dtype is torch.bool else p.add(x, value)
+    return p.where(expand_to(mask, x.shape), value, x)
+
+
+@register(aten.gather.default)
+def gather(x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
+    """x[.., index, ..]."""
+    if not x.ndim or not index.ndim:
+        return p.reshape(p.gather(_ranked(x), 0, _ranked(index)), list(index.shape))
+    return p.gather(x, canonical(dim, x.ndim), index)
+
+
+@register(aten.index_select.default)
+def index_select(x: Any, dim: int, index: Any) -> Any:
+    """Rows along dim."""
+    out = p.index_select(_ranked(x), canonical(dim, x.ndim), _ranked(index))
+    return p.reshape(out, []) if x.ndim == 0 else out
+
+
+@register(aten.take.default)
+def take(x: Any, index: Any) -> Any:
+    """Elements of the flattened tensor."""
+    return p.index(p.reshape(x, [numel(x.shape)]), [index])
+
+
+def _scatter(x: Any, dim: int, index: Any, src: Any, mode: str) -> Any:
+    if not x.ndim or not index.ndim:
+        out = _scatter(_ranked(x), 0, _ranked(index), _ranked(src), mode)
+        return p.reshape(out, list(x.shape))
+    for d in range(src.ndim):
+        if not same_shape(src.shape[d : d + 1], index.shape[d : d + 1]):
+            src = p.slice(src, d, 0, index.shape[d], 1)
+    if mode in ("add", "mul"):
+        inside = compute_dtype(x.dtype)
+        if inside is torch.bool:
+            return NotImplemented
+        return to(p.scatter(to(x, inside), canonical(dim, x.ndim), index, to(src, inside), mode), x.dtype)
+    return p.scatter(x, canonical(dim, x.ndim), index, src, mode)
+
+
+@register(aten.scatter.src)
+def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
+    """x with src written."""
+    return _scatter(x, dim, index, src, "set")
+
+
+@register(aten.scatter.value)
+def scatter_value(x: Any, dim: int, index: Any, value: Any) -> Any:
+    """x with a number written."""
+    return _scatter(x, dim, index, full(index.shape, value, x.dtype, x.device), "set")
+
+
+_REDUCE = {"add": "add", "multiply": "mul"}
+
+
+@register(aten.scatter.reduce)
+def scatter_with(x: Any, dim: int, index: Any, src: Any, *, reduce: str) -> Any:
+    """x with src added or multiplied in."""
+    return _scatter(x, dim, index, src, _REDUCE[reduce])
+
+
+@register(aten.scatter.value_reduce)
+def scatter_value_with(x: Any, dim: int, index: Any, value: Any, *, reduce: str) -> Any:
+    """x with a number added or multiplied in."""
+    return _scatter(x, dim, index, full(index.shape, value, x.dtype, x.device), _REDUCE[reduce])
+
+
+@register(aten.scatter_add.default)
+def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
+    """x with src added in."""
+    return _scatter(x, dim, index, src, "add")
+
+
+@register(aten.scatter_reduce.two)
+def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True) -> Any:
+    """x combined with src; without x itself, and means, stay ATen."""
+    mode = {"sum": "add", "prod": "mul", "amax": "amax", "amin": "amin"}.get(reduce)
+    return NotImplemented if mode is None or not include_self or x.dtype is torch.bool else _scatter(x, dim, index, src, mode)
+
+
+@register(aten.index_add.default)
+def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+    """x with rows added."""
+    if x.dtype is torch.bool:
+        return NotImplemented
+    inside = compute_dtype(x.dtype)
+    source = to(source, inside)
+    if alpha != 1:
+        source = p.mul_scalar(source, float(alpha) if inside.is_floating_point else alpha)
+    out = _row_put(to(x, inside), dim, index, source, True)
+    return to(out, x.dtype)
+
+
+def _row_put(x: Any, dim: int, index: Any, source: Any, accumulate: bool) -> Any:
+    if x.ndim == 0:
+        return p.reshape(p.index_put(_ranked(x), [_ranked(index)], _ranked(source), accumulate), [])
+    dim = canonical(dim, x.ndim)
+    index = _ranked(index)
+    shape = [*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]]
+    return p.index_put(x, [None] * dim + [index], source if same_shape(source.shape, shape) else p.reshape(source, shape), accumulate)
+
+
+@register(aten.index_copy.default)
+def index_copy(x: Any, dim: int, index: Any, source: Any) -> Any:
+    """x with rows written."""
+    return _row_put(x, dim, index, source, False)
+
+
+@register(aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
+def index_fill(x: Any, dim: int, index: Any, value: Any) -> Any:
+    """x with rows set to one value."""
+    if x.ndim == 0:
+        return NotImplemented
+    dim, index = canonical(dim, x.ndim), _ranked(index)
+    shape = [*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]]
+    value = expand_to(to(value, x.dtype), shape) if is_tensor(value) else full(shape, value, x.dtype, x.device)
+    return p.index_put(x, [None] * dim + [to(index, torch.int64)], value, False)
+
+
+@register(aten.embedding.default)
+def embedding(weight: Any, indices: Any, padding_idx: Any = -1, scale_grad_by_freq: bool = False, sparse: bool = False) -> Any:
+    """Rows of the table."""
+    out = p.index_select(weight, 0, p.reshape(indices, [numel(indices.shape)]))
+    return p.reshape(out, [*indices.shape, weight.shape[1]])
+
+
+@register(aten.embedding_dense_backward.default)
+def embedding_dense_backward(grad: Any, indices: Any, num_weights: Any, padding_idx: Any, scale_grad_by_freq: bool) -> Any:
+    """Gradient rows added up per table row; the padding row gets none."""
+    if scale_grad_by_freq:
+        return NotImplemented
+    inside, width = compute_dtype(grad.dtype), grad.shape[-1]
+    n = numel(indices.shape)
+    rows, flat = p.reshape(to(grad, inside), [n, width]), p.reshape(indices, [n])
+    if not (type(padding_idx) is int and padding_idx < 0):
+        skip = p.reshape(p.eq_scalar(flat, padding_idx), [n, 1])
+        rows = p.where(expand_to(skip, rows.shape), full_like(rows, 0.0), rows)
+    zeros = full([num_weights, width], 0.0, inside, grad.device)
+    return to(p.index_put(zeros, [flat], rows, True), grad.dtype)
+
+
+@register(aten.isin.Tensor_Tensor)
+def isin(x: Any, tests: Any, *, assume_unique: bool = False, invert: bool = False) -> Any:
+    """Whether each element equals one of the (few) test elements."""
+    n = numel(tests.shape)
+    if type(n) is not int or n > 64 or n == 0:
+        return NotImplemented
+    from .common import result_dtype
+
+    dtype = result_dtype(x, tests)
+    shape = [*x.shape, n]
+    left = p.expand(reshape(to(x, dtype), [*x.shape, 1]), shape)
+    hit = p.any(p.eq(left, expand_to(reshape(to(tests, dtype), [n]), shape)), [len(shape) - 1], False)
+    return p.logical_not(hit) if invert else hit
