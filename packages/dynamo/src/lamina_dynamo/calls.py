@@ -1,0 +1,388 @@
+"""Calls during capture: what is interpreted, what is called natively, what is refused.
+
+Between: call instructions, special methods and callbacks of C code -> rules, interpreter frames, native functions.
+Keeps:   a rule (table `RULES`, by the callable's identity) wins; Python functions are inlined unless their module is
+         listed as native; C functions run natively only if listed as pure or if they act on values that are ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+import types
+from collections import OrderedDict, defaultdict, deque
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .attributes import class_lookup, generic_attr, generic_delete, generic_store, guard_class_attr, load_attr, store_attr
+from .binding import bind
+from .control import native, observe, unsupported
+from .frames import Frame, run
+from .control import MISSING
+from .source import ClosureSource, ConstantSource
+
+if TYPE_CHECKING:
+    from .session import Capture
+
+__all__ = ["NATIVE_MODULES", "RULES", "call", "call_function", "rule"]
+
+RULES: dict[int, Any] = {}  # id(callable) -> rule(cap, args, kwargs)
+_held: list[Any] = []
+_FUNCTION, _METHOD, _BUILTIN = types.FunctionType, types.MethodType, types.BuiltinFunctionType
+_C_METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
+_METHOD_WRAPPER = types.MethodWrapperType
+
+
+def rule(*callables: Any) -> Any:
+    """Register a rule for callables, by identity."""
+
+    def register(fn: Any) -> Any:
+        for c in callables:
+            RULES[id(c)] = fn
+            _held.append(c)
+        return fn
+
+    return register
+
+
+# Python modules whose functions run natively: they touch no outside object but through torch calls, which are recorded.
+NATIVE_MODULES = frozenset({
+    "torch.functional", "torch.nn.functional", "torch._tensor", "torch._jit_internal", "torch.overrides", "torch._lowrank", "torch.special", "torch.linalg", "torch.fft", "torch._linalg_utils", "torch.nn._reduction",
+    "torch.nn.init", "torch.jit", "torch.jit._trace", "torch._C", "torch._ops", "torch._utils", "torch.types", "torch.nn.grad", "torch._tensor_str", "torch.storage", "torch.serialization", "torch.distributed",
+    "torch.distributed.distributed_c10d", "torch.distributed.device_mesh", "torch.cuda", "torch.cuda.amp", "torch.backends.cuda", "torch.backends.cudnn", "torch.backends.mkldnn", "torch.backends.mps", "torch.backends.openmp", "torch.fx._symbolic_trace", "torch.version", "torch.xpu", "torch.mps", "torch.mtia", "torch.accelerator",
+    "torch.torch_version", "torch._sources", "torch.hub", "torch.nn.utils.rnn", "torch.masked", "torch._namedtensor_internals",
+    "re", "re._compiler", "re._parser", "enum", "typing", "inspect", "string", "textwrap", "os", "posixpath", "genericpath", "importlib", "importlib.metadata", "importlib.util", "importlib._bootstrap", "packaging.version", "packaging",
+    "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "heapq", "operator", "colorsys",
+    "typing_extensions", "statistics", "dataclasses", "collections.abc", "_collections_abc_", "annotationlib", "importlib.resources", "importlib.machinery", "functools_", "torch._vendor.packaging.version", "torch.torch_version", "safetensors",
+})  # fmt: skip
+_INLINE_ANYWAY = frozenset({"replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance"})
+_REFUSED_MODULES = {
+    "random": ("random", "Python's random numbers", "draw them outside of the compiled function"),
+    "time": ("time", "the clock", "read it outside of the compiled function"),
+    "datetime": ("time", "the clock", "read it outside of the compiled function"),
+    "threading": ("threads", "threads and locks", "move it outside"), "multiprocessing": ("threads", "processes", "move it outside"), "subprocess": ("threads", "processes", "move it outside"), "socket": ("io", "sockets", "move it outside"),
+    "pdb": ("debugger", "the debugger", "remove the breakpoint"),
+}  # fmt: skip
+_PURE_C_MODULES = frozenset({
+    "builtins", "math", "cmath", "operator", "_operator", "itertools", "_functools", "functools", "_collections", "collections", "_struct", "_bisect", "_heapq", "unicodedata", "_sre", "_statistics", "_abc", "_typing", "_weakref",
+    "binascii", "zlib", "_json", "_string", "sys", "posix", "_imp", "_stat", "_codecs", "_random_", "_warnings", "atexit_", "_contextvars", "gc", "_tracemalloc_", "_weakrefset", "types", "einops",
+})  # fmt: skip
+
+
+def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None) -> Any:
+    """`fn(*args, **kwargs)` of the interpreted program."""
+    found = RULES.get(id(fn))
+    if found is not None:
+        return found(cap, args, kwargs or {})
+    t = type(fn)
+    if t is _FUNCTION:
+        return call_function(cap, fn, args, kwargs)
+    if t is _METHOD:
+        return call(cap, fn.__func__, (fn.__self__, *args), kwargs)
+    if t is _BUILTIN:
+        return _call_builtin(cap, fn, args, kwargs)
+    if t in _C_METHODS:
+        return _call_descriptor(cap, fn, args, kwargs)
+    if t is _METHOD_WRAPPER:
+        return _call_slot(cap, fn.__name__, fn, fn.__self__, args, kwargs)
+    if isinstance(fn, type):
+        return call_type(cap, fn, args, kwargs)
+    if t is functools.partial:
+        return call(cap, fn.func, (*fn.args, *args), {**fn.keywords, **(kwargs or {})})
+    if t is functools._lru_cache_wrapper:
+        return call(cap, fn.__wrapped__, args, kwargs)
+    if t in (torch._ops.OpOverload, torch._ops.OpOverloadPacket):
+        return native(fn, *args, **(kwargs or {}))
+    return _call_object(cap, fn, t, args, kwargs)
+
+
+def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
+    found = class_lookup(cap, t, "__call__")
+    if found is MISSING:
+        observe(TypeError(f"{t.__name__!r} object is not callable"))
+    method = found[0]
+    if type(method) in (_FUNCTION, _METHOD) or type(method) not in _C_METHODS:
+        guard_class_attr(cap, t, found, "__call__")
+        if type(method) is _FUNCTION:
+            return call(cap, method, (fn, *args), kwargs)
+        return call(cap, load_attr(cap, fn, "__call__"), args, kwargs)
+    if t.__module__ in ("operator", "itertools", "functools", "_operator", "types", "typing", "builtins"):
+        return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
+    if t.__module__.startswith("torch.jit") or t.__name__ in ("ScriptFunction", "ScriptMethod"):
+        unsupported("torchscript", "a call of a TorchScript function", saw=getattr(fn, "name", t.__name__), hint="compile the Python function instead")
+    unsupported("c-call", "a call of an object implemented in C", saw=f"{t.__module__}.{t.__qualname__}")
+
+
+# ---- Python functions --------------------------------------------------------------------------------------------------
+_policies: dict[types.CodeType, Any] = {}
+_INLINE, _NATIVE, _OWN = "inline", "native", "own"
+
+
+def _policy_of(fn: Any) -> Any:
+    module = fn.__globals__.get("__name__") or ""
+    if module.startswith("lamina_dynamo."):
+        return _OWN
+    if module in _REFUSED_MODULES:
+        return _REFUSED_MODULES[module]
+    if module in NATIVE_MODULES and fn.__code__.co_name not in _INLINE_ANYWAY:
+        return _NATIVE
+    if module == "torch" or module.startswith(("torch._C.", "torch.fx.experimental", "torch.utils._device_", "torch.backends.", "torch.cuda.", "importlib.", "packaging.", "email.", "urllib.")):
+        return _NATIVE
+    if module.startswith("numpy"):
+        return ("numpy", "a NumPy function on values of the compiled function", "use the torch function")
+    if module.startswith(("lamina.", "lamina_")) or module == "lamina":
+        return _OWN
+    return _INLINE
+
+
+def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """Call a Python function: interpret it, or run it natively."""
+    code = fn.__code__
+    policy = _policies.get(code)
+    if policy is None:
+        policy = _policies[code] = _policy_of(fn)
+    if policy is not _INLINE:
+        if policy is _NATIVE or policy is _OWN:
+            return native(fn, *args, **(kwargs or {}))
+        if policy[0] == "numpy" and not cap.any_tensor(args, kwargs):
+            return native(fn, *args, **(kwargs or {}))
+        unsupported(policy[0], policy[1], saw=f"{fn.__module__}.{fn.__qualname__}", hint=policy[2])
+    if code.co_flags & 0x280:  # coroutine, async generator
+        unsupported("async", "an async function", saw=fn.__qualname__)
+    fast = bind(cap, fn, args, kwargs)
+    return run(Frame(cap, code, fast, fn.__globals__, fn, cap.frame))
+
+
+def closure_of(cap: Capture, fn: Any) -> tuple[types.CellType, ...]:
+    """The cells of a function, ours in place of outside ones."""
+    cells = fn.__closure__ or ()
+    own = cap.own_cells
+    if all(id(c) in own for c in cells):
+        return cells
+    src = cap.sources.get(id(fn)) or ConstantSource(fn)
+    return tuple(cap.cell(c, ClosureSource(src, i)) for i, c in enumerate(cells))
+
+
+# ---- C functions -------------------------------------------------------------------------------------------------------
+_CONSUMERS = frozenset({"join", "extend", "update", "union", "intersection", "difference", "symmetric_difference", "issubset", "issuperset", "isdisjoint", "fromkeys", "extendleft", "intersection_update", "difference_update", "__init__"})
+_MUTATORS = frozenset({"append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse", "update", "setdefault", "popitem", "add", "discard", "move_to_end", "appendleft", "popleft", "rotate", "__setitem__", "__delitem__", "__iadd__", "__ior__"})
+_CONTAINER_TYPES = (list, dict, set, tuple, frozenset, deque, str, bytes, int, float, complex, range, slice, bytearray)
+
+
+def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    owner = fn.__self__
+    if owner is None or isinstance(owner, types.ModuleType):
+        return _call_module_function(cap, fn, args, kwargs)
+    if isinstance(owner, torch.Tensor):
+        return native(fn, *args, **(kwargs or {}))
+    if isinstance(owner, type):
+        return _call_class_builtin(cap, fn, owner, args, kwargs)
+    return call_c_method(cap, fn, fn.__name__, owner, args, kwargs)
+
+
+def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
+    """A method written in C, of `owner`; `fn` is bound."""
+    if isinstance(owner, _CONTAINER_TYPES):
+        if id(owner) in cap.sources and id(owner) not in cap.original_of and isinstance(owner, dict):
+            return cap.large_dict_method(owner, name, args)
+        if name in _CONSUMERS:
+            args = cap.plain_iterables(args)
+        if name == "sort" and kwargs and kwargs.get("key") is not None:
+            kwargs = {**kwargs, "key": cap.trampoline(kwargs["key"])}
+        if isinstance(owner, str) and name == "format":
+            args = [cap.printable(a) for a in args]
+            kwargs = {k: cap.printable(v) for k, v in (kwargs or {}).items()}
+        if name == "__missing__" and isinstance(owner, defaultdict):
+            value = call(cap, owner.default_factory, ())
+            dict.__setitem__(owner, args[0], value)
+            return value
+        if name in ("index", "count", "remove", "__contains__") and isinstance(owner, (list, tuple)) and name == "__contains__":
+            from .opcodes.operators import contains
+
+            return contains(cap, owner, args[0])
+        return native(fn, *args, **(kwargs or {}))
+    if name.startswith("__"):
+        return _call_slot(cap, name, fn, owner, args, kwargs)
+    t = type(owner)
+    if t.__module__ in ("re", "_sre", "types", "builtins", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
+        return native(fn, *args, **(kwargs or {}))
+    if t.__module__.startswith("torch"):
+        return _torch_object_method(cap, fn, name, owner, args, kwargs)
+    if t.__module__.startswith("numpy"):
+        if cap.any_tensor(args, kwargs):
+            unsupported("numpy", "a NumPy method on values of the compiled function", saw=name, hint="use torch")
+        return native(fn, *args, **(kwargs or {}))
+    unsupported("c-call", "a call of a method implemented in C", saw=f"{t.__module__}.{t.__qualname__}.{name}")
+
+
+def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
+    if isinstance(owner, torch.Generator):
+        unsupported("generator", "a torch.Generator", hint="pass random tensors in")
+    return native(fn, *args, **(kwargs or {}))
+
+
+def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    module = getattr(fn.__self__, "__name__", None) or fn.__module__ or ""
+    if module.startswith("torch") or module in ("_operator", "math"):
+        return native(fn, *args, **(kwargs or {}))
+    if module in _PURE_C_MODULES:
+        return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
+    if module in ("time", "_random", "random"):
+        unsupported(*_REFUSED_MODULES["time"][:2], saw=f"{module}.{fn.__name__}", hint=_REFUSED_MODULES["time"][2])
+    if module.startswith("numpy") and not cap.any_tensor(args, kwargs):
+        return native(fn, *args, **(kwargs or {}))
+    unsupported("c-call", "a call of a C function", saw=f"{module}.{fn.__name__}")
+
+
+def _call_class_builtin(cap: Capture, fn: Any, owner: type, args: Any, kwargs: Any) -> Any:
+    """A C class method or static method, such as `dict.fromkeys`, `object.__new__`, `torch.add`."""
+    name = fn.__name__
+    if name == "__new__":
+        return cap.new_object(fn, args, kwargs)
+    if name in ("mro", "__subclasses__", "__instancecheck__", "__subclasscheck__", "__dir__", "__init_subclass__", "__subclasshook__", "maketrans", "fromhex", "from_bytes", "fromkeys"):
+        return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
+    module = owner.__module__ or ""
+    if module.startswith("torch") or owner in (int, str, bytes, dict, float, bytearray):
+        return native(fn, *args, **(kwargs or {}))
+    if module == "datetime":
+        unsupported(*_REFUSED_MODULES["time"][:2], saw=name, hint=_REFUSED_MODULES["time"][2])
+    if module in _PURE_C_MODULES or issubclass(owner, (dict, list, tuple, set)):
+        return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
+    unsupported("c-call", "a call of a C class method", saw=f"{owner.__qualname__}.{name}")
+
+
+def _call_descriptor(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """An unbound C method: `list.append(x, 1)`, `dict.__getitem__(d, k)`, `object.__setattr__(o, n, v)`."""
+    if not args:
+        return native(fn)
+    if isinstance(args[0], torch.Tensor):
+        return native(fn, *args, **(kwargs or {}))
+    if type(fn) is types.ClassMethodDescriptorType:
+        return native(fn, *args, **(kwargs or {}))
+    owner, rest = args[0], args[1:]
+    name = fn.__name__
+    if not isinstance(owner, fn.__objclass__):
+        observe(TypeError(f"descriptor {name!r} for {fn.__objclass__.__name__!r} objects doesn't apply to a {type(owner).__name__!r} object"))
+    if type(fn) is types.WrapperDescriptorType:
+        return _call_slot(cap, name, functools.partial(fn, owner), owner, rest, kwargs)
+    return call_c_method(cap, functools.partial(fn, owner), name, owner, rest, kwargs)
+
+
+def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: Any) -> Any:
+    """A special method implemented in C, of `owner`; `fn` is bound."""
+    if isinstance(owner, torch.Tensor):
+        return native(fn, *args, **(kwargs or {}))
+    base = getattr(fn, "func", fn)
+    objclass = getattr(base, "__objclass__", None)
+    if name == "__init__" and (objclass is object or (objclass is None and type(owner).__init__ is object.__init__)):
+        return None
+    if name == "__setattr__":
+        return generic_store(cap, owner, *args) if not isinstance(owner, type) else store_attr(cap, owner, *args)
+    if name == "__delattr__":
+        return generic_delete(cap, owner, *args)
+    if name == "__getattribute__":
+        if isinstance(owner, (type, types.ModuleType)):
+            return load_attr(cap, owner, *args)
+        found = generic_attr(cap, owner, type(owner), *args)
+        if found is MISSING:
+            observe(AttributeError(f"{type(owner).__name__!r} object has no attribute {args[0]!r}"))
+        return found
+    if name == "__call__":
+        return call(cap, owner, args, kwargs)
+    if name == "__get__" and type(owner) is _FUNCTION:
+        return types.MethodType(owner, args[0]) if args[0] is not None else owner
+    if isinstance(owner, _CONTAINER_TYPES):
+        if isinstance(owner, dict) and id(owner) in cap.sources and id(owner) not in cap.original_of:
+            return cap.large_dict_method(owner, name, args)
+        if name in ("__init__", "__iadd__", "__ior__", "__or__", "__add__"):
+            args = cap.plain_iterables(args)
+        if name == "__contains__" and isinstance(owner, (list, tuple)):
+            from .opcodes.operators import contains
+
+            return contains(cap, owner, args[0])
+        return native(fn, *args, **(kwargs or {}))
+    if name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__init_subclass__", "__dir__", "__sizeof__", "__subclasshook__", "__next__", "__iter__", "__reduce__", "__repr__", "__str__", "__format__", "__instancecheck__", "__subclasscheck__", "__get__", "__init__", "__len__", "__index__"):
+        return native(fn, *args, **(kwargs or {}))
+    if type(owner).__module__ in ("builtins", "types", "functools", "collections", "itertools", "enum", "typing"):
+        return native(fn, *args, **(kwargs or {}))
+    unsupported("c-call", "a call of a special method implemented in C", saw=f"{type(owner).__qualname__}.{name}")
+
+
+# ---- classes -----------------------------------------------------------------------------------------------------------
+_NATIVE_CLASSES = frozenset({
+    int, float, complex, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, slice, range, object, OrderedDict, deque, defaultdict, memoryview, property, staticmethod, classmethod,
+    types.MethodType, types.FunctionType, types.SimpleNamespace, types.MappingProxyType, functools.partial, operator.itemgetter, operator.attrgetter, operator.methodcaller,
+    torch.Size, torch.device, torch.dtype, types.CellType, types.GenericAlias,
+})  # fmt: skip
+_CALLBACK_CLASSES = frozenset({map, filter, itertools.starmap, itertools.takewhile, itertools.dropwhile, itertools.filterfalse, itertools.groupby, itertools.accumulate})
+_ITERATING_CLASSES = frozenset({enumerate, zip, reversed, *(v for v in vars(itertools).values() if isinstance(v, type))})
+
+
+def call_type(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
+    """`cls(...)`."""
+    if cls in _CALLBACK_CLASSES:
+        out = native(cls, *[cap.trampoline(a) if callable(a) else cap.plain_iterable(a) for a in args], **(kwargs or {}))
+        cap.created[id(out)] = (out, cap.step)
+        return out
+    if cls in _ITERATING_CLASSES:
+        out = native(cls, *cap.plain_iterables(args), **(kwargs or {}))
+        cap.note_iterator(out)
+        return out
+    if cls in _NATIVE_CLASSES:
+        return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
+    if issubclass(cls, BaseException):
+        return _new_exception(cap, cls, args, kwargs)
+    meta = type(cls)
+    hook = class_lookup(cap, meta, "__call__") if meta is not type else MISSING
+    if hook is not MISSING and type(hook[0]) is _FUNCTION:
+        if hook[1].__module__ == "enum":
+            return native(cls, *args, **(kwargs or {}))
+        return call(cap, hook[0], (cls, *args), kwargs)
+    if issubclass(cls, torch.Tensor):
+        unsupported("tensor-class", "making a tensor through a class", saw=cls.__qualname__, hint="use torch.tensor or a factory function")
+    return instantiate(cap, cls, args, kwargs)
+
+
+def instantiate(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
+    """type.__call__: `__new__`, then `__init__`."""
+    new = class_lookup(cap, cls, "__new__")[0]
+    init = class_lookup(cap, cls, "__init__")[0]
+    if type(new) is staticmethod:
+        new = new.__func__
+    py_new, py_init = type(new) is _FUNCTION, type(init) is _FUNCTION
+    if not py_new and not py_init and new is not object.__new__:
+        if _is_c_pure(cls):
+            return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
+        if not issubclass(cls, (dict, list, tuple, set, deque, int, float, str)):
+            unsupported("c-call", "making an object of a class implemented in C", saw=f"{cls.__module__}.{cls.__qualname__}")
+    if py_new:
+        obj = call(cap, new, (cls, *args), kwargs)
+        if not isinstance(obj, cls):
+            return obj
+    else:
+        obj = cap.new_object(new, (cls, *args) if not py_init else (cls,) if not issubclass(cls, tuple) else (cls, *args), kwargs if not py_init else None)
+    if py_init:
+        out = call(cap, init, (obj, *args), kwargs)
+        if out is not None:
+            observe(TypeError(f"__init__() should return None, not {type(out).__name__!r}"))
+    elif init is not object.__init__ and type(init) is types.WrapperDescriptorType and not issubclass(cls, tuple):
+        native(init, obj, *cap.plain_iterables(args), **(kwargs or {}))
+    return obj
+
+
+def _is_c_pure(cls: type) -> bool:
+    m = cls.__module__ or ""
+    return m in _PURE_C_MODULES or m in ("re", "inspect", "typing", "types", "weakref", "_thread_", "contextvars", "uuid", "ctypes_") or m.startswith("torch") or m == "numpy"
+
+
+def _new_exception(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
+    init = class_lookup(cap, cls, "__init__")[0]
+    if type(init) is _FUNCTION and not init.__module__.startswith(("torch", "lamina")):
+        obj = native(cls.__new__, cls, *args)
+        call(cap, init, (obj, *args), kwargs)
+        return obj
+    return native(cls, *args, **(kwargs or {}))
+
+

@@ -1,0 +1,84 @@
+"""What travels through the interpreter besides values: exceptions of the interpreted program, and our own refusals.
+
+Between: opcode handlers, rules and native calls -> the interpreter loop and `convert`.
+Keeps:   an exception of the *program* is always wrapped in `Observed`; anything else that escapes a handler is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
+
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "RestartCapture", "SkipFrame", "Unsupported", "native", "observe", "unsupported"]
+
+
+class Observed(Exception):
+    """An exception that the interpreted program raised; `exc` is the real one."""
+
+    def __init__(self, exc: BaseException) -> None:
+        super().__init__(exc)
+        self.exc = exc
+
+
+class RestartCapture(BaseException):
+    """Start the frame again, now breaking at root instruction number `step`."""
+
+    def __init__(self, step: int, reason: Unsupported) -> None:
+        super().__init__(step)
+        self.step, self.reason = step, reason
+
+
+class SkipFrame(BaseException):
+    """The frame cannot be captured, nor broken: run it eagerly."""
+
+    def __init__(self, reason: Unsupported) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def observe(exc: BaseException) -> NoReturn:
+    """Raise `exc` as the program's own."""
+    raise Observed(exc)
+
+
+def unsupported(code: str, what: str, *, saw: str = "", hint: str = "") -> NoReturn:
+    """Refuse: a graph break at the root instruction being run. The location is filled in by the interpreter."""
+    raise Unsupported(what, where=None, saw=saw, hint=hint, code=code)
+
+
+def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call `fn` as CPython would; what it raises is the program's exception."""
+    try:
+        return fn(*args, **kwargs)
+    except (Observed, LaminaError):
+        raise
+    except Exception as exc:
+        raise Observed(exc) from exc
+
+
+class _Mark:
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+MISSING: Any = _Mark("missing")
+DELETED: Any = _Mark("deleted")
+
+
+STANDS_FOR: dict[type, type] = {}  # our stand-in class -> the class it plays
+
+
+def stands_for(played: type) -> Any:
+    """Class decorator: `type(x)` of these objects is `played` for the interpreted program."""
+
+    def register(cls: type) -> type:
+        STANDS_FOR[cls] = played
+        return cls
+
+    return register

@@ -1,0 +1,350 @@
+"""Lifting: what the interpreter sees of a value that comes from outside the frame, and the guards that this relies on.
+
+Between: every read of a local, global, cell, attribute or item of the outside -> the interpreter's stack.
+Keeps:   tensors become fakes; built-in mutable containers become shadows whose elements are lifted; constants are
+         guarded by value; functions, classes and modules by identity; other objects by type, and stay themselves.
+         The same outside object always gives the same lifted object.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import types
+import weakref
+from collections import OrderedDict, defaultdict, deque
+from typing import Any
+
+import torch
+
+from .control import unsupported
+from .guards import GuardKind, TensorSpec
+from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, KeySource, Source
+
+__all__ = ["Lifting", "is_torch_owned"]
+
+K = GuardKind
+LARGE_DICT = 400  # entries; larger dictionaries are not copied, only read by constant key
+_SCALARS = frozenset({int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, range, slice, torch.iinfo, torch.finfo})
+_SINGLETONS = frozenset({type(...), type(NotImplemented)})
+_BY_IDENTITY = frozenset({
+    types.BuiltinFunctionType, types.ModuleType, type, types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType,
+    types.GetSetDescriptorType, types.MemberDescriptorType, types.CodeType, property, staticmethod, classmethod, types.GenericAlias, types.UnionType, functools._lru_cache_wrapper,
+    torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.Generator, type(torch.ops), type(torch.ops.aten),
+})  # fmt: skip
+_CONTAINERS = (list, dict, set, deque)
+
+
+class Lifting:
+    """Mixin of `Capture`."""
+
+    def lift(self, v: Any, source: Source) -> Any:
+        """What the interpreter works on in place of the outside value `v`, reached by `source`."""
+        if v is None:
+            self.guard(source, K.NONE)
+            return v
+        if v is True or v is False:
+            self.guard(source, K.BOOL, v)
+            return v
+        t = type(v)
+        if t is int:
+            return self._lift_int(v, source)
+        if t in _SCALARS:
+            self.guard(source, K.EQUALS, v)
+            return v
+        if t in _BY_IDENTITY or t in _SINGLETONS:
+            return self._lift_identity(v, source)
+        if t is types.FunctionType:
+            return self._lift_function(v, source)
+        known = self.lifted.get(id(v))
+        if known is not None and self.keep.get(id(v)) is v:
+            self._again(v, source)
+            return known
+        if id(v) in self.own:
+            return v
+        if isinstance(v, torch.Tensor):
+            return self._lift_tensor(v, source)
+        if isinstance(v, tuple):
+            return self._lift_tuple(v, source)
+        if isinstance(v, _CONTAINERS):
+            return self._lift_container(v, source)
+        if isinstance(v, (type, enum.Enum, types.ModuleType)):
+            return self._lift_identity(v, source)
+        if t is frozenset:
+            self.guard(source, K.EQUALS, v)
+            return v
+        if t is types.MethodType:
+            return self._lift_method(v, source)
+        if t is functools.partial:
+            return self._lift_partial(v, source)
+        if t is types.MappingProxyType:
+            self.guard(source, K.TYPE, t)
+            return v
+        if t is types.CellType:
+            return self.cell(v, None)
+        if isinstance(v, (int, float, str)) or t.__module__ == "numpy" and hasattr(v, "item") and getattr(v, "shape", 1) == ():
+            self.guard(source, K.EQUALS, v)
+            return v
+        return self._lift_object(v, source)
+
+    # ---- kinds -------------------------------------------------------------------------------------------------------
+    def _lift_int(self, v: int, source: Source) -> Any:
+        policy = self.dynamic_policy
+        if policy is not None and policy.is_dynamic_int(source, v):
+            return self.symbolic_input(v, source)
+        self.guard(source, K.EQUALS, v)
+        return v
+
+    def _lift_identity(self, v: Any, source: Source) -> Any:
+        self.guard(source, K.ID, v)
+        if id(v) not in self.sources:
+            self.remember(v, ConstantSource(v))
+        return v
+
+    def _lift_function(self, v: Any, source: Source) -> Any:
+        if id(v) in self.own:
+            return v
+        if v.__closure__ or type(source.root).__name__ == "LocalSource":
+            self.guard(CodeSource(source), K.ID, v.__code__)
+            if id(v) not in self.sources:
+                self.remember(v, source)
+            return v
+        return self._lift_identity(v, source)
+
+    def _again(self, v: Any, source: Source) -> None:
+        """A known outside object reached by another path: it must stay the same one."""
+        first = self.sources.get(id(v))
+        if first is None:
+            inp = self.inputs.get(id(self.lifted[id(v)]))
+            first = inp.source if inp is not None else None
+        if first is not None and first is not source:
+            if type(first) is ConstantSource:
+                self.guard(source, K.ID, v)
+            else:
+                self.guard(source, K.ALIAS, first)
+
+    def _lift_tensor(self, v: torch.Tensor, source: Source) -> Any:
+        with torch._C.DisableTorchFunction():
+            if self.is_fake(v):
+                return v
+            if type(v) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+                unsupported("tensor-subclass", "a tensor subclass", saw=type(v).__qualname__)
+            if v.layout is not torch.strided:
+                unsupported("tensor-layout", "a tensor that is not strided", saw=str(v.layout))
+            role = "parameter" if isinstance(v, torch.nn.Parameter) else "buffer" if _is_buffer(source) else "input"
+            fake = self.add_input(v, source, role)
+            inp = self.inputs[id(fake)]
+            if type(source) is not ConstantSource:
+                self.guards.add(source, K.TENSOR, TensorSpec.of(v, dynamic=inp.dynamic))
+        return fake
+
+    def _lift_tuple(self, v: tuple[Any, ...], source: Source) -> Any:
+        if all(type(x) in _SCALARS or x is None or x is True or x is False for x in v) and not self._has_dynamic_int(v, source):
+            self.guard(source, K.EQUALS, v) if type(v) is tuple else self._guard_tuple(v, source)
+            if type(v) is not tuple:
+                for i, x in enumerate(v):
+                    self.lift(x, ItemSource(source, i))
+            return v
+        self._guard_tuple(v, source)
+        items = [self.lift(x, ItemSource(source, i)) for i, x in enumerate(v)]
+        new = v if all(a is b for a, b in zip(items, v)) else tuple.__new__(type(v), items)
+        self.lifted[id(v)] = new
+        self.keep[id(v)] = v
+        self.remember(new, source)
+        return new
+
+    def _has_dynamic_int(self, v: Any, source: Source) -> bool:
+        p = self.dynamic_policy
+        return p is not None and p.any_int() and any(type(x) is int and p.is_dynamic_int(ItemSource(source, i), x) for i, x in enumerate(v))
+
+    def _guard_tuple(self, v: Any, source: Source) -> None:
+        self.guard(source, K.TYPE, type(v))
+        self.guard(source, K.LEN, len(v))
+
+    def _lift_method(self, v: Any, source: Source) -> Any:
+        self.guard(source, K.TYPE, types.MethodType)
+        from .source import MethodFunctionSource, MethodSelfSource
+
+        func = self.lift(v.__func__, MethodFunctionSource(source))
+        new = types.MethodType(func, self.lift(v.__self__, MethodSelfSource(source)))
+        self.lifted[id(v)] = new
+        self.keep[id(v)] = v
+        self.remember(new, source)
+        return new
+
+    def _lift_partial(self, v: functools.partial[Any], source: Source) -> Any:
+        self.guard(source, K.TYPE, functools.partial)
+        func = self.lift(v.func, AttrSource(source, "func"))
+        args = self.lift(v.args, AttrSource(source, "args"))
+        keywords = self.lift(v.keywords, AttrSource(source, "keywords"))
+        new = functools.partial(func, *args, **keywords)
+        self.lifted[id(v)] = new
+        self.keep[id(v)] = v
+        self.remember(new, source)
+        return new
+
+    def _lift_object(self, v: Any, source: Source) -> Any:
+        if isinstance(v, weakref.ref):
+            self.guard(source, K.TYPE, type(v))
+            self.remember(v, source)
+            self.lifted[id(v)] = v
+            return v
+        self.guard(source, K.TYPE, type(v))
+        self.lifted[id(v)] = v
+        self.remember(v, source)
+        return v
+
+    # ---- containers --------------------------------------------------------------------------------------------------
+    def _lift_container(self, v: Any, source: Source) -> Any:
+        t = type(v)
+        self.guard(source, K.TYPE, t)
+        if isinstance(v, dict) and len(v) > LARGE_DICT:
+            self.lifted[id(v)] = v
+            self.remember(v, source)
+            return v
+        shadow = self._empty_like(v)
+        self.lifted[id(v)] = shadow
+        self.keep[id(v)] = v
+        self.shadow_of[id(v)] = shadow
+        self.original_of[id(shadow)] = v
+        self.remember(shadow, source)
+        if isinstance(v, dict):
+            self._fill_dict(v, shadow, source)
+            self.pristine[id(shadow)] = dict(dict.items(shadow))
+        elif isinstance(v, set):
+            self._fill_set(v, shadow, source)
+            self.pristine[id(shadow)] = set(shadow)
+        else:
+            base = deque if isinstance(v, deque) else list
+            self.guard(source, K.LEN, base.__len__(v))
+            for i in range(base.__len__(v)):
+                base.append(shadow, self.lift(base.__getitem__(v, i), ItemSource(source, i)))
+            self.pristine[id(shadow)] = list(base.__iter__(shadow))
+        return shadow
+
+    def _empty_like(self, v: Any) -> Any:
+        t = type(v)
+        if t in (list, dict, set, OrderedDict):
+            return t()
+        if isinstance(v, defaultdict):
+            new = t.__new__(t)
+            defaultdict.__init__(new, v.default_factory)
+            return new
+        if isinstance(v, deque):
+            new = t.__new__(t)
+            deque.__init__(new, (), v.maxlen)
+            return new
+        return t.__new__(t)
+
+    def _fill_dict(self, v: Any, shadow: Any, source: Source) -> None:
+        put = OrderedDict.__setitem__ if isinstance(v, OrderedDict) else dict.__setitem__
+        items = list(dict.items(v))
+        if all(type(k) in (str, int, float, bool, type(None), bytes, torch.dtype, torch.device) or _plain_tuple(k) for k, _ in items):
+            self.guard(source, K.DICT_KEYS, tuple(k for k, _ in items))
+            for k, x in items:
+                put(shadow, k, self.lift(x, ItemSource(source, k)))
+            return
+        self.guard(source, K.LEN, len(items))
+        for i, (k, x) in enumerate(items):
+            key = self.lift(k, KeySource(source, i))
+            put(shadow, key, self.lift(x, CallSource(_NthValue.at(i), source)))
+
+    def _fill_set(self, v: Any, shadow: Any, source: Source) -> None:
+        if all(type(x) in _SCALARS or x is None or type(x) is bool for x in v):
+            self.guard(CallSource(frozenset, source), K.EQUALS, frozenset(v))
+            set.update(shadow, v)
+            return
+        self.guard(source, K.LEN, len(v))
+        for i, x in enumerate(v):
+            set.add(shadow, self.lift(x, CallSource(_NthValue.at(i), source)))
+
+    # ---- constants met by native code ----------------------------------------------------------------------------------
+    def lift_constant(self, t: torch.Tensor) -> Any:
+        """The fake of a real tensor that reached a torch call without a source: a constant of the graph."""
+        known = self.lifted.get(id(t))
+        if known is not None and self.keep.get(id(t)) is t:
+            return known
+        return self._lift_tensor(t, ConstantSource(t))
+
+    def has_outside_tensor(self, args: Any) -> bool:
+        for a in args:
+            if isinstance(a, torch.Tensor):
+                if not self.is_fake(a):
+                    return True
+            elif type(a) in (tuple, list) and self.has_outside_tensor(a):
+                return True
+        return False
+
+    def lift_arguments(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        def go(x: Any) -> Any:
+            if isinstance(x, torch.Tensor) and not self.is_fake(x):
+                return self.lift_constant(x)
+            if type(x) in (tuple, list):
+                return type(x)(map(go, x))
+            return x
+
+        return tuple(map(go, args)), {k: go(v) for k, v in kwargs.items()}
+
+    # ---- cells -------------------------------------------------------------------------------------------------------
+    def cell(self, outside: types.CellType, source: Source | None) -> types.CellType:
+        """Our cell in place of an outside one: contents are lifted, writes stay ours until replayed."""
+        if id(outside) in self.own_cells:
+            return outside
+        found = self.cell_of.get(id(outside))
+        if found is not None:
+            return found
+        ours = types.CellType()
+        try:
+            contents = outside.cell_contents
+        except ValueError:
+            pass
+        else:
+            ours.cell_contents = self.lift(contents, source if source is not None else ConstantSource(contents))
+        self.cell_of[id(outside)] = ours
+        self.own_cells[id(ours)] = (ours, outside, source, _contents(ours))
+        self.keep[id(outside)] = outside
+        return ours
+
+    def instance_dict_source(self, base: Source) -> Source:
+        return InstanceDictSource(base)
+
+
+class _NthValue:
+    """Item number `i` of an iterable, as a pure function for `CallSource`. One object per number: sources are interned by identity."""
+
+    _made: dict[int, _NthValue] = {}
+
+    def __init__(self, i: int) -> None:
+        self.i = i
+        self.__name__ = f"item_{i}"
+
+    def __call__(self, c: Any) -> Any:
+        items = c.values() if isinstance(c, dict) else c
+        return next(x for j, x in enumerate(items) if j == self.i)
+
+    @classmethod
+    def at(cls, i: int) -> _NthValue:
+        return cls._made.setdefault(i, cls(i))
+
+
+def _contents(cell: types.CellType) -> Any:
+    from .control import MISSING
+
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING
+
+
+def _plain_tuple(k: Any) -> bool:
+    return type(k) is tuple and all(type(x) in (str, int, bool, float, type(None)) or _plain_tuple(x) for x in k)
+
+
+def _is_buffer(source: Source) -> bool:
+    base = getattr(source, "base", None)
+    return isinstance(base, ItemSource) and base.key == "_buffers"
+
+
+def is_torch_owned(module: str | None) -> bool:
+    """Whether code of this module is PyTorch's own: its globals, classes and defaults are taken as constant."""
+    return module is not None and (module == "torch" or module.startswith(("torch.", "torch._")))

@@ -1,0 +1,277 @@
+"""Unary, binary, in-place and comparison operators, subscripts, truth."""
+
+from __future__ import annotations
+
+import operator
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from ..attributes import class_lookup
+from ..control import native
+from ..frames import Frame
+from ..control import MISSING
+from . import handler
+
+_BINARY = (
+    operator.add, operator.and_, operator.floordiv, operator.lshift, operator.matmul, operator.mul, operator.mod, operator.or_, operator.pow, operator.rshift, operator.sub, operator.truediv, operator.xor,
+    operator.iadd, operator.iand, operator.ifloordiv, operator.ilshift, operator.imatmul, operator.imul, operator.imod, operator.ior, operator.ipow, operator.irshift, operator.isub, operator.itruediv, operator.ixor,
+)  # fmt: skip
+_DUNDER = {op: f"__{op.__name__.strip('_')}__" for op in _BINARY}
+_COMPARE = {"<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge}
+_SWAPPED = {operator.lt: "__gt__", operator.le: "__ge__", operator.eq: "__eq__", operator.ne: "__ne__", operator.gt: "__lt__", operator.ge: "__le__"}
+_SIMPLE = frozenset({int, float, bool, str, bytes, complex, type(None), list, dict, tuple, set, frozenset, torch.Size, torch.dtype, torch.device, slice, range, torch.SymInt, torch.SymBool, torch.SymFloat, type, FunctionType})
+
+
+def python_method(cap: Any, obj: Any, name: str) -> Any:
+    """The special method `name` of the object's class if it is written in Python, else None."""
+    t = type(obj)
+    if t in _SIMPLE or isinstance(obj, torch.Tensor):
+        return None
+    found = class_lookup(cap, t, name)
+    return found[0] if found is not MISSING and type(found[0]) is FunctionType else None
+
+
+def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
+    """`a op b` with special methods written in Python interpreted."""
+    if type(a) in _SIMPLE and type(b) in _SIMPLE:
+        return native(op, a, b)
+    name = _DUNDER.get(op) or f"__{op.__name__.strip('_')}__"
+    plain = name
+    if name.startswith("__i") and op in _DUNDER and name not in ("__invert__",):
+        method = python_method(cap, a, name)
+        if method is not None:
+            out = cap.call(method, (a, b))
+            if out is not NotImplemented:
+                return out
+        plain = "__" + name[3:]
+    forward, backward = python_method(cap, a, plain), python_method(cap, b, f"__r{plain[2:]}")
+    if backward is not None and type(b) is not type(a) and isinstance(b, type(a)):
+        out = cap.call(backward, (b, a))
+        if out is not NotImplemented:
+            return out
+        backward = None
+    if forward is not None:
+        out = cap.call(forward, (a, b))
+        if out is not NotImplemented:
+            return out
+    elif backward is not None:
+        c_method = getattr(type(a), plain, None)
+        out = native(c_method, a, b) if c_method is not None else NotImplemented
+        if out is not NotImplemented:
+            return out
+    if backward is not None:
+        out = cap.call(backward, (b, a))
+        if out is not NotImplemented:
+            return out
+    if forward is None and backward is None:
+        return native(op, a, b)
+    symbol = op.__name__
+    from ..control import observe
+
+    observe(TypeError(f"unsupported operand type(s) for {symbol}: {type(a).__name__!r} and {type(b).__name__!r}"))
+
+
+@handler("BINARY_OP", arg=lambda p, i: _BINARY[i.arg])
+def binary_op(f: Frame, op: Any) -> None:
+    s = f.stack
+    b = s.pop()
+    a = s[-1]
+    if op is operator.mod and type(a) is str:
+        from ..rules.builtins import make_printable
+
+        b = make_printable(f.cap, b)
+    s[-1] = binary(f.cap, op, a, b)
+
+
+def compare(cap: Any, op: Any, a: Any, b: Any) -> Any:
+    """`a op b` of a rich comparison."""
+    if type(a) in _SIMPLE and type(b) in _SIMPLE:
+        return native(op, a, b)
+    method = python_method(cap, a, f"__{op.__name__}__")
+    if method is not None:
+        out = cap.call(method, (a, b))
+        if out is not NotImplemented:
+            return out
+    elif op is operator.ne and (eq := python_method(cap, a, "__eq__")) is not None:
+        out = cap.call(eq, (a, b))
+        if out is not NotImplemented:
+            return not truth(cap, out)
+    other = python_method(cap, b, _SWAPPED[op])
+    if other is not None:
+        out = cap.call(other, (b, a))
+        if out is not NotImplemented:
+            return out
+    if method is not None or other is not None:
+        if op is operator.eq:
+            return a is b
+        if op is operator.ne:
+            return a is not b
+    return native(op, a, b)
+
+
+def _compare_arg(program: Any, ins: Any) -> tuple[Any, bool]:
+    import dis
+    import sys
+
+    if sys.version_info >= (3, 13):
+        return _COMPARE[dis.cmp_op[ins.arg >> 5]], bool(ins.arg & 16)
+    shift = 4 if sys.version_info >= (3, 12) else 0
+    return _COMPARE[dis.cmp_op[ins.arg >> shift]], False
+
+
+@handler("COMPARE_OP", arg=_compare_arg)
+def compare_op(f: Frame, arg: Any) -> None:
+    op, as_bool = arg
+    s = f.stack
+    b = s.pop()
+    out = compare(f.cap, op, s[-1], b)
+    s[-1] = truth(f.cap, out) if as_bool else out
+
+
+@handler("IS_OP")
+def is_op(f: Frame, invert: int) -> None:
+    s = f.stack
+    b = s.pop()
+    s[-1] = (s[-1] is b) != bool(invert)
+
+
+def contains(cap: Any, container: Any, item: Any) -> bool:
+    method = python_method(cap, container, "__contains__")
+    if method is not None:
+        return truth(cap, cap.call(method, (container, item)))
+    if python_method(cap, container, "__iter__") is not None:
+        return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in cap.iterate(container))
+    if type(container) in (list, tuple) and (python_method(cap, item, "__eq__") or any(python_method(cap, x, "__eq__") for x in container)):
+        return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in container)
+    return native(operator.contains, container, item)
+
+
+@handler("CONTAINS_OP")
+def contains_op(f: Frame, invert: int) -> None:
+    container = f.stack.pop()
+    s = f.stack
+    s[-1] = contains(f.cap, container, s[-1]) != bool(invert)
+
+
+def truth(cap: Any, v: Any) -> bool:
+    """`bool(v)`; a tensor's truth is a break, a symbolic one is guarded."""
+    if v is True or v is False:
+        return v
+    if v is None:
+        return False
+    t = type(v)
+    if t in _SIMPLE:
+        return bool(native(operator.truth, v))
+    if isinstance(v, torch.Tensor):
+        return cap.tensor_truth(v)
+    method = python_method(cap, v, "__bool__")
+    if method is not None:
+        return cap.call(method, (v,))
+    method = python_method(cap, v, "__len__")
+    if method is not None and class_lookup(cap, t, "__bool__") is MISSING:
+        return cap.call(method, (v,)) != 0
+    return native(operator.truth, v)
+
+
+@handler("UNARY_NOT")
+def unary_not(f: Frame, arg: Any) -> None:
+    f.stack[-1] = not truth(f.cap, f.stack[-1])
+
+
+@handler("TO_BOOL")
+def to_bool(f: Frame, arg: Any) -> None:
+    f.stack[-1] = truth(f.cap, f.stack[-1])
+
+
+def _unary(name: str, op: Any) -> None:
+    dunder = f"__{op.__name__.strip('_')}__"
+
+    @handler(name)
+    def run(f: Frame, arg: Any) -> None:
+        v = f.stack[-1]
+        method = python_method(f.cap, v, dunder)
+        f.stack[-1] = f.cap.call(method, (v,)) if method is not None else native(op, v)
+
+
+_unary("UNARY_NEGATIVE", operator.neg)
+_unary("UNARY_POSITIVE", operator.pos)
+_unary("UNARY_INVERT", operator.invert)
+
+
+# ---- subscripts --------------------------------------------------------------------------------------------------------
+def subscript(cap: Any, container: Any, key: Any) -> Any:
+    """`container[key]`."""
+    t = type(container)
+    if t in _SIMPLE and t is not type:
+        if t is dict and id(container) in cap.sources and id(container) not in cap.original_of:
+            return cap.large_dict_item(container, key)
+        return native(operator.getitem, container, key)
+    if isinstance(container, torch.Tensor):
+        return native(operator.getitem, container, key)
+    method = python_method(cap, container, "__getitem__")
+    if method is not None:
+        return cap.call(method, (container, key))
+    if isinstance(container, dict) and key not in container:
+        missing = python_method(cap, container, "__missing__")
+        if missing is not None:
+            return cap.call(missing, (container, key))
+        factory = getattr(container, "default_factory", None)
+        if factory is not None and class_lookup(cap, t, "__missing__") is not MISSING:
+            value = cap.call(factory, ())
+            dict.__setitem__(container, key, value)
+            return value
+    if isinstance(container, type):
+        hook = class_lookup(cap, type(container), "__getitem__")
+        if hook is MISSING:
+            return native(operator.getitem, container, key)
+    return native(operator.getitem, container, key)
+
+
+@handler("BINARY_SUBSCR")
+def binary_subscr(f: Frame, arg: Any) -> None:
+    s = f.stack
+    key = s.pop()
+    s[-1] = subscript(f.cap, s[-1], key)
+
+
+@handler("BINARY_SLICE")
+def binary_slice(f: Frame, arg: Any) -> None:
+    s = f.stack
+    stop, start = s.pop(), s.pop()
+    s[-1] = subscript(f.cap, s[-1], slice(start, stop))
+
+
+def store_subscript(cap: Any, container: Any, key: Any, value: Any) -> None:
+    method = python_method(cap, container, "__setitem__")
+    if method is not None:
+        cap.call(method, (container, key, value))
+        return
+    if id(container) in cap.sources and id(container) not in cap.original_of and not isinstance(container, torch.Tensor):
+        cap.refuse_mutation(container)
+    native(operator.setitem, container, key, value)
+
+
+@handler("STORE_SUBSCR")
+def store_subscr(f: Frame, arg: Any) -> None:
+    s = f.stack
+    key, container, value = s.pop(), s.pop(), s.pop()
+    store_subscript(f.cap, container, key, value)
+
+
+@handler("STORE_SLICE")
+def store_slice(f: Frame, arg: Any) -> None:
+    s = f.stack
+    stop, start, container, value = s.pop(), s.pop(), s.pop(), s.pop()
+    store_subscript(f.cap, container, slice(start, stop), value)
+
+
+@handler("DELETE_SUBSCR")
+def delete_subscr(f: Frame, arg: Any) -> None:
+    key, container = f.stack.pop(), f.stack.pop()
+    method = python_method(f.cap, container, "__delitem__")
+    if method is not None:
+        f.cap.call(method, (container, key))
+    else:
+        native(operator.delitem, container, key)

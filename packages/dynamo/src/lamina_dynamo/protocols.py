@@ -1,0 +1,270 @@
+"""Python's implicit protocols on values during capture: iteration, truth of tensors, formatting, callbacks, making objects.
+
+Between: opcode handlers and rules -> values; C code -> interpreted functions (trampolines).
+Keeps:   C code never runs the program's Python functions natively: callables given to it are trampolines, iterables
+         written in Python are wrapped in iterators that interpret.
+"""
+
+from __future__ import annotations
+
+import operator
+import types
+from collections import OrderedDict, defaultdict, deque
+from typing import Any
+
+import torch
+
+from .attributes import InstanceDict, class_lookup, load_attr
+from .control import Observed, native, observe, unsupported
+from .generators import InterpretedGenerator
+from .guards import GuardKind
+from .control import MISSING
+from .source import ItemSource
+
+__all__ = ["Protocols"]
+
+K = GuardKind
+_FUNCTION = types.FunctionType
+_PLAIN = frozenset({
+    list, tuple, dict, set, frozenset, str, bytes, int, float, bool, type(None), range, deque, OrderedDict, defaultdict, torch.Size, slice, InterpretedGenerator, InstanceDict, enumerate, zip, reversed, map, filter,
+    type(iter([])), type(iter(())), type(iter({})), type({}.keys()), type({}.values()), type({}.items()), type(iter({}.items())), type(iter({}.values())), type(iter(range(0))), type(iter("")),
+    types.GeneratorType, torch.SymInt, types.BuiltinFunctionType, type,
+})  # fmt: skip
+_FOREIGN_ITERATORS = (types.GeneratorType, types.CoroutineType)
+
+
+class InterpretedIterator:
+    """An iterator whose `__next__` is the program's, for C code to consume."""
+
+    __slots__ = ("cap", "inner")
+
+    def __init__(self, cap: Any, inner: Any) -> None:
+        self.cap, self.inner = cap, inner
+
+    def __iter__(self) -> InterpretedIterator:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return self.cap.next(self.inner)
+        except Observed as e:
+            if isinstance(e.exc, StopIteration):
+                raise e.exc from None
+            raise
+
+
+class SequenceIterator:
+    """Iteration by `__getitem__` from 0 until IndexError."""
+
+    __slots__ = ("cap", "i", "obj")
+
+    def __init__(self, cap: Any, obj: Any) -> None:
+        self.cap, self.obj, self.i = cap, obj, 0
+
+    def __iter__(self) -> SequenceIterator:
+        return self
+
+    def __next__(self) -> Any:
+        method = class_lookup(self.cap, type(self.obj), "__getitem__")[0]
+        try:
+            v = self.cap.call(method, (self.obj, self.i))
+        except Observed as e:
+            if isinstance(e.exc, IndexError):
+                raise StopIteration from None
+            raise
+        self.i += 1
+        return v
+
+
+class Protocols:
+    """Mixin of `Capture`."""
+
+    # ---- iteration ---------------------------------------------------------------------------------------------------
+    def iter(self, v: Any) -> Any:
+        """`iter(v)`."""
+        t = type(v)
+        if t in _PLAIN:
+            if t is dict:
+                self.refuse_large(v)
+            self.refuse_foreign(v)
+            return native(iter, v)
+        if isinstance(v, torch.Tensor):
+            return native(iter, v)
+        found = class_lookup(self, t, "__iter__")
+        if found is MISSING:
+            if class_lookup(self, t, "__getitem__") is not MISSING:
+                return SequenceIterator(self, v)
+            observe(TypeError(f"{t.__name__!r} object is not iterable"))
+        if type(found[0]) is _FUNCTION and not found[0].__module__.startswith("lamina_dynamo"):
+            return self.call(found[0], (v,))
+        if isinstance(v, type):
+            return native(iter, v)
+        self.refuse_foreign(v)
+        return native(iter, v)
+
+    def next(self, it: Any) -> Any:
+        """`next(it)`; StopIteration is the program's."""
+        t = type(it)
+        if t in _PLAIN:
+            if t in _FOREIGN_ITERATORS:
+                self.refuse_foreign(it)
+            return native(next, it)
+        found = class_lookup(self, t, "__next__")
+        if found is MISSING:
+            observe(TypeError(f"{t.__name__!r} object is not an iterator"))
+        if type(found[0]) is _FUNCTION and not found[0].__module__.startswith("lamina_dynamo"):
+            return self.call(found[0], (it,))
+        self.refuse_foreign(it)
+        return native(next, it)
+
+    def refuse_foreign(self, v: Any) -> None:
+        if id(v) in self.sources and id(v) not in self.original_of and hasattr(type(v), "__next__") and not isinstance(v, InterpretedGenerator):
+            unsupported("foreign-iterator", "advancing an iterator that was made outside of the compiled function", saw=type(v).__name__, hint="pass the list, or make the iterator inside")
+        if type(v) in _FOREIGN_ITERATORS:
+            unsupported("foreign-iterator", "advancing a generator that was made outside of the compiled function", saw=type(v).__name__)
+
+    def iterate(self, v: Any) -> Any:
+        """A native iterator over `v`."""
+        return iter(self.plain_iterable(v))
+
+    def sequence(self, v: Any) -> list[Any] | tuple[Any, ...]:
+        """All items."""
+        t = type(v)
+        if t is tuple or t is list:
+            return v
+        return native(list, self.plain_iterable(v))
+
+    def plain_iterable(self, v: Any) -> Any:
+        """`v` in a form that C code may iterate; what is no iterable is left alone."""
+        t = type(v)
+        if t in _PLAIN or isinstance(v, (torch.Tensor, type)) or callable(v):
+            if t is dict and len(v) > 100:
+                self.refuse_large(v)
+            if t is types.GeneratorType:
+                self.refuse_foreign(v)
+            return v
+        found = class_lookup(self, t, "__iter__")
+        if found is MISSING:
+            return SequenceIterator(self, v) if class_lookup(self, t, "__getitem__") is not MISSING and class_lookup(self, t, "__len__") is not MISSING else v
+        if type(found[0]) is _FUNCTION and not found[0].__module__.startswith("lamina_dynamo"):
+            if isinstance(v, dict):
+                return v
+            return InterpretedIterator(self, self.iter(v))
+        return v
+
+    def plain_iterables(self, args: Any) -> Any:
+        return [self.plain_iterable(a) for a in args]
+
+    def note_iterator(self, it: Any) -> None:
+        self.created[id(it)] = (it, self.step)
+
+    # ---- callbacks ---------------------------------------------------------------------------------------------------
+    def trampoline(self, fn: Any) -> Any:
+        """A native callable that interprets `fn`."""
+        if fn is None or type(fn) in (types.BuiltinFunctionType, operator.itemgetter, operator.attrgetter) or fn in (int, float, str, bool, len):
+            return fn
+        return lambda *a, **k: self.call(fn, a, k)
+
+    # ---- attributes --------------------------------------------------------------------------------------------------
+    def getattr(self, obj: Any, name: str) -> Any:
+        return load_attr(self, obj, name)
+
+    def closure_of(self, fn: Any) -> Any:
+        from .calls import closure_of
+
+        return closure_of(self, fn)
+
+    # ---- tensors -----------------------------------------------------------------------------------------------------
+    def tensor_truth(self, t: Any) -> bool:
+        if t.numel() != 1:
+            native(bool, torch.empty(0) if t.numel() == 0 else t)
+        unsupported("data-dependent-branch", "data-dependent branch", saw=self.describe(t), hint="torch.where, or move the branch outside the compiled function")
+
+    def describe(self, t: Any) -> str:
+        with torch._C.DisableTorchFunction():
+            return f"Tensor {str(t.dtype).removeprefix('torch.')}{list(t.shape)} on {t.device}"
+
+    def any_tensor(self, args: Any, kwargs: Any) -> bool:
+        def has(x: Any) -> bool:
+            if isinstance(x, torch.Tensor | torch.SymInt):
+                return True
+            if type(x) in (list, tuple):
+                return any(map(has, x))
+            return type(x) is dict and any(map(has, x.values()))
+
+        return any(map(has, args)) or any(map(has, (kwargs or {}).values()))
+
+    # ---- text --------------------------------------------------------------------------------------------------------
+    def convert_value(self, v: Any, conversion: int) -> Any:
+        if conversion == 0:
+            return v
+        return self.call((str, repr, ascii)[conversion - 1], (v,))
+
+    def format(self, v: Any, spec: str) -> str:
+        if isinstance(v, torch.Tensor):
+            unsupported("tensor-text", "the text of a tensor's value", saw=self.describe(v), hint="format outside of the compiled function")
+        method = class_lookup(self, type(v), "__format__")
+        if method is not MISSING and type(method[0]) is _FUNCTION and method[1].__module__ != "enum":
+            return self.call(method[0], (v, spec))
+        return native(format, self.printable(v), spec)
+
+    def printable(self, v: Any) -> Any:
+        """`v`, or its text where C formatting would run the program's `__str__` or `__repr__`."""
+        if type(v) in (str, int, float, bool, type(None), torch.dtype, torch.device, torch.Size):
+            return v
+        if isinstance(v, torch.Tensor):
+            unsupported("tensor-text", "the text of a tensor's value", saw=self.describe(v), hint="format outside of the compiled function")
+        if isinstance(v, (list, tuple, dict, set)):
+            if self.any_tensor((v,), None):
+                unsupported("tensor-text", "the text of a tensor's value", hint="format outside of the compiled function")
+            return v
+        for name in ("__str__", "__repr__"):
+            found = class_lookup(self, type(v), name)
+            if found is not MISSING and type(found[0]) is _FUNCTION and not _own_or_std(found[0]):
+                return self.call(found[0], (v,))
+        return v
+
+    # ---- large dictionaries --------------------------------------------------------------------------------------------
+    def large_dict_item(self, d: Any, key: Any) -> Any:
+        if key in d:
+            src = ItemSource(self.sources[id(d)], key)
+            return self.lift(d[key], src)
+        self.guard(self.sources[id(d)], K.NO_KEY, key)
+        raise Observed(KeyError(key))
+
+    def large_dict_method(self, d: Any, name: str, args: Any) -> Any:
+        if name in ("get", "__getitem__", "__contains__"):
+            key = args[0]
+            if key in d:
+                if name == "__contains__":
+                    self.guard(self.sources[id(d)], K.HAS_KEY, key)
+                    return True
+                return self.large_dict_item(d, key)
+            self.guard(self.sources[id(d)], K.NO_KEY, key)
+            if name == "__getitem__":
+                raise Observed(KeyError(key))
+            return False if name == "__contains__" else args[1] if len(args) > 1 else None
+        if name == "__len__":
+            self.guard(self.sources[id(d)], K.LEN, len(d))
+            return len(d)
+        self.refuse_large(d)
+        return None
+
+    def refuse_large(self, d: Any) -> None:
+        if id(d) in self.sources and id(d) not in self.original_of:
+            unsupported("large-dict", "a whole pass over, or a change of, a very large dictionary from outside", saw=f"{len(d)} entries")
+
+    def refuse_mutation(self, v: Any) -> None:
+        unsupported("foreign-mutation", "changing an outside object of a kind that is not modelled", saw=type(v).__qualname__)
+
+    # ---- objects -----------------------------------------------------------------------------------------------------
+    def new_object(self, new: Any, args: Any, kwargs: Any) -> Any:
+        """`new(cls, ...)` where `new` is a `__new__` written in C."""
+        cls = args[0]
+        if getattr(new, "__self__", None) is object or new is object.__new__:
+            return native(object.__new__, cls)
+        return native(new, *self.plain_iterables(args), **(kwargs or {}))
+
+
+def _own_or_std(fn: Any) -> bool:
+    return fn.__module__ in ("enum", "lamina_dynamo.attributes")

@@ -1,0 +1,299 @@
+"""The one place where graph nodes are made: a TorchFunctionMode that runs each call on fakes and writes it down.
+
+Between: any code running during capture (interpreted or native) that calls torch -> the `torch`-dialect graph.
+Keeps:   a node exists iff the call yields a tensor or a symbolic number, or changes something; every node has
+         `meta["val"]` and `meta["stack"]`; program order is graph order.
+"""
+
+from __future__ import annotations
+
+import operator
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.overrides import TorchFunctionMode
+
+from .control import InternalError, Observed, unsupported
+from .source import ConstantSource
+
+if TYPE_CHECKING:
+    from .session import Capture
+
+__all__ = ["FUNCTION_RULES", "Recorder", "function_rule"]
+
+FUNCTION_RULES: dict[Any, Any] = {}  # torch function or method -> rule(recorder, func, args, kwargs)
+
+_METHOD_TYPES = (type(torch.Tensor.add), type(torch.Tensor.__len__), type(object.__eq__))
+_METHOD_DESCRIPTOR = type(torch._C.TensorBase.add)
+_WRAPPER = type(object.__eq__)
+_GETTER = type(torch.Tensor.shape.__get__)  # method-wrapper
+_ATOMS = (int, float, bool, str, complex, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, type(...), type(NotImplemented))
+_ATOM_SET = frozenset(_ATOMS)
+_REFLECTED = {"__rsub__": operator.sub, "__rtruediv__": operator.truediv, "__rdiv__": operator.truediv, "__rpow__": operator.pow, "__rfloordiv__": operator.floordiv, "__rmod__": operator.mod, "__rmatmul__": operator.matmul}
+
+
+def function_rule(*functions: Any) -> Any:
+    """Register a rule for torch functions as the mode sees them."""
+
+    def register(rule: Any) -> Any:
+        for f in functions:
+            if f in FUNCTION_RULES:
+                raise InternalError(f"second rule for {f}")
+            FUNCTION_RULES[f] = rule
+        return rule
+
+    return register
+
+
+class Recorder(TorchFunctionMode):
+    """Active while the frame is interpreted."""
+
+    def __init__(self, cap: Capture) -> None:
+        super().__init__()
+        self.cap = cap
+        self.graph = cap.graph
+        self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
+        self.held: list[Any] = []
+        self.last_placeholder: fx.Node | None = None
+        self.mutated: set[int] = set()  # ids of input fakes written in place
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        rule = FUNCTION_RULES.get(func)
+        if rule is None and type(func) is _GETTER:
+            name, owner = func.__name__, func.__self__
+            if name == "__get__":
+                rule = _GETTER_RULES.get(owner.__name__, _read_attribute)
+            elif name == "__set__":
+                rule = _write_attribute
+        if rule is not None:
+            return rule(self, func, args, kwargs)
+        return self.run(func, args, kwargs)
+
+    # ---- running -----------------------------------------------------------------------------------------------------
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call on fakes and record."""
+        if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
+            args, kwargs = self.cap.lift_arguments(args, kwargs)
+        with torch._C.DisableTorchFunctionSubclass():
+            out = func(*args, **kwargs)
+        return self.note(func, args, kwargs, out)
+
+    def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        """Record a call that gave `out`; -> `out` with every tensor a fake."""
+        name = getattr(func, "__name__", "")
+        if not _has_value(out):
+            if name.endswith("_") and name not in _PURE_DUNDERS and (out is None or name in _WRITING_DUNDERS):
+                self.emit(func, args, kwargs, None)
+            return out
+        if type(out) is torch.Tensor:
+            out = self.cap.lift_constant(out)
+        node = self.emit(func, args, kwargs, out)
+        if _is_tensor(out):
+            if id(out) in self.nodes or id(out) in self.cap.inputs:
+                if name.endswith("_"):
+                    self._written(out)
+                if id(out) in self.nodes:
+                    self.nodes[id(out)] = node
+                    return out
+                return out  # an input returned as it is keeps its placeholder
+            self.nodes[id(out)] = node
+            self.held.append(out)
+        else:
+            self.bind_parts(node, out)
+        return out
+
+    def _written(self, fake: Any) -> None:
+        self.mutated.add(id(fake))
+
+    def bind_parts(self, node: fx.Node, out: Any) -> None:
+        """Give each tensor of a structured result its own node."""
+        if isinstance(out, (tuple, list)):
+            for i, part in enumerate(out):
+                self._bind_part(node, part, i)
+        elif isinstance(out, dict):
+            for k, part in out.items():
+                self._bind_part(node, part, k)
+        elif isinstance(out, torch.SymInt | torch.SymFloat | torch.SymBool):
+            self.cap.bind_symbol(out, node)
+
+    def _bind_part(self, node: fx.Node, part: Any, key: Any) -> None:
+        if not _has_value(part) or (_is_tensor(part) and (id(part) in self.nodes or id(part) in self.cap.inputs)):
+            return
+        item = self.graph.create_node("call_function", operator.getitem, (node, key), {})
+        item.meta["val"] = part
+        item.meta["stack"] = node.meta["stack"]
+        if _is_tensor(part):
+            self.nodes[id(part)] = item
+            self.held.append(part)
+        else:
+            self.bind_parts(item, part)
+
+    def emit(self, func: Any, args: Any, kwargs: Any, out: Any) -> fx.Node:
+        """Append the node of a call."""
+        nargs = tuple([self.arg(a) for a in args])
+        nkwargs = {k: self.arg(v) for k, v in kwargs.items()} if kwargs else {}
+        kind, target = "call_function", func
+        t = type(func)
+        if t is _METHOD_DESCRIPTOR or t is _WRAPPER or (t is FunctionType and getattr(torch.Tensor, func.__name__, None) is func):
+            name = func.__name__
+            if name in _REFLECTED:
+                target, nargs = _REFLECTED[name], nargs[::-1]
+            elif name == "__setitem__":
+                target = operator.setitem
+            elif name == "__getitem__":
+                target = operator.getitem
+            else:
+                kind, target = "call_method", name
+        elif t is _GETTER:
+            target, nargs = getattr, (*nargs, func.__self__.__name__)
+        node = self.graph.create_node(kind, target, nargs, nkwargs)
+        node.meta["val"] = out
+        node.meta["stack"] = self.cap.user_stack()
+        return node
+
+    # ---- arguments ---------------------------------------------------------------------------------------------------
+    def arg(self, v: Any) -> Any:
+        """A value as an argument of a node."""
+        t = type(v)
+        if t in _ATOM_SET:
+            return v
+        if t is tuple:
+            return tuple([self.arg(x) for x in v])
+        if t is list:
+            return [self.arg(x) for x in v]
+        if isinstance(v, torch.Tensor):
+            return self.node_of(v)
+        if t is torch.Size:
+            return tuple([self.arg(x) for x in v])
+        if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self.cap.symbol_node(v)
+        if t is slice:
+            return slice(self.arg(v.start), self.arg(v.stop), self.arg(v.step))
+        if t is dict:
+            return {k: self.arg(x) for k, x in v.items()}
+        if t is range:
+            return list(v)
+        if isinstance(v, tuple):
+            return tuple([self.arg(x) for x in v])
+        if isinstance(v, (int, float, str)) and not isinstance(v, type):
+            for plain in (bool, int, float, str):
+                if isinstance(v, plain):
+                    return plain(v)
+        if isinstance(v, list):
+            return [self.arg(x) for x in v]
+        if callable(v) or isinstance(v, type):
+            return v
+        scalar = getattr(v, "item", None)
+        if t.__module__ == "numpy" and scalar is not None and getattr(v, "shape", None) == ():
+            return v.item()
+        unsupported("graph-argument", "a value that no graph node can take as an argument", saw=t.__qualname__)
+
+    def node_of(self, t: Any) -> fx.Node:
+        """The node that yields a fake; makes the placeholder of an input at its first use."""
+        found = self.nodes.get(id(t))
+        if found is not None:
+            return found
+        inp = self.cap.inputs.get(id(t))
+        if inp is None:
+            inp = self.cap.inputs[id(self.cap.lift_constant(t))]
+        if inp.node is None:
+            inp.node = self.placeholder(_placeholder_name(inp.source.name()), inp.fake, inp.source.name(), inp.role)
+        return inp.node
+
+    def placeholder(self, name: str, val: Any, source: str, role: str) -> fx.Node:
+        first = next(iter(self.graph.nodes), None)
+        if self.last_placeholder is not None:
+            where = self.graph.inserting_after(self.last_placeholder)
+        elif first is not None and first.op != "root":
+            where = self.graph.inserting_before(first)
+        else:
+            where = None
+        if where is None:
+            node = self.graph.create_node("placeholder", name, (), {}, name=name)
+        else:
+            with where:
+                node = self.graph.create_node("placeholder", name, (), {}, name=name)
+        if role != "size":
+            self.last_placeholder = node
+        node.meta.update(val=val, source=source, role=role, stack=())
+        return node
+
+
+_PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
+_WRITING_DUNDERS = frozenset({"__setitem__"})
+
+
+def _is_tensor(v: Any) -> bool:
+    return isinstance(v, torch.Tensor)
+
+
+def _has_value(out: Any) -> bool:
+    """Whether a result holds a tensor or symbolic number."""
+    t = type(out)
+    if t in _ATOM_SET:
+        return False
+    if isinstance(out, torch.Tensor):
+        return True
+    if t is torch.Size:
+        return False
+    if isinstance(out, (tuple, list)):
+        return any(_has_value(x) for x in out)
+    return isinstance(out, dict) and any(_has_value(x) for x in out.values())
+
+
+def _placeholder_name(source: str) -> str:
+    out = "".join(c if c.isalnum() else "_" for c in source.replace("L['", "").replace("']", "_"))
+    out = "_".join(p for p in out.split("_") if p)
+    return out if out and not out[0].isdigit() else f"arg_{out}"
+
+
+# ---- attributes of tensors -----------------------------------------------------------------------------------------
+_PLAIN_ATTRIBUTES = frozenset({
+    "shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
+    "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "output_nr", "_version", "name", "retains_grad",
+    "grad_fn", "_backward_hooks", "_is_view", "grad_dtype",
+})  # fmt: skip
+_VIEW_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
+
+
+def _read_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    name = func.__self__.__name__
+    if name in _PLAIN_ATTRIBUTES:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
+    if name in _VIEW_ATTRIBUTES:
+        return rec.run(func, args, kwargs)
+    if name == "grad":
+        return _read_grad(rec, args[0])
+    unsupported("tensor-attribute", f"reading Tensor.{name}", hint="move it outside of the compiled function")
+
+
+def _read_grad(rec: Recorder, t: Any) -> Any:
+    cap = rec.cap
+    inp = cap.inputs.get(id(t))
+    if inp is None:
+        if t.is_leaf:
+            unsupported("tensor-attribute", "reading .grad of a tensor made in the compiled function")
+        return None
+    from .source import AttrSource
+
+    with torch._C.DisableTorchFunction():
+        grad = inp.real.grad
+    return cap.lift(grad, AttrSource(inp.source, "grad"))
+
+
+def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    name = func.__self__.__name__
+    if name == "requires_grad" and len(args) == 2 and isinstance(args[1], bool):
+        return torch.Tensor.requires_grad_(*args)
+    unsupported("tensor-attribute-write", f"assigning Tensor.{name}", hint="use in-place methods such as copy_")
+
+
+_GETTER_RULES: dict[str, Any] = {}

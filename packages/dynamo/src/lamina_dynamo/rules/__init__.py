@@ -1,0 +1,6 @@
+"""Rules: callables whose call during capture is not simply "interpret" or "call natively". One file per library.
+
+Loading this package fills `calls.RULES` and `recorder.FUNCTION_RULES`.
+"""
+
+from . import builtins, libraries, modules, torch_api  # noqa: F401

@@ -1,0 +1,359 @@
+"""Rules for Python's built-in functions and classes."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import operator
+import types
+from typing import Any
+
+import torch
+
+from ..attributes import class_lookup, delete_attr, guard_missing, has_attr, instance_dict, load_attr, store_attr
+from ..calls import rule
+from ..control import STANDS_FOR, Observed, native, observe, unsupported
+from ..frames import NULL
+from ..opcodes.operators import compare, python_method, subscript, truth
+
+
+@rule(isinstance)
+def is_instance(cap: Any, args: Any, kwargs: Any) -> bool:
+    obj, cls = args
+    return _instance_of(cap, obj, cls)
+
+
+def _instance_of(cap: Any, obj: Any, cls: Any) -> bool:
+    if isinstance(cls, tuple):
+        return any(_instance_of(cap, obj, c) for c in cls)
+    if type(cls) is types.UnionType:
+        return any(_instance_of(cap, obj, c) for c in cls.__args__)
+    played = STANDS_FOR.get(type(obj))
+    if played is not None:
+        return native(issubclass, played, cls)
+    if isinstance(obj, torch.Tensor) and isinstance(cls, type):
+        t = cap.type_of(obj)
+        return cls in t.__mro__ or (cls is torch.nn.Parameter and t is torch.nn.Parameter) or (type(cls) is not type and cls not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer) and native(isinstance, obj, cls))
+    meta = type(cls)
+    if meta is not type:
+        check = class_lookup(cap, meta, "__instancecheck__")
+        if type(check[0]) is types.FunctionType and check[1].__module__ not in ("abc", "typing", "_py_abc", "torch.nn.parameter", "enum"):
+            return truth(cap, cap.call(check[0], (cls, obj)))
+    return native(isinstance, obj, cls)
+
+
+@rule(type)
+def type_(cap: Any, args: Any, kwargs: Any) -> Any:
+    if len(args) == 1:
+        return cap.type_of(args[0])
+    cls = native(type, *args, **kwargs)
+    cap.own[id(cls)] = cls
+    return cls
+
+
+@rule(super)
+def super_(cap: Any, args: Any, kwargs: Any) -> Any:
+    if args:
+        return native(super, *args)
+    f = cap.frame
+    code = f.code
+    names = code.co_varnames + tuple(v for v in code.co_cellvars if v not in code.co_varnames) + code.co_freevars
+    if "__class__" not in names:
+        observe(RuntimeError("super(): __class__ cell not found"))
+    cls = f.fast[names.index("__class__")].cell_contents
+    first = f.fast[0]
+    if type(first) is types.CellType:
+        first = first.cell_contents
+    if first is NULL:
+        observe(RuntimeError("super(): arg[0] deleted"))
+    return native(super, cls, first)
+
+
+@rule(getattr)
+def getattr_(cap: Any, args: Any, kwargs: Any) -> Any:
+    if len(args) == 2:
+        return load_attr(cap, args[0], args[1])
+    try:
+        return load_attr(cap, args[0], args[1])
+    except Observed as e:
+        if not isinstance(e.exc, AttributeError):
+            raise
+        guard_missing(cap, args[0], args[1])
+        return args[2]
+
+
+@rule(hasattr)
+def hasattr_(cap: Any, args: Any, kwargs: Any) -> bool:
+    return has_attr(cap, *args)
+
+
+@rule(setattr)
+def setattr_(cap: Any, args: Any, kwargs: Any) -> None:
+    store_attr(cap, *args)
+
+
+@rule(delattr)
+def delattr_(cap: Any, args: Any, kwargs: Any) -> None:
+    delete_attr(cap, *args)
+
+
+@rule(vars)
+def vars_(cap: Any, args: Any, kwargs: Any) -> Any:
+    if not args:
+        unsupported("frame-locals", "vars() without an argument")
+    return instance_dict(cap, args[0])
+
+
+@rule(len)
+def len_(cap: Any, args: Any, kwargs: Any) -> Any:
+    (v,) = args
+    method = python_method(cap, v, "__len__")
+    if method is not None and not method.__module__.startswith("lamina_dynamo"):
+        return cap.call(method, (v,))
+    if isinstance(v, dict) and id(v) in cap.sources and id(v) not in cap.original_of:
+        return cap.large_dict_method(v, "__len__", ())
+    if isinstance(v, torch.Tensor) and v.dim() > 0:
+        return v.shape[0]
+    return native(len, v)
+
+
+@rule(iter)
+def iter_(cap: Any, args: Any, kwargs: Any) -> Any:
+    if len(args) == 2:
+        return native(iter, cap.trampoline(args[0]), args[1])
+    return cap.iter(args[0])
+
+
+@rule(next)
+def next_(cap: Any, args: Any, kwargs: Any) -> Any:
+    try:
+        return cap.next(args[0])
+    except Observed as e:
+        if len(args) < 2 or not isinstance(e.exc, StopIteration):
+            raise
+        return args[1]
+
+
+@rule(bool)
+def bool_(cap: Any, args: Any, kwargs: Any) -> bool:
+    return truth(cap, args[0]) if args else False
+
+
+@rule(int)
+def int_(cap: Any, args: Any, kwargs: Any) -> Any:
+    if len(args) == 1 and not kwargs:
+        v = args[0]
+        if type(v) is torch.SymInt:
+            return v
+        if isinstance(v, torch.Tensor):
+            return v.to(torch.int64).item() if v.dtype.is_floating_point else v.item()
+        method = python_method(cap, v, "__int__")
+        if method is not None:
+            return cap.call(method, (v,))
+    return native(int, *args, **kwargs)
+
+
+@rule(float)
+def float_(cap: Any, args: Any, kwargs: Any) -> Any:
+    if len(args) == 1:
+        v = args[0]
+        if isinstance(v, torch.Tensor):
+            return v.item()
+        method = python_method(cap, v, "__float__")
+        if method is not None:
+            return cap.call(method, (v,))
+    return native(float, *args, **kwargs)
+
+
+@rule(str)
+def str_(cap: Any, args: Any, kwargs: Any) -> str:
+    if len(args) == 1 and not kwargs:
+        return native(str, cap.printable(args[0]))
+    return native(str, *args, **kwargs)
+
+
+@rule(repr, ascii)
+def repr_(cap: Any, args: Any, kwargs: Any) -> str:
+    method = python_method(cap, args[0], "__repr__")
+    if method is not None and method.__module__ != "enum":
+        return cap.call(method, (args[0],))
+    return native(repr, cap.printable(args[0]) if isinstance(args[0], torch.Tensor) else args[0])
+
+
+@rule(format)
+def format_(cap: Any, args: Any, kwargs: Any) -> str:
+    return cap.format(args[0], args[1] if len(args) > 1 else "")
+
+
+@rule(hash)
+def hash_(cap: Any, args: Any, kwargs: Any) -> int:
+    method = python_method(cap, args[0], "__hash__")
+    return cap.call(method, (args[0],)) if method is not None and method.__module__ != "enum" else native(hash, args[0])
+
+
+@rule(sorted)
+def sorted_(cap: Any, args: Any, kwargs: Any) -> list[Any]:
+    items = list(cap.sequence(args[0]))
+    key = kwargs.get("key")
+    reverse = truth(cap, kwargs.get("reverse", False))
+    keys = items if key is None else [cap.call(key, (x,)) for x in items]
+    if any(python_method(cap, k, "__lt__") for k in keys):
+        wrap = functools.cmp_to_key(lambda a, b: -1 if truth(cap, compare(cap, operator.lt, a, b)) else 0 if not truth(cap, compare(cap, operator.lt, b, a)) else 1)
+        order = native(sorted, range(len(items)), key=lambda i: wrap(keys[i]), reverse=reverse)
+    else:
+        order = native(sorted, range(len(items)), key=keys.__getitem__, reverse=reverse)
+    return [items[i] for i in order]
+
+
+def _extreme(op: Any, name: str, original: Any) -> Any:
+    def run(cap: Any, args: Any, kwargs: Any) -> Any:
+        items = list(cap.sequence(args[0])) if len(args) == 1 else list(args)
+        if not items:
+            if "default" in kwargs:
+                return kwargs["default"]
+            observe(ValueError(f"{name}() arg is an empty sequence" if original is not max else "max() arg is an empty sequence"))
+        key = kwargs.get("key")
+        if key is None and all(type(x) in (int, float, torch.SymInt, torch.SymFloat) for x in items) and any(type(x) in (torch.SymInt, torch.SymFloat) for x in items):
+            return functools.reduce(torch.sym_max if original is max else torch.sym_min, items)
+        keys = items if key is None else [cap.call(key, (x,)) for x in items]
+        best = 0
+        for i in range(1, len(items)):
+            if truth(cap, compare(cap, op, keys[i], keys[best])):
+                best = i
+        return items[best]
+
+    rule(original)(run)
+    return run
+
+
+max_ = _extreme(operator.gt, "max", max)
+min_ = _extreme(operator.lt, "min", min)
+
+
+@rule(sum)
+def sum_(cap: Any, args: Any, kwargs: Any) -> Any:
+    from ..opcodes.operators import binary
+
+    total = args[1] if len(args) > 1 else kwargs.get("start", 0)
+    for x in cap.sequence(args[0]):
+        total = binary(cap, operator.add, total, x)
+    return total
+
+
+@rule(any)
+def any_(cap: Any, args: Any, kwargs: Any) -> bool:
+    it = cap.iterate(args[0])
+    return native(lambda: any(truth(cap, x) for x in it))
+
+
+@rule(all)
+def all_(cap: Any, args: Any, kwargs: Any) -> bool:
+    it = cap.iterate(args[0])
+    return native(lambda: all(truth(cap, x) for x in it))
+
+
+@rule(abs)
+def abs_(cap: Any, args: Any, kwargs: Any) -> Any:
+    method = python_method(cap, args[0], "__abs__")
+    return cap.call(method, (args[0],)) if method is not None else native(abs, args[0])
+
+
+@rule(functools.reduce)
+def reduce_(cap: Any, args: Any, kwargs: Any) -> Any:
+    items = list(cap.sequence(args[1]))
+    if len(args) > 2:
+        items.insert(0, args[2])
+    if not items:
+        observe(TypeError("reduce() of empty iterable with no initial value"))
+    total = items[0]
+    for x in items[1:]:
+        total = cap.call(args[0], (total, x))
+    return total
+
+
+@rule(print, input, open, exec, eval, compile, breakpoint, __import__)
+def refused(cap: Any, args: Any, kwargs: Any) -> Any:
+    unsupported("io", "a call with effects outside of Python objects", saw="print, input, open, exec or eval", hint="move it out of the compiled function, or accept the graph break")
+
+
+@rule(globals, locals, dir)
+def names_(cap: Any, args: Any, kwargs: Any) -> Any:
+    if args:
+        return native(dir, *args)
+    unsupported("frame-locals", "globals(), locals() or dir() of the frame")
+
+
+@rule(id)
+def id_(cap: Any, args: Any, kwargs: Any) -> int:
+    v = args[0]
+    inp = cap.inputs.get(id(v))
+    return id(inp.real) if inp is not None else id(cap.original_of.get(id(v), v))
+
+
+@rule(builtins.__build_class__)
+def build_class(cap: Any, args: Any, kwargs: Any) -> Any:
+    """The class statement: the body is interpreted in a namespace, the class is made natively."""
+    from ..binding import bind
+    from ..frames import Frame, run
+
+    body, name, *bases = args
+    meta = kwargs.pop("metaclass", type(bases[0]) if bases else type)
+    namespace: dict[str, Any] = {}
+    f = Frame(cap, body.__code__, bind(cap, body, (), None), body.__globals__, body, cap.frame)
+    f.namespace = namespace
+    cell = run(f)
+    cls = native(meta, name, tuple(bases), namespace, **kwargs)
+    cap.own[id(cls)] = cls
+    if type(cell) is types.CellType:
+        cell.cell_contents = cls
+    return cls
+
+
+@rule(operator.getitem)
+def getitem_(cap: Any, args: Any, kwargs: Any) -> Any:
+    return subscript(cap, *args)
+
+
+def _operators() -> None:
+    from ..opcodes.operators import _BINARY, binary, contains
+
+    def comparing(op: Any) -> Any:
+        return lambda cap, args, kwargs: compare(cap, op, *args)
+
+    def computing(op: Any) -> Any:
+        return lambda cap, args, kwargs: binary(cap, op, *args)
+
+    for op in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge):
+        rule(op)(comparing(op))
+    for op in _BINARY:
+        rule(op)(computing(op))
+    rule(operator.contains)(lambda cap, args, kwargs: contains(cap, *args))
+    rule(operator.not_)(lambda cap, args, kwargs: not truth(cap, args[0]))
+    rule(operator.truth)(lambda cap, args, kwargs: truth(cap, args[0]))
+
+
+_operators()
+
+
+@rule(object.__init__)
+def object_init(cap: Any, args: Any, kwargs: Any) -> None:
+    return None
+
+
+@rule(object.__new__)
+def object_new(cap: Any, args: Any, kwargs: Any) -> Any:
+    return native(object.__new__, args[0])
+
+
+@rule(operator.attrgetter("x").__class__)
+def attrgetter_(cap: Any, args: Any, kwargs: Any) -> Any:
+    return native(operator.attrgetter, *args)
+
+
+def make_printable(cap: Any, v: Any) -> Any:
+    """Arguments of `%` formatting."""
+    if type(v) is tuple:
+        return tuple(cap.printable(x) for x in v)
+    return cap.printable(v) if not isinstance(v, dict) else v
+
+

@@ -1,0 +1,172 @@
+"""Rules for PyTorch: questions about compiling, global state, what needs a value at capture time."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from ..calls import rule
+from ..control import native, unsupported
+from ..recorder import Recorder, function_rule
+
+# ---- "are we compiling?" -----------------------------------------------------------------------------------------------
+_TRUE = ("torch.compiler.is_compiling", "torch.compiler.is_dynamo_compiling", "torch._utils.is_compiling")
+_FALSE = ("torch.compiler.is_exporting", "torch.jit.is_scripting", "torch.jit.is_tracing", "torch._jit_internal.is_scripting", "torch.fx._symbolic_trace.is_fx_tracing", "torch.fx._symbolic_trace.is_fx_symbolic_tracing")
+
+
+def resolve(name: str) -> Any:
+    """The object of a dotted name, None where this torch lacks it. Imports nothing beyond the torch package itself."""
+    obj: Any = torch
+    for part in name.split(".")[1:]:
+        obj = getattr(obj, part, None)
+        if obj is None:
+            return None
+    return obj
+
+
+def _constants() -> None:
+    importlib.import_module("torch.compiler")
+    for names, value in ((_TRUE, True), (_FALSE, False)):
+        for name in names:
+            fn = resolve(name)
+            if fn is not None:
+                rule(fn)(lambda cap, args, kwargs, value=value: value)
+
+
+_constants()
+
+
+# ---- functions that PyTorch hides from compilers ------------------------------------------------------------------------
+_WRAPPER_FILE = torch._compile.__file__
+
+
+def unwrap_disabled(fn: Any) -> Any:
+    """The function behind torch's lazy `_disable_dynamo` wrapper, which must not run (it imports the reference stack)."""
+    if fn.__code__.co_filename == _WRAPPER_FILE and fn.__closure__:
+        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__):
+            if name == "fn":
+                return cell.cell_contents
+    return None
+
+
+# ---- state that is part of the graph -------------------------------------------------------------------------------------
+_STATE_SETTERS = ("_set_grad_enabled", "set_autocast_enabled", "set_autocast_dtype", "autocast_increment_nesting", "autocast_decrement_nesting", "set_autocast_cache_enabled", "clear_autocast_cache", "set_autocast_cpu_dtype", "set_autocast_cpu_enabled")
+
+
+def _state_setters() -> None:
+    for name in _STATE_SETTERS:
+        for owner in (torch._C, torch):
+            fn = getattr(owner, name, None)
+            if fn is None:
+                continue
+
+            def run(cap: Any, args: Any, kwargs: Any, fn: Any = fn) -> Any:
+                with torch._C.DisableTorchFunction():
+                    out = native(fn, *args, **kwargs)
+                cap.recorder.emit(fn, args, kwargs, None)
+                cap.state_changed = True
+                return out
+
+            rule(fn)(run)
+            try:
+                function_rule(fn)(lambda rec, func, args, kwargs: RUN_STATE(rec, func, args, kwargs))
+            except Exception:
+                pass
+
+
+def RUN_STATE(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    with torch._C.DisableTorchFunction():
+        out = func(*args, **kwargs)
+    rec.emit(func, args, kwargs, None)
+    return out
+
+
+_state_setters()
+
+
+# ---- values of tensors ---------------------------------------------------------------------------------------------------
+def _refuse(code: str, what: str, hint: str) -> Any:
+    def run(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+        t = next((a for a in args if isinstance(a, torch.Tensor)), None)
+        unsupported(code, what, saw=rec.cap.describe(t) if t is not None else "", hint=hint)
+
+    return run
+
+
+_T = torch.Tensor
+function_rule(_T.numpy, _T.data_ptr, _T.untyped_storage, _T.__array__, _T.storage)(_refuse("tensor-memory", "reading a tensor's memory", "move it outside of the compiled function"))
+function_rule(_T.backward, torch.autograd.backward, torch.autograd.grad)(_refuse("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside"))
+function_rule(_T.register_hook, _T.retain_grad, _T.register_post_accumulate_grad_hook)(_refuse("autograd", "a hook on a tensor", "register it outside of the compiled function"))
+function_rule(_T.tolist)(_refuse("data-dependent-value", "the values of a tensor as Python numbers", "keep the computation in tensors"))
+function_rule(_T.__repr__, _T.__str__, _T.__format__)(_refuse("tensor-text", "the text of a tensor's value", "format outside of the compiled function"))
+function_rule(_T.share_memory_, _T.pin_memory, _T.set_, _T.resize_, _T.resize_as_)(_refuse("tensor-storage", "changing a tensor's storage", "move it outside of the compiled function"))
+
+
+@function_rule(_T.__bool__, _T.is_nonzero)
+def tensor_bool(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
+    return rec.cap.tensor_truth(args[0])
+
+
+@function_rule(_T.item, _T.__int__, _T.__float__, _T.__index__, _T.__complex__)
+def tensor_item(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
+
+
+@function_rule(_T.__iter__)
+def tensor_iter(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    t = args[0]
+    if t.dim() == 0:
+        raise TypeError("iteration over a 0-d tensor")
+    return iter(torch.unbind(t, 0))
+
+
+@function_rule(_T.__contains__)
+def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
+    return rec.cap.tensor_truth((args[0] == args[1]).any())
+
+
+@function_rule(_T.__len__, _T.dim, _T.ndimension, _T.size, _T.stride, _T.storage_offset, _T.is_contiguous, _T.is_floating_point, _T.is_complex, _T.numel, _T.nelement, _T.element_size, _T.get_device, _T.is_shared, _T.is_pinned, _T.has_names, _T.is_signed, _T.is_conj, _T.is_neg, _T.is_inference, torch.is_floating_point, torch.is_complex, torch.numel, torch.is_tensor, _T.type, _T.__hash__, _T.__dir__, _T.sym_size if hasattr(_T, "sym_size") else _T.dense_dim)
+def tensor_question(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    if func is _T.type and (len(args) > 1 or kwargs):
+        return rec.run(func, args, kwargs)
+    with torch._C.DisableTorchFunctionSubclass():
+        return func(*args, **kwargs)
+
+
+# ---- what changes global state, or needs more than a graph ---------------------------------------------------------------
+def _refused(code: str, what: str, hint: str, *names: str) -> None:
+    def run(cap: Any, args: Any, kwargs: Any) -> Any:
+        unsupported(code, what, hint=hint)
+
+    for name in names:
+        fn = resolve(name)
+        if fn is not None:
+            rule(fn)(run)
+
+
+_refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.set_rng_state", "torch.get_rng_state", "torch.random.get_rng_state", "torch.random.set_rng_state", "torch.set_default_dtype", "torch.set_default_device", "torch.set_num_threads", "torch.use_deterministic_algorithms", "torch.random.fork_rng", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.initial_seed")
+_refused("io", "saving or loading", "do it outside of the compiled function", "torch.save", "torch.load")
+_refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.autograd.grad", "torch.autograd.backward", "torch.func.grad", "torch.func.vjp", "torch.func.jvp", "torch.func.jacrev", "torch.func.jacfwd", "torch.func.hessian", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
+_refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.vmap", "torch.func.vmap", "torch.func.grad_and_value", "torch.func.linearize", "torch.func.functionalize")
+_refused("inference-mode", "inference_mode inside the compiled function", "use torch.no_grad, or enter it outside", "torch.inference_mode", "torch._C._InferenceMode")
+
+
+@rule(torch.autograd.Function.apply.__func__)
+def function_apply(cap: Any, args: Any, kwargs: Any) -> Any:
+    """A custom autograd function: its forward alone where nothing needs a gradient."""
+    cls, *rest = args
+    if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in rest):
+        unsupported("autograd-function", "a custom autograd function that needs gradients", saw=cls.__qualname__, hint="use operators whose gradients PyTorch knows")
+    from .autograd_function import run_forward
+
+    return run_forward(cap, cls, rest, kwargs)
+
+
+@rule(torch.overrides.has_torch_function, torch.overrides.has_torch_function_unary, torch.overrides.has_torch_function_variadic)
+def no_overrides(cap: Any, args: Any, kwargs: Any) -> bool:
+    """Python code that we interpret must take its plain path: the mode records what it calls."""
+    return False
+
+

@@ -1,0 +1,150 @@
+"""One capture: the graph being recorded, and all that is known of values met from outside the frame.
+
+Between: the interpreter (which works on real Python values) -> rebuild, side effects, guards.
+Keeps:   `sources` knows every outside object with identity, by `id`, and holds it; fakes are the only tensors that the
+         interpreter sees; originals are never written to during capture (writes go to overlays and shadows).
+"""
+
+from __future__ import annotations
+
+import functools
+from types import CellType
+from typing import Any
+
+import torch
+from lamina_dynshape import FakeMode, FakeTensor, expr_of
+from torch import fx
+
+from .control import DELETED, MISSING, STANDS_FOR
+from .guards import GuardKind, GuardSet
+from .lift import Lifting
+from .protocols import Protocols
+from .recorder import Recorder
+from .source import ConstantSource, InstanceDictSource, Source
+
+__all__ = ["DELETED", "MISSING", "Capture", "Input"]
+
+
+class Input:
+    """A value that the graph takes from outside: `fake` stands for `real` during capture."""
+
+    __slots__ = ("dynamic", "fake", "node", "real", "role", "source", "spec_guarded")
+
+    def __init__(self, fake: Any, real: Any, source: Source, role: str) -> None:
+        self.fake, self.real, self.source, self.role = fake, real, source, role
+        self.node: fx.Node | None = None
+
+
+class Capture(Lifting, Protocols):
+    """State of one capture of one root frame."""
+
+    def __init__(self, options: Any, dynamic_policy: Any = None) -> None:
+        self.options = options
+        self.dynamic_policy = dynamic_policy
+        self.graph = fx.Graph()
+        self.guards = GuardSet()
+        self.mode = FakeMode()
+        self.sources: dict[int, Source] = {}
+        self.keep: dict[int, Any] = {}
+        self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
+        self.inputs: dict[int, Input] = {}  # id(fake) -> input
+        self.shadow_of: dict[int, Any] = {}  # id(original container) -> shadow
+        self.original_of: dict[int, Any] = {}  # id(shadow) -> original container
+        self.pristine: dict[int, Any] = {}  # id(shadow) -> shallow copy at creation, to find what changed
+        self.overlay: dict[int, dict[str, Any]] = {}  # id(outside object) -> attributes written
+        self.cell_of: dict[int, CellType] = {}  # id(outside cell) -> our cell
+        self.own_cells: dict[int, Any] = {}  # id(our cell) -> (cell, outside cell or None, source of contents, contents at first)
+        self.own: dict[int, Any] = {}  # id -> functions and objects made in the frame that could be taken for outside ones
+        self.globals_overlay: dict[tuple[int, str], Any] = {}
+        self.globals_dicts: dict[int, dict[str, Any]] = {}
+        self.global_cache: dict[tuple[int, str], Any] = {}
+        self.created: dict[int, tuple[Any, int]] = {}  # id -> (object made in the frame that may not be rebuilt, root step)
+        self.effects: list[Any] = []  # effects in program order (see side_effects)
+        self.frame: Any = None  # innermost interpreter frame
+        self.root_globals: dict[str, Any] = {}
+        self.step = 0  # root instructions begun
+        self.depth = 0
+        self.handled: Any = None  # exception being handled (sys.exc_info)
+        self.rng_used = False
+        self.size_nodes: dict[Any, fx.Node] = {}
+        self.type_cache: dict[tuple[type, str], Any] = {}
+        self.recorder = Recorder(self)
+        self.deferred_breaks: list[Any] = []
+
+    # ---- sources -----------------------------------------------------------------------------------------------------
+    def source_of(self, obj: Any) -> Source | None:
+        return self.sources.get(id(obj))
+
+    def base_source(self, obj: Any) -> Source:
+        """The source of an outside object; the object itself, held, where no path is known."""
+        return self.sources.get(id(obj)) or ConstantSource(obj)
+
+    def remember(self, obj: Any, source: Source) -> None:
+        self.sources[id(obj)] = source
+        self.keep[id(obj)] = obj
+
+    def guard(self, source: Source, kind: GuardKind, expected: Any = None) -> None:
+        if type(source) is not ConstantSource:
+            self.guards.add(source, kind, expected)
+
+    # ---- tensors -----------------------------------------------------------------------------------------------------
+    def add_input(self, real: torch.Tensor, source: Source, role: str) -> Any:
+        """The fake of an outside tensor; its placeholder appears when the graph first uses it."""
+        dims = self.dynamic_policy.dims(source, real) if self.dynamic_policy is not None else None
+        fake = self.mode.from_real(real, source=source, dynamic_dims=dims)
+        inp = self.inputs[id(fake)] = Input(fake, real, source, role)
+        inp.dynamic = frozenset(dims or ())
+        self.keep[id(fake)] = fake
+        self.lifted[id(real)] = fake
+        self.keep[id(real)] = real
+        return fake
+
+    def is_fake(self, t: Any) -> bool:
+        return isinstance(t, FakeTensor)
+
+    # ---- symbols -----------------------------------------------------------------------------------------------------
+    def bind_symbol(self, value: Any, node: fx.Node) -> None:
+        """A node yields this symbolic number."""
+        self.size_nodes.setdefault(expr_of(value), node)
+
+    def symbol_node(self, value: Any) -> fx.Node | int:
+        """The node of a symbolic number: built from the placeholders of its symbols."""
+        from .symbols import node_of_expr
+
+        return node_of_expr(self, value)
+
+    def symbolic_input(self, value: int, source: Source) -> Any:
+        from .symbols import symbolic_input
+
+        return symbolic_input(self, value, source)
+
+    # ---- where we are ------------------------------------------------------------------------------------------------
+    def user_stack(self) -> tuple[Any, ...]:
+        """The user's frames, innermost last."""
+        return self.frame.location_stack() if self.frame is not None else ()
+
+    # ---- what several modules ask ------------------------------------------------------------------------------------
+    def guard_instance_missing(self, src: Source, name: str) -> None:
+        """The instance's own dictionary lacks `name`."""
+        self.guard(InstanceDictSource(src), GuardKind.NO_KEY, name)
+
+    def lift_if_data(self, v: Any, source: Source) -> Any:
+        return self.lift(v, source) if isinstance(v, (torch.Tensor, list, dict, set)) else v
+
+    def type_of(self, v: Any) -> type:
+        """`type(v)`: fakes and stand-ins say what they stand for."""
+        if isinstance(v, torch.Tensor):
+            inp = self.inputs.get(id(v))
+            return type(inp.real) if inp is not None else torch.Tensor
+        return STANDS_FOR.get(type(v)) or type(v)
+
+    def store_global(self, globals_: dict[str, Any], name: str, value: Any) -> None:
+        self.globals_dicts[id(globals_)] = globals_
+        self.globals_overlay[id(globals_), name] = value
+
+    def call(self, fn: Any, args: Any, kwargs: dict[str, Any] | None = None) -> Any:
+        """Call any callable as the interpreted program would."""
+        from .calls import call
+
+        self.call = functools.partial(call, self)  # type: ignore[method-assign]
+        return call(self, fn, args, kwargs)
