@@ -30,6 +30,7 @@ _PLAIN = frozenset({
     type(iter([])), type(iter(())), type(iter({})), type({}.keys()), type({}.values()), type({}.items()), type(iter({}.items())), type(iter({}.values())), type(iter(range(0))), type(iter("")),
     types.GeneratorType, torch.SymInt, types.BuiltinFunctionType, type,
 })  # fmt: skip
+_CALLABLES = frozenset({types.FunctionType, types.MethodType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType})
 _FOREIGN_ITERATORS = (types.GeneratorType, types.CoroutineType)
 
 
@@ -137,7 +138,7 @@ class Protocols:
     def plain_iterable(self, v: Any) -> Any:
         """`v` in a form that C code may iterate; what is no iterable is left alone."""
         t = type(v)
-        if t in _PLAIN or isinstance(v, (torch.Tensor, type)) or callable(v):
+        if t in _PLAIN or t in _CALLABLES or isinstance(v, (torch.Tensor, type)):
             if t is dict and len(v) > 100:
                 self.refuse_large(v)
             if t is types.GeneratorType:

@@ -216,10 +216,11 @@ class Recorder(TorchFunctionMode):
         else:
             where = None
         if where is None:
-            node = self.graph.create_node("placeholder", name, (), {}, name=name)
+            node = self.graph.create_node("placeholder", name, (), {})
         else:
             with where:
-                node = self.graph.create_node("placeholder", name, (), {}, name=name)
+                node = self.graph.create_node("placeholder", name, (), {})
+        node.target = node.name
         if role != "size":
             self.last_placeholder = node
         node.meta.update(val=val, source=source, role=role, stack=())

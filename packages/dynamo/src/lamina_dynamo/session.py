@@ -12,7 +12,7 @@ from types import CellType
 from typing import Any
 
 import torch
-from lamina_dynshape import FakeMode, FakeTensor, expr_of
+from lamina_dynshape import FakeMode, FakeTensor
 from torch import fx
 
 from .control import DELETED, MISSING, STANDS_FOR
@@ -69,7 +69,11 @@ class Capture(Lifting, Protocols):
         self.size_nodes: dict[Any, fx.Node] = {}
         self.type_cache: dict[tuple[type, str], Any] = {}
         self.recorder = Recorder(self)
-        self.deferred_breaks: list[Any] = []
+        self.root_function: Any = None
+        self.size_inputs: dict[fx.Node, tuple[Any, int]] = {}
+        self.state_changed = False
+        self.entry_state: Any = None
+        self.entry_grad = self.final_grad = True
 
     # ---- sources -----------------------------------------------------------------------------------------------------
     def source_of(self, obj: Any) -> Source | None:
@@ -105,6 +109,8 @@ class Capture(Lifting, Protocols):
     # ---- symbols -----------------------------------------------------------------------------------------------------
     def bind_symbol(self, value: Any, node: fx.Node) -> None:
         """A node yields this symbolic number."""
+        from lamina_dynshape import expr_of
+
         self.size_nodes.setdefault(expr_of(value), node)
 
     def symbol_node(self, value: Any) -> fx.Node | int:
@@ -148,3 +154,7 @@ class Capture(Lifting, Protocols):
 
         self.call = functools.partial(call, self)  # type: ignore[method-assign]
         return call(self, fn, args, kwargs)
+
+    def shape_guards(self) -> list[Any]:
+        """Guards on symbolic sizes."""
+        return []

@@ -127,7 +127,10 @@ def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
     return rec.cap.tensor_truth((args[0] == args[1]).any())
 
 
-@function_rule(_T.__len__, _T.dim, _T.ndimension, _T.size, _T.stride, _T.storage_offset, _T.is_contiguous, _T.is_floating_point, _T.is_complex, _T.numel, _T.nelement, _T.element_size, _T.get_device, _T.is_shared, _T.is_pinned, _T.has_names, _T.is_signed, _T.is_conj, _T.is_neg, _T.is_inference, torch.is_floating_point, torch.is_complex, torch.numel, torch.is_tensor, _T.type, _T.__hash__, _T.__dir__, _T.sym_size if hasattr(_T, "sym_size") else _T.dense_dim)
+_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "storage_offset", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "type", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
+
+
+@function_rule(*[getattr(_T, name) for name in _QUESTIONS if hasattr(_T, name)], torch.is_floating_point, torch.is_complex, torch.numel)
 def tensor_question(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     if func is _T.type and (len(args) > 1 or kwargs):
         return rec.run(func, args, kwargs)

@@ -1,0 +1,355 @@
+"""Replacement code: Python text that calls the graph, replays side effects and rebuilds live values.
+
+Between: the interpreter's state at the end of a capture -> the code of a cache entry.
+Keeps:   every outside value arrives as an argument (supplied by the guard program), every held object as a constant
+         argument; one expression per object, so identity and cycles come out as they were.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import itertools
+import math
+import types
+from collections import Counter, OrderedDict, defaultdict, deque
+from typing import Any
+
+import torch
+
+from .attributes import InstanceDict, raw_dict
+from .control import MISSING, unsupported
+from .generators import InterpretedGenerator
+from .source import ConstantSource, LocalSource, Source
+
+__all__ = ["Codegen"]
+
+_LITERALS = frozenset({type(None), bool, int, str, bytes})
+_HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
+_ITERATORS = (
+    type(iter([])), type(iter(())), type(iter({})), type(iter({}.items())), type(iter({}.values())), type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed([])), type(reversed({})),
+    enumerate, zip, reversed, itertools.chain, itertools.islice, itertools.product, itertools.permutations, itertools.combinations, itertools.zip_longest, type(iter(deque())), itertools.pairwise,
+)  # fmt: skip
+
+
+class Codegen:
+    """Text of the replacement function, its constant arguments, its supplied sources, the outputs wanted of the graph."""
+
+    def __init__(self, cap: Any, slot_names: tuple[str, ...]) -> None:
+        self.cap = cap
+        self.slots = slot_names
+        self.lines: list[str] = []
+        self.supplied: dict[Source, str] = {}
+        self.constants: dict[int, tuple[str, Any]] = {}
+        self.outputs: dict[int, int] = {}  # id(fake) -> output number
+        self.output_values: list[Any] = []
+        self.names: dict[int, str] = {}
+        self.building: dict[int, tuple[str, list[bool]]] = {}
+        self.hold: list[Any] = []
+        self.free_names: tuple[str, ...] = ()  # free variables that the text mentions
+        self._n = 0
+
+    # ---- names -------------------------------------------------------------------------------------------------------
+    def fresh(self, stem: str = "t") -> str:
+        self._n += 1
+        return f"_{stem}{self._n}"
+
+    def emit(self, line: str) -> None:
+        self.lines.append(line)
+
+    def constant(self, v: Any) -> str:
+        """A held object."""
+        found = self.constants.get(id(v))
+        if found is None:
+            found = self.constants[id(v)] = (self.fresh("k"), v)
+        return found[0]
+
+    def source(self, s: Source) -> str:
+        """An outside value."""
+        if type(s) is ConstantSource:
+            return self.constant(s.value)
+        if type(s) is LocalSource and s.local in self.slots:
+            return f"_a_{self.slots.index(s.local)}"
+        found = self.supplied.get(s)
+        if found is None:
+            found = self.supplied[s] = self.fresh("s")
+        return found
+
+    # ---- values ------------------------------------------------------------------------------------------------------
+    def value(self, v: Any) -> str:
+        """Expression of any value that the interpreter holds."""
+        t = type(v)
+        if t in _LITERALS:
+            return repr(v) if t is not int or -(2**62) < v < 2**62 else self.constant(v)
+        if t is float:
+            return repr(v) if math.isfinite(v) else self.constant(v)
+        if v is ... or v is NotImplemented:
+            return "..." if v is ... else "NotImplemented"
+        if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self.output(v)
+        found = self.names.get(id(v))
+        if found is not None:
+            return found
+        cyclic = self.building.get(id(v))
+        if cyclic is not None:
+            if cyclic[0] == "":
+                unsupported("rebuild", "a cycle through an immutable object", saw=t.__name__)
+            cyclic[1].append(True)
+            return cyclic[0]
+        if isinstance(v, torch.Tensor):
+            return self._tensor(v)
+        src = self.cap.sources.get(id(v))
+        if src is not None:
+            return self.source(src)
+        expr = self._made(v, t)
+        return expr
+
+    def output(self, v: Any) -> str:
+        """A value that the graph computes."""
+        i = self.outputs.get(id(v))
+        if i is None:
+            i = self.outputs[id(v)] = len(self.output_values)
+            self.output_values.append(v)
+        return f"_o{i}"
+
+    def _tensor(self, v: Any) -> str:
+        inp = self.cap.inputs.get(id(v))
+        if inp is not None:
+            return self.source(inp.source)
+        if not self.cap.is_fake(v):
+            return self.constant(v)
+        if id(v) not in self.cap.recorder.nodes:
+            unsupported("rebuild", "a tensor that the graph did not record")
+        expr = self.output(v)
+        over = self.cap.overlay.get(id(v))
+        if over:
+            self.names[id(v)] = expr
+            for k, x in over.items():
+                self.emit(f"{self.constant(setattr)}({expr}, {k!r}, {self.value(x)})")
+        return expr
+
+    def _made(self, v: Any, t: type) -> str:
+        """An object that the frame made."""
+        if t is tuple:
+            return self._named(v, lambda: "(" + "".join(f"{self.value(x)}, " for x in v) + ")", None)
+        if t is list:
+            return self._mutable(v, "[]", lambda: "[" + ", ".join([self.value(x) for x in v]) + "]", "{0}.extend({1})")
+        if t is dict:
+            return self._mutable(v, "{}", lambda: "{" + ", ".join([f"{self.value(k)}: {self.value(x)}" for k, x in v.items()]) + "}", "{0}.update({1})")
+        if t is set:
+            return self._mutable(v, "set()", lambda: "{" + ", ".join([self.value(x) for x in v]) + "}" if v else "set()", "{0}.update({1})")
+        if t in (OrderedDict, Counter):
+            k = self.constant(t)
+            return self._mutable(v, f"{k}()", lambda: f"{k}([" + ", ".join([f"({self.value(a)}, {self.value(b)})" for a, b in v.items()]) + "])" if t is OrderedDict else f"{k}({{" + ", ".join([f"{self.value(a)}: {self.value(b)}" for a, b in v.items()]) + "})", "{0}.update({1})")
+        if t is defaultdict:
+            k = self.constant(t)
+            return self._mutable(v, f"{k}({self.value(v.default_factory)})", lambda: f"{k}({self.value(v.default_factory)}, {{" + ", ".join([f"{self.value(a)}: {self.value(b)}" for a, b in v.items()]) + "})", "{0}.update({1})")
+        if t is deque:
+            k = self.constant(t)
+            return self._mutable(v, f"{k}((), {v.maxlen})", lambda: f"{k}([" + ", ".join([self.value(x) for x in v]) + f"], {v.maxlen})", "{0}.extend({1})")
+        if t is frozenset:
+            return self._named(v, lambda: f"{self.constant(frozenset)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if t is slice:
+            return f"{self.constant(slice)}({self.value(v.start)}, {self.value(v.stop)}, {self.value(v.step)})"
+        if t is torch.Size:
+            return self._named(v, lambda: f"{self.constant(torch.Size)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if t is float or t is complex or isinstance(v, _HELD):
+            return self.constant(v)
+        if t is types.FunctionType:
+            return self._function(v) if id(v) in self.cap.own else self.constant(v)
+        if t is types.MethodType:
+            return self._named(v, lambda: f"{self.constant(types.MethodType)}({self.value(v.__func__)}, {self.value(v.__self__)})", None)
+        if t is types.MethodWrapperType:
+            return f"{self.value(v.__self__)}.{v.__name__}"
+        if t is functools.partial:
+            return self._named(v, lambda: f"{self.constant(functools.partial)}({self.value(v.func)}, *{self.value(v.args)}, **{self.value(v.keywords)})", None)
+        if t is types.CellType:
+            return self.cell(v)
+        if t is InstanceDict:
+            return f"{self.value(v.obj)}.__dict__"
+        if t in _ITERATORS:
+            return self._named(v, lambda: f"{self.constant(iter)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if isinstance(v, tuple):
+            if raw_dict(v):
+                unsupported("rebuild", "an object of a tuple subclass with attributes", saw=t.__qualname__)
+            return self._named(v, lambda: f"{self.constant(tuple.__new__)}({self.constant(t)}, (" + "".join(f"{self.value(x)}, " for x in tuple.__iter__(v)) + "))", None)
+        return self._object(v, t)
+
+    def builtin_method(self, v: Any) -> str:
+        return f"{self.value(v.__self__)}.{v.__name__}"
+
+    def _named(self, v: Any, make: Any, _: Any) -> str:
+        """An immutable value: built at first mention."""
+        self.hold.append(v)
+        self.building[id(v)] = ("", [])
+        expr = make()
+        del self.building[id(v)]
+        name = self.names[id(v)] = self.fresh()
+        self.emit(f"{name} = {expr}")
+        return name
+
+    def _mutable(self, v: Any, empty: str, make: Any, fill: str) -> str:
+        """A mutable container: built whole, or first empty where something inside refers to it."""
+        self.hold.append(v)
+        name = self.fresh()
+        seen: list[bool] = []
+        self.building[id(v)] = (name, seen)
+        at = len(self.lines)
+        expr = make()
+        del self.building[id(v)]
+        self.names[id(v)] = name
+        if seen:
+            self.lines.insert(at, f"{name} = {empty}")
+            self.emit(fill.format(name, expr))
+        else:
+            self.emit(f"{name} = {expr}")
+        return name
+
+    def _object(self, v: Any, t: type) -> str:
+        """An instance of a Python class: `__new__`, contents, attributes."""
+        if t is types.BuiltinFunctionType or isinstance(v, types.BuiltinFunctionType):
+            return self.builtin_method(v)
+        if isinstance(v, BaseException):
+            return self._exception(v, t)
+        if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or hasattr(t, "__next__"):
+            self._refuse(v, t)
+        d = raw_dict(v)
+        slots = [s for k in t.__mro__ for s in _slots_of(k)]
+        if d is None and not slots and t is not object and not isinstance(v, (dict, list, set)):
+            if t.__module__ in ("re", "_sre", "inspect", "typing", "types", "functools", "operator", "datetime", "numpy", "decimal", "uuid", "pathlib", "torch", "weakref"):
+                return self.constant(v)
+            self._refuse(v, t)
+        base = next((b for b in (OrderedDict, defaultdict, dict, list, set, deque) if isinstance(v, b)), None)
+        if base is None and t.__new__ is not object.__new__ and not isinstance(t.__new__, types.FunctionType):
+            self._refuse(v, t)
+        self.hold.append(v)
+        name = self.names[id(v)] = self.fresh()
+        new = base.__new__ if base is not None else object.__new__
+        self.emit(f"{name} = {self.constant(new)}({self.constant(t)})")
+        if base is not None:
+            self._contents(v, base, name)
+        for k, x in (d or {}).items():
+            self.emit(f"{name}.__dict__[{k!r}] = {self.value(x)}")
+        for s in slots:
+            x = _slot_value(v, s)
+            if x is not MISSING:
+                self.emit(f"{self.constant(object.__setattr__)}({name}, {s!r}, {self.value(x)})")
+        return name
+
+    def _contents(self, v: Any, base: type, name: str) -> None:
+        if base is defaultdict:
+            self.emit(f"{self.constant(defaultdict.__init__)}({name}, {self.value(v.default_factory)})")
+        if base in (list, deque):
+            for x in base.__iter__(v):
+                self.emit(f"{self.constant(base.append)}({name}, {self.value(x)})")
+        elif base is set:
+            for x in set.__iter__(v):
+                self.emit(f"{self.constant(set.add)}({name}, {self.value(x)})")
+        else:
+            put = OrderedDict.__setitem__ if base is OrderedDict else dict.__setitem__
+            for k, x in (OrderedDict if base is OrderedDict else dict).items(v):
+                self.emit(f"{self.constant(put)}({name}, {self.value(k)}, {self.value(x)})")
+
+    def _exception(self, v: BaseException, t: type) -> str:
+        self.hold.append(v)
+        args = "".join(f", {self.value(a)}" for a in v.args)
+        name = self.names[id(v)] = self.fresh()
+        self.emit(f"{name} = {self.constant(t.__new__)}({self.constant(t)}{args})")
+        self.emit(f"{name}.args = ({args[2:]}{',' if v.args else ''})")
+        for k, x in vars(v).items():
+            self.emit(f"{name}.__dict__[{k!r}] = {self.value(x)}")
+        for link in ("__cause__", "__context__"):
+            x = getattr(v, link)
+            if x is not None:
+                self.emit(f"{name}.{link} = {self.value(x)}")
+        if v.__suppress_context__:
+            self.emit(f"{name}.__suppress_context__ = True")
+        return name
+
+    def _refuse(self, v: Any, t: type) -> None:
+        from .control import Unsupported
+
+        u = Unsupported("an object that cannot be rebuilt", saw=f"{t.__module__}.{t.__qualname__}", hint="keep such objects inside the captured region", code="rebuild")
+        made = self.cap.created.get(id(v))
+        u.step = made[1] if made is not None else None  # type: ignore[attr-defined]
+        raise u
+
+    # ---- functions and cells ---------------------------------------------------------------------------------------------
+    def _function(self, v: Any) -> str:
+        self.hold.append(v)
+        cells = [self.cell(c) for c in v.__closure__ or ()]
+        name = self.names[id(v)] = self.fresh("f")
+        closure = f"({''.join(f'{c}, ' for c in cells)})" if cells else "None"
+        self.emit(f"{name} = {self.constant(types.FunctionType)}({self.constant(v.__code__)}, {self.constant(v.__globals__)}, {v.__name__!r}, {self.value(v.__defaults__)}, {closure})")
+        if v.__kwdefaults__:
+            self.emit(f"{name}.__kwdefaults__ = {self.value(v.__kwdefaults__)}")
+        if v.__qualname__ != v.__code__.co_qualname:
+            self.emit(f"{name}.__qualname__ = {v.__qualname__!r}")
+        if v.__dict__:
+            for k, x in v.__dict__.items():
+                self.emit(f"{name}.{k} = {self.value(x)}")
+        return name
+
+    def cell(self, c: types.CellType) -> str:
+        """A cell: the outside one it stands for, or a new one."""
+        found = self.names.get(id(c))
+        if found is not None:
+            return found
+        self.hold.append(c)
+        known = self.cap.own_cells.get(id(c))
+        if known is not None and known[1] is not None:
+            name = self.names[id(c)] = self._outside_cell(known[1])
+            return name
+        name = self.names[id(c)] = self.fresh("c")
+        self.emit(f"{name} = {self.constant(types.CellType)}()")
+        try:
+            contents = c.cell_contents
+        except ValueError:
+            return name
+        self.emit(f"{name}.cell_contents = {self.value(contents)}")
+        return name
+
+    def _outside_cell(self, outside: types.CellType) -> str:
+        """The frame's own free variable by its closure; another function's cell is held."""
+        root = self.cap.root_function
+        for free, c in zip(root.__code__.co_freevars, root.__closure__ or ()):
+            if c is outside:
+                return self.own_cell(free)
+        return self.constant(outside)
+
+    def own_cell(self, free: str) -> str:
+        """The cell of the root function's free variable."""
+        self.free_names = self.cap.root_function.__code__.co_freevars
+        return f"_cells[{self.free_names.index(free)}]"
+
+    # ---- text --------------------------------------------------------------------------------------------------------
+    def code(self, body: list[str]) -> types.CodeType:
+        """The replacement function's code object: slots, supplied values, constants as plain arguments."""
+        args = [f"_a_{i}" for i in range(len(self.slots))] + list(self.supplied.values()) + [n for n, _ in self.constants.values()]
+        free = self.free_names
+        if free:
+            names = ", ".join(free)
+            body = [f"_cells = (lambda: ({names},)).__closure__", *body]
+        text = f"def replacement({', '.join(args)}):\n" + "".join(f"    {line}\n" for line in body)
+        if not free:
+            module = compile(text, "<lamina replacement>", "exec")
+            return next(c for c in module.co_consts if isinstance(c, types.CodeType))
+        outer = f"def outer({', '.join(free)}):\n" + "".join(f"    {line}\n" for line in text.splitlines()) + "    return replacement\n"
+        module = compile(outer, "<lamina replacement>", "exec")
+        outer_code = next(c for c in module.co_consts if isinstance(c, types.CodeType))
+        return next(c for c in outer_code.co_consts if isinstance(c, types.CodeType) and c.co_name == "replacement")
+
+
+def _slots_of(k: type) -> list[str]:
+    slots = k.__dict__.get("__slots__", ())
+    slots = (slots,) if isinstance(slots, str) else slots
+    return [s for s in slots if s not in ("__dict__", "__weakref__") and isinstance(k.__dict__.get(s), types.MemberDescriptorType)]
+
+
+def _slot_value(v: Any, name: str) -> Any:
+    try:
+        return object.__getattribute__(v, name)
+    except AttributeError:
+        return MISSING
+
+
