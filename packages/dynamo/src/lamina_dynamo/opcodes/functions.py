@@ -18,14 +18,14 @@ def _register(f: Frame, fn: FunctionType) -> FunctionType:
 def make_function(f: Frame, flags: int) -> None:
     s = f.stack
     code = s.pop()
-    fn = FunctionType(code, f.globals, code.co_name)
-    if VERSION < (3, 13):
+    if VERSION >= (3, 13):
+        fn = FunctionType(code, f.globals, code.co_name)
+    else:
         closure = s.pop() if flags & 8 else None
         annotations = s.pop() if flags & 4 else None
         kwdefaults = s.pop() if flags & 2 else None
         defaults = s.pop() if flags & 1 else None
-        if closure:
-            fn = FunctionType(code, f.globals, code.co_name, None, closure)
+        fn = FunctionType(code, f.globals, code.co_name, None, closure)
         if isinstance(annotations, tuple):
             annotations = dict(zip(annotations[::2], annotations[1::2]))
         if annotations:
