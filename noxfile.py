@@ -16,7 +16,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 from checks import BELOW  # noqa: E402
-from environment import CPU_INDEX  # noqa: E402
+from environment import install_torch  # noqa: E402
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 WORKERS = os.environ.get("LAMINA_TEST_WORKERS", "2")
@@ -29,7 +29,8 @@ nox.options.reuse_existing_virtualenvs = True
 def _install(session: nox.Session, package: str, *groups: str) -> None:
     """Install one package with the packages below it and nothing else, and requirement groups."""
     local = [argument for name in BELOW[package] for argument in ("-e", f"packages/{name}")]
-    session.install("-c", "constraints.txt", "--extra-index-url", CPU_INDEX, *local)
+    install_torch(Path(session.bin) / "python")
+    session.install("-c", "constraints.txt", *local)
     for group in groups:
         session.install("-c", "constraints.txt", "-r", f"tools/requirements/{group}.txt")
         if (ROOT / "tools" / "requirements" / f"{group}-no-deps.txt").exists():

@@ -48,7 +48,7 @@ def _install_once(folder: Path, python: Path, group: str) -> None:
     start = time.monotonic()
     _say(f"installing {group} ...")
     if group == "torch":
-        _install_torch(python)
+        install_torch(python)
     for path in sorted(files):
         no_deps = ["--no-deps"] if path.stem.endswith("-no-deps") else []
         _pip(python, "-c", str(ROOT / "constraints.txt"), *no_deps, "-r", str(path), check=True)
@@ -56,7 +56,7 @@ def _install_once(folder: Path, python: Path, group: str) -> None:
     _say(f"installed {group} in {time.monotonic() - start:.0f} s")
 
 
-def _install_torch(python: Path) -> None:
+def install_torch(python: Path) -> None:
     """The CPU build, from the configured indexes if they have it, else from PyTorch's own; and what our packages need besides."""
     version = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
     from_pytorch = ["--retries", "1", "--timeout", "20", "--extra-index-url", CPU_INDEX]
