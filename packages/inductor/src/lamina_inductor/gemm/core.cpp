@@ -37,7 +37,7 @@ struct lamina_gemm_call {
   const float* A; i64 a_batch, a_row, a_col;
   const float* B; i64 b_batch, b_row, b_col;
   float* C; i64 c_batch, c_row;
-  const float* bias; i64 bias_step;       // added to every row; step 0 or 1
+  const float* bias;                       // N values added to every row, or 0
   lamina_epilogue epilogue; void* context; // rows of batch b are numbered from b * M
 };
 }
