@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "RestartCapture", "SkipFrame", "Unsupported", "native", "observe", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "unsupported"]
 
 
 class Observed(Exception):
@@ -29,12 +29,12 @@ class RestartCapture(BaseException):
         self.step, self.reason = step, reason
 
 
-class SkipFrame(BaseException):
-    """The frame cannot be captured, nor broken: run it eagerly."""
+class CannotRebuild(BaseException):
+    """A live value cannot be made by replacement code. `step`: the root instruction that made it, if known."""
 
-    def __init__(self, reason: Unsupported) -> None:
+    def __init__(self, step: int | None, reason: Unsupported) -> None:
         super().__init__(str(reason))
-        self.reason = reason
+        self.step, self.reason = step, reason
 
 
 def observe(exc: BaseException) -> NoReturn:

@@ -10,36 +10,29 @@ from __future__ import annotations
 import contextlib
 import sys
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.timers import stage
 from torch import fx
 
-from .control import Observed, RestartCapture, Unsupported
+from . import native
+from .control import CannotRebuild, Observed, RestartCapture, Unsupported
+from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
 from .guards import Guard, GuardKind, state_guard
+from .native import extension, program as _program
 from .rebuild import Codegen
 from .session import Capture
 from .side_effects import emit_side_effects
 from .source import CellSource, LocalSource
 
-__all__ = ["Captured", "Converted", "Options", "capture_frame", "convert_frame"]
+__all__ = ["Converted", "convert_frame", "listening"]
 
 MAX_RESTARTS = 60
-
-
-@dataclass
-class Options:
-    """What one `optimize` call fixed."""
-
-    backend: Any
-    fullgraph: bool = False
-    dynamic: bool | None = None
-    recompile_limit: int = 8
-    listeners: list[Any] = field(default_factory=list)  # called with each Converted
 
 
 @dataclass
@@ -58,11 +51,53 @@ class Converted:
     text: str = ""
 
 
-class UserException(Exception):
+_listeners: list[Any] = []
+
+
+@contextlib.contextmanager
+def listening(listener: Any) -> Any:
+    """Tell `listener` of every conversion: `Converted`, or the `Unsupported` that made a frame run eagerly."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, globals_: Any, options: Any, *, frame_state: dict[str, Any]) -> Any:
+    """Capture one call of `fn` and make its cache entry; RUN_EAGER for this call, or SKIP for good, where that cannot be."""
+    ext = extension()
+    try:
+        converted = _convert(fn, slots, options, DynamicPolicy(options.dynamic, frame_state))
+    except _UserException:
+        counters["frames"]["raised"] += 1
+        return ext.RUN_EAGER
+    except _CannotConvert as e:
+        if options.fullgraph:
+            raise e.reason from None
+        counters["frames"]["eager"] += 1
+        counters["graph_breaks"][e.reason.code] += 1
+        log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, e.reason)
+        for listener in _listeners:
+            listener(e.reason)
+        return ext.SKIP
+    counters["frames"]["captured"] += 1
+    for listener in _listeners:
+        listener(converted)
+    return make_entry(converted)
+
+
+def make_entry(c: Converted) -> Any:
+    """The native cache entry of a conversion."""
+    program = native.compile_guards(c.guards, _program.arg_names_of(c.code), free_names=c.code.co_freevars, supplied=c.supplied)
+    return native.Entry(program, c.replacement, c.constants)
+
+
+class _UserException(Exception):
     """Interpretation met an exception that leaves the frame: eager must raise it."""
 
 
-class CannotConvert(Exception):
+class _CannotConvert(Exception):
     """The frame runs eagerly; `reason` says why."""
 
     def __init__(self, reason: Unsupported) -> None:
@@ -70,17 +105,10 @@ class CannotConvert(Exception):
         self.reason = reason
 
 
-def arg_names(code: types.CodeType) -> tuple[str, ...]:
-    """Names of the argument slots."""
-    n = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
-    return code.co_varnames[:n]
-
-
-def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], options: Options, policy: Any = None) -> Converted:
-    """Capture one call of `fn` and make the replacement code."""
+def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, policy: DynamicPolicy) -> Converted:
     code = fn.__code__
     if code.co_flags & 0x2A0:
-        raise CannotConvert(Unsupported("a generator or async function at the root of a capture", saw=fn.__qualname__, code="generator-root"))
+        raise _CannotConvert(Unsupported("a generator or async function at the root of a capture", saw=fn.__qualname__, code="generator-root"))
     from . import rules  # noqa: F401  (fills the tables)
 
     break_at: int | None = None
@@ -88,7 +116,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], options: Optio
     tried: set[int] = set()
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
-        with stage("capture"), _quiet():
+        with stage("capture"), _deep_recursion():
             try:
                 with _capturing(cap):
                     frame = _root_frame(cap, fn, slots)
@@ -98,24 +126,20 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], options: Optio
             except RestartCapture as r:
                 step, why = r.step, r.reason
             except Observed as e:
-                raise UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
-            except Unsupported as u:  # a live value cannot be rebuilt: break where it was made, or give up
-                step, why = getattr(u, "step", None), u
-                if step is None:
-                    step = cap.step
-                    if break_at is not None or result is not BREAK and step in tried:
-                        raise CannotConvert(u) from u
-            if options.fullgraph:
-                raise why
-            if step in tried:
-                raise CannotConvert(why)
-            tried.add(step)
-            break_at, reason = step, why
-    raise CannotConvert(reason or Unsupported("too many restarts", code="restarts"))
+                raise _UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
+            except CannotRebuild as r:  # break where the object was made, or give up
+                step, why = r.step, r.reason
+        if options.fullgraph:
+            raise why
+        if step is None or step in tried:
+            raise _CannotConvert(why)
+        tried.add(step)
+        break_at, reason = step, why
+    raise _CannotConvert(reason or Unsupported("too many restarts", code="restarts"))
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _deep_recursion() -> Any:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 6000))
     try:
@@ -149,7 +173,7 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
     code = fn.__code__
     cap.root_globals = fn.__globals__
     cap.root_function = fn
-    names = arg_names(code)
+    names = _program.arg_names_of(code)
     from .binding import slot_count
 
     fast = [NULL] * slot_count(code)
@@ -163,10 +187,10 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
     return f
 
 
-def _finish(cap: Capture, frame: Frame, result: Any, options: Options, reason: Unsupported | None) -> Converted:
+def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
     code = frame.code
-    cg = Codegen(cap, arg_names(code))
+    cg = Codegen(cap, _program.arg_names_of(code))
     if result is BREAK:
         from .resume import emit_break
 
@@ -192,8 +216,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Options, reason: U
     converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), guards, gm, examples, reason, compiled, "\n".join(body))
     if reason is not None:
         counters["graph_breaks"][reason.code] += 1
-    for listener in options.listeners:
-        listener(converted)
+        log("graph_breaks").info("%s", reason)
     return converted
 
 
@@ -247,10 +270,3 @@ def _guards(cap: Capture) -> list[Guard]:
         guards.append(Guard(distinct[0], GuardKind.NO_ALIAS, tuple(distinct[1:])))
     guards += cap.shape_guards()
     return guards
-
-
-def capture_frame(fn: types.FunctionType, slots: tuple[Any, ...], **kw: Any) -> Converted:
-    """As `convert_frame`, with a backend that keeps the graph as it is."""
-    return convert_frame(fn, slots, Options(lambda gm, ex: gm.forward, fullgraph=True, **kw))
-
-

@@ -1,33 +1,108 @@
-"""Which sizes and Python ints are symbolic: from the user's wish, and from what changed between calls.
+"""Which sizes and Python ints are symbolic: from the user's wish, from marks, and from what changed between compilations.
 
-Between: guard failures of a code object's entries -> `Capture.add_input`, `Lifting._lift_int`.
-Keeps:   `dynamic=None`: static first, symbolic for what was seen to change; True: symbolic at once; False: never.
+Between: the sizes seen at earlier compilations of a code object (`frame_state`) -> fakes of inputs, lifted ints.
+Keeps:   `dynamic=None`: static at first, symbolic for what was seen to change; True: symbolic at once; False: never.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DynamicPolicy"]
+import torch
+from lamina_dynshape import ShapeEnv
+from lamina_dynshape.boolean import expr_text
+from lamina_dynshape.expr import as_expr
+from lamina_dynshape.marks import dim_marks
+
+from .guards import Guard, shape_guard
+from .source import SizeSource, Source, StrideSource
+
+__all__ = ["Dynamic", "DynamicPolicy"]
 
 
 class DynamicPolicy:
-    """Of one code object in one region."""
+    """What one compilation makes symbolic; `state` is remembered between compilations of the code."""
 
-    def __init__(self, dynamic: bool | None) -> None:
+    def __init__(self, dynamic: bool | None, state: dict[str, Any]) -> None:
         self.dynamic = dynamic
-        self.changed_dims: dict[Any, set[int]] = {}
-        self.changed_ints: set[Any] = set()
+        self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
+        self.ints: dict[str, int | None] = state.setdefault("ints", {})
 
-    def dims(self, source: Any, t: Any) -> frozenset[int]:
-        """Dims of an input to make symbolic."""
-        return frozenset()
+    def dims(self, name: str, t: torch.Tensor, role: str) -> frozenset[int]:
+        """Dims of an input to make symbolic; notes its sizes."""
+        shape, old = tuple(t.shape), self.sizes.get(name)
+        if old is not None and len(old) == len(shape):
+            shape = tuple(n if n == o else None for n, o in zip(shape, old))  # type: ignore[misc]
+        self.sizes[name] = shape
+        marked = frozenset(dim_marks(t))
+        if self.dynamic is False or role == "parameter":
+            return marked
+        if self.dynamic:
+            return marked | frozenset(range(len(shape)))
+        return marked | frozenset(d for d, n in enumerate(shape) if n is None)
 
-    def is_dynamic_int(self, source: Any, v: int) -> bool:
-        return False
+    def is_dynamic_int(self, name: str, v: int) -> bool:
+        """Whether a Python int from outside becomes symbolic; notes its value."""
+        old = self.ints.get(name, v)
+        self.ints[name] = v if old == v else None
+        return self.dynamic is not False and self.ints[name] is None and v not in (0, 1)
 
-    def any_int(self) -> bool:
-        return bool(self.changed_ints)
 
-    def learn(self, fn: Any, slots: Any, names: Any, failures: list[Any]) -> None:
-        """Note what the failing guards say changed."""
+class Dynamic:
+    """Mixin of `Capture`: symbols of inputs and the guards on them."""
+
+    policy: DynamicPolicy
+    mode: Any
+
+    def shape_env(self) -> Any:
+        """The environment, made when the first symbol is wanted."""
+        if self.mode.shape_env is None:
+            self.mode.shape_env = ShapeEnv()
+            self.number_source: dict[str, Source] = {}
+        return self.mode.shape_env
+
+    def fake_input(self, t: torch.Tensor, source: Source, role: str) -> tuple[Any, frozenset[int]]:
+        """(fake, dims that came out symbolic)."""
+        name = source.name()
+        dims = self.policy.dims(name, t, role)
+        if not dims:
+            return self.mode.from_real(t, source=name, dynamic_dims=()), dims
+        self.shape_env()
+        for d in range(t.dim()):
+            self.number_source[f"{name}.size()[{d}]"] = SizeSource(source, d)
+            self.number_source[f"{name}.stride()[{d}]"] = StrideSource(source, d)
+        marks = dim_marks(t)
+        fake = self.mode.from_real(t, source=name, dynamic_dims=tuple(d for d in dims if d not in marks) or None)
+        return fake, frozenset(d for d, s in enumerate(fake.sizes) if type(s) is not int)
+
+    def symbolic_int(self, v: int, source: Source) -> Any:
+        """A Python int from outside as a symbol."""
+        name = source.name()
+        env = self.shape_env()
+        self.number_source[name] = source
+        return env.create_symbol(v, name)
+
+    def symbol_input(self, symbol: Any) -> tuple[Source, int]:
+        """Where a backed symbol is read from, and its value now."""
+        info = self.mode.shape_env.symbols[symbol]
+        return self.number_source[info.sources[0]], info.hint
+
+    def shape_guards(self) -> list[Guard]:
+        """Conditions on symbols, equal sizes that share one, strides that follow sizes."""
+        env = self.mode.shape_env
+        if env is None:
+            return []
+        out = []
+        for c in env.conditions():
+            out.append(self._guard(c.text(lambda s: s.name), c.free_symbols, {}))
+        for s, info in env.symbols.items():
+            for i, other in enumerate(info.sources[1:]):
+                if self.number_source[other] is not self.number_source[info.sources[0]]:
+                    out.append(self._guard(f"d{i} == {s.name}", [s], {f"d{i}": self.number_source[other]}))
+        for b in env.strides:
+            e = as_expr(b.expr)
+            out.append(self._guard(f"d == {expr_text(e, lambda s: s.name)}", e.free_symbols, {"d": self.number_source[b.source]}))
+        return out
+
+    def _guard(self, text: str, symbols: Any, more: dict[str, Source]) -> Guard:
+        return shape_guard(text, {**{s.name: self.symbol_input(s)[0] for s in symbols}, **more})

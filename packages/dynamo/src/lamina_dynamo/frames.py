@@ -152,7 +152,7 @@ def run_root(f: Frame, break_at: int | None) -> Any:
         except Unsupported as u:
             if u.where is None:
                 u.where = where_of(f)
-            raise RestartCapture(getattr(u, "step", None) or cap.step, u) from u
+            raise RestartCapture(cap.step, u) from u
 
 
 BREAK = object()

@@ -89,9 +89,8 @@ class Lifting:
 
     # ---- kinds -------------------------------------------------------------------------------------------------------
     def _lift_int(self, v: int, source: Source) -> Any:
-        policy = self.dynamic_policy
-        if policy is not None and policy.is_dynamic_int(source, v):
-            return self.symbolic_input(v, source)
+        if self.policy.is_dynamic_int(source.name(), v):
+            return self.symbolic_int(v, source)
         self.guard(source, K.EQUALS, v)
         return v
 
@@ -139,7 +138,7 @@ class Lifting:
         return fake
 
     def _lift_tuple(self, v: tuple[Any, ...], source: Source) -> Any:
-        if all(type(x) in _SCALARS or x is None or x is True or x is False for x in v) and not self._has_dynamic_int(v, source):
+        if all(type(x) in _SCALARS or x is None or x is True or x is False for x in v):
             self.guard(source, K.EQUALS, v) if type(v) is tuple else self._guard_tuple(v, source)
             if type(v) is not tuple:
                 for i, x in enumerate(v):
@@ -152,10 +151,6 @@ class Lifting:
         self.keep[id(v)] = v
         self.remember(new, source)
         return new
-
-    def _has_dynamic_int(self, v: Any, source: Source) -> bool:
-        p = self.dynamic_policy
-        return p is not None and p.any_int() and any(type(x) is int and p.is_dynamic_int(ItemSource(source, i), x) for i, x in enumerate(v))
 
     def _guard_tuple(self, v: Any, source: Source) -> None:
         self.guard(source, K.TYPE, type(v))

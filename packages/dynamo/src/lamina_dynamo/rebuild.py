@@ -13,12 +13,12 @@ import itertools
 import math
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from .attributes import InstanceDict, raw_dict
-from .control import MISSING, unsupported
+from .control import MISSING, CannotRebuild, Unsupported
 from .generators import InterpretedGenerator
 from .source import ConstantSource, LocalSource, Source
 
@@ -93,7 +93,7 @@ class Codegen:
         cyclic = self.building.get(id(v))
         if cyclic is not None:
             if cyclic[0] == "":
-                unsupported("rebuild", "a cycle through an immutable object", saw=t.__name__)
+                self._refuse(v, t, "a cycle through an immutable object")
             cyclic[1].append(True)
             return cyclic[0]
         if isinstance(v, torch.Tensor):
@@ -119,7 +119,7 @@ class Codegen:
         if not self.cap.is_fake(v):
             return self.constant(v)
         if id(v) not in self.cap.recorder.nodes:
-            unsupported("rebuild", "a tensor that the graph did not record")
+            self._refuse(v, type(v), "a tensor that the graph did not record")
         expr = self.output(v)
         over = self.cap.overlay.get(id(v))
         if over:
@@ -171,7 +171,7 @@ class Codegen:
             return self._named(v, lambda: f"{self.constant(iter)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
         if isinstance(v, tuple):
             if raw_dict(v):
-                unsupported("rebuild", "an object of a tuple subclass with attributes", saw=t.__qualname__)
+                self._refuse(v, t, "an object of a tuple subclass with attributes")
             return self._named(v, lambda: f"{self.constant(tuple.__new__)}({self.constant(t)}, (" + "".join(f"{self.value(x)}, " for x in tuple.__iter__(v)) + "))", None)
         return self._object(v, t)
 
@@ -266,13 +266,10 @@ class Codegen:
             self.emit(f"{name}.__suppress_context__ = True")
         return name
 
-    def _refuse(self, v: Any, t: type) -> None:
-        from .control import Unsupported
-
-        u = Unsupported("an object that cannot be rebuilt", saw=f"{t.__module__}.{t.__qualname__}", hint="keep such objects inside the captured region", code="rebuild")
+    def _refuse(self, v: Any, t: type, what: str = "an object that cannot be rebuilt") -> NoReturn:
         made = self.cap.created.get(id(v))
-        u.step = made[1] if made is not None else None  # type: ignore[attr-defined]
-        raise u
+        why = Unsupported(what, saw=f"{t.__module__}.{t.__qualname__}", hint="keep such objects inside the captured region", code="rebuild")
+        raise CannotRebuild(made[1] if made is not None else None, why)
 
     # ---- functions and cells ---------------------------------------------------------------------------------------------
     def _function(self, v: Any) -> str:

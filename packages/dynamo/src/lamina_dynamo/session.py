@@ -16,6 +16,7 @@ from lamina_dynshape import FakeMode, FakeTensor
 from torch import fx
 
 from .control import DELETED, MISSING, STANDS_FOR
+from .dynamic import Dynamic, DynamicPolicy
 from .guards import GuardKind, GuardSet
 from .lift import Lifting
 from .protocols import Protocols
@@ -35,12 +36,12 @@ class Input:
         self.node: fx.Node | None = None
 
 
-class Capture(Lifting, Protocols):
+class Capture(Lifting, Protocols, Dynamic):
     """State of one capture of one root frame."""
 
-    def __init__(self, options: Any, dynamic_policy: Any = None) -> None:
+    def __init__(self, options: Any, policy: DynamicPolicy) -> None:
         self.options = options
-        self.dynamic_policy = dynamic_policy
+        self.policy = policy
         self.graph = fx.Graph()
         self.guards = GuardSet()
         self.mode = FakeMode()
@@ -94,10 +95,9 @@ class Capture(Lifting, Protocols):
     # ---- tensors -----------------------------------------------------------------------------------------------------
     def add_input(self, real: torch.Tensor, source: Source, role: str) -> Any:
         """The fake of an outside tensor; its placeholder appears when the graph first uses it."""
-        dims = self.dynamic_policy.dims(source, real) if self.dynamic_policy is not None else None
-        fake = self.mode.from_real(real, source=source, dynamic_dims=dims)
+        fake, dims = self.fake_input(real, source, role)
         inp = self.inputs[id(fake)] = Input(fake, real, source, role)
-        inp.dynamic = frozenset(dims or ())
+        inp.dynamic = dims
         self.keep[id(fake)] = fake
         self.lifted[id(real)] = fake
         self.keep[id(real)] = real
@@ -119,10 +119,12 @@ class Capture(Lifting, Protocols):
 
         return node_of_expr(self, value)
 
-    def symbolic_input(self, value: int, source: Source) -> Any:
-        from .symbols import symbolic_input
-
-        return symbolic_input(self, value, source)
+    def size_placeholder(self, symbol: Any) -> fx.Node:
+        """The `size` input of a backed symbol."""
+        source, value = self.symbol_input(symbol)
+        node = self.recorder.placeholder(symbol.name, self.mode.shape_env.sym_int(symbol), source.name(), "size")
+        self.size_inputs[node] = (source, value)
+        return node
 
     # ---- where we are ------------------------------------------------------------------------------------------------
     def user_stack(self) -> tuple[Any, ...]:
@@ -154,7 +156,3 @@ class Capture(Lifting, Protocols):
 
         self.call = functools.partial(call, self)  # type: ignore[method-assign]
         return call(self, fn, args, kwargs)
-
-    def shape_guards(self) -> list[Any]:
-        """Guards on symbolic sizes."""
-        return []

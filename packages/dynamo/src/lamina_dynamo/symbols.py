@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx
 
-__all__ = ["node_of_expr", "symbolic_input"]
+__all__ = ["node_of_expr"]
 
 
 def node_of_expr(cap: Any, value: Any) -> Any:
@@ -20,13 +20,6 @@ def node_of_expr(cap: Any, value: Any) -> Any:
 
     e = expr_of(value)
     return _Builder(cap).build(e)
-
-
-def symbolic_input(cap: Any, value: int, source: Any) -> Any:
-    """A Python int from outside as a symbol."""
-    sym = cap.mode.shape_env.create_symbol(value, source, dim_policy="dynamic")
-    cap.symbol_sources[sym] = source
-    return sym
 
 
 class _Builder:
