@@ -76,6 +76,7 @@ class Builder:
         self.fake_mode = fake_mode
         self.calls: list[Call] = []
         self.stack: tuple[Any, ...] = ()
+        self.val: Any = None  # metadata of the ATen op being decomposed, when known
         self._made: dict[Any, Any] = {}
         self._simplify: dict[str, Callable[..., Any]] = SIMPLIFY
         self._symbolic: dict[int, tuple[Any, Call]] = {}  # SymFloat, SymBool -> the call that yields them

@@ -168,6 +168,7 @@ class _Lowering:
         def lay(args: Any) -> Any:
             return tuple(self._in_layout(n, a) for n, a in zip(node.args, args, strict=True))
 
+        self.builder.val = val
         try:
             out = decompose(self.builder, node.target, tuple(args), kwargs, val, lay)
         except (TypeError, ValueError, IndexError, AttributeError) as e:

@@ -123,11 +123,13 @@ def convolution_backward(
     builder = _builder.current()
     if builder is None or grad.dtype not in _SINGLE:
         return NotImplemented
+    known = builder.val
     db = p.sum(grad, [0, *range(2, grad.ndim)], False) if output_mask[2] else None
     dx = dw = None
     if output_mask[0] or output_mask[1]:
         mask = [bool(output_mask[0]), bool(output_mask[1]), False]
         args = (grad, x, w, None, stride, padding, dilation, transposed, output_padding, groups, mask)
-        dx, dw, _ = builder.fallback(aten.convolution_backward.default, args, {}, "extern: library convolution")
+        val = (*known[:2], None) if isinstance(known, (tuple, list)) and len(known) == 3 else None
+        dx, dw, _ = builder.fallback(aten.convolution_backward.default, args, {}, "extern: library convolution", val)
     return dx, dw, db
 

@@ -491,6 +491,23 @@ def logaddexp(a: Any, b: Any) -> Any:
     return p.where(p.logical_and(p.isinf(a), p.eq(a, b)), a, out)
 
 
+@register(aten.logaddexp2.default)
+@float32_inside
+def logaddexp2(a: Any, b: Any) -> Any:
+    """log2(2**a + 2**b) by the larger operand."""
+    if a.dtype is not b.dtype or not a.dtype.is_floating_point:
+        return NotImplemented
+    a, b = broadcast(a, b)
+    tail = p.mul_scalar(p.log1p(p.exp2(p.neg(p.abs(p.sub(a, b))))), 1.0 / math.log(2.0))
+    return p.where(p.logical_and(p.isinf(a), p.eq(a, b)), a, p.add(p.maximum(a, b), tail))
+
+
+@register(aten.ldexp.Tensor)
+def ldexp(a: Any, b: Any) -> Any:
+    """a * 2**b."""
+    return mul(a, pow_of_scalar(2.0, b))
+
+
 @register(aten.heaviside.default)
 def heaviside(x: Any, values: Any) -> Any:
     """0 below 0, `values` at 0, 1 above and for NaN."""

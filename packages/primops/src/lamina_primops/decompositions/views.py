@@ -151,7 +151,7 @@ def narrow(x: Any, dim: int, start: Any, length: Any) -> Any:
     return p.slice(x, dim, start, start + length, 1)
 
 
-@register(aten.split_with_sizes.default, aten.split_with_sizes_copy.default)
+@register(aten.split_with_sizes.default, aten.unsafe_split_with_sizes.default, aten.split_with_sizes_copy.default)
 def split_with_sizes(x: Any, sizes: Sequence[Any], dim: int = 0) -> list[Any]:
     """Consecutive slices along dim."""
     dim, start, out = canonical(dim, x.ndim), 0, []
@@ -161,7 +161,7 @@ def split_with_sizes(x: Any, sizes: Sequence[Any], dim: int = 0) -> list[Any]:
     return out
 
 
-@register(aten.split.Tensor, aten.split_copy.Tensor)
+@register(aten.split.Tensor, aten.split_copy.Tensor, aten.unsafe_split.Tensor)
 def split(x: Any, size: Any, dim: int = 0) -> list[Any]:
     """Slices of `size`, the last one shorter."""
     dim = canonical(dim, x.ndim)
@@ -227,6 +227,25 @@ def as_strided(x: Any, size: Sequence[Any], stride: Sequence[Any], storage_offse
     if order is None or not _starts_its_storage(x):
         return NotImplemented
     return p.as_strided(p.permute(x, order), list(size), list(stride), 0 if storage_offset is None else storage_offset)
+
+
+@register(aten.as_strided_scatter.default)
+def as_strided_scatter(x: Any, src: Any, size: Sequence[Any], stride: Sequence[Any], storage_offset: Any = None) -> Any:
+    """x with elements replaced by their place in its memory; the same operands as for `as_strided`, places distinct."""
+    order = _dense_order(x)
+    ints = all(type(v) is int for v in (*size, *stride))
+    if order is None or not _starts_its_storage(x) or not ints or any(s == 0 and n > 1 for n, s in zip(size, stride, strict=True)):
+        return NotImplemented
+    moved = p.permute(x, order)
+    flat = p.reshape(moved, [numel(x.shape)])
+    place = full([1] * len(size), 0 if storage_offset is None else storage_offset, torch.int64, x.device)
+    place = expand_to(place, size)
+    for d, (n, s) in enumerate(zip(size, stride, strict=True)):
+        steps = p.reshape(p.iota(n, 0, s, torch.int64, x.device), [n if i == d else 1 for i in range(len(size))])
+        place = p.add(place, expand_to(steps, size))
+    count = numel(size)
+    flat = p.scatter(flat, 0, p.reshape(place, [count]), p.reshape(to(src, x.dtype), [count]), "set")
+    return p.permute(p.reshape(flat, list(moved.shape)), [order.index(d) for d in range(x.ndim)])
 
 
 def _starts_its_storage(x: Any) -> bool:
@@ -423,6 +442,18 @@ def fill(x: Any, value: Any) -> Any:
 def zero(x: Any) -> Any:
     """Zeros of x's shape."""
     return full_like(x, 0)
+
+
+@register(aten.diag_embed.default)
+def diag_embed(x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+    """Zeros with x's last dimension on a diagonal."""
+    n = x.shape[-1] + abs(offset)
+    rank = x.ndim + 1
+    a, b = canonical(dim1, rank), canonical(dim2, rank)
+    shape, rest = [*x.shape[:-1], n, n], [d for d in range(rank) if d not in (a, b)]
+    out = diagonal_scatter(full(shape, 0, x.dtype, x.device), x, offset, rank - 2, rank - 1)
+    order = [*rest, a, b]
+    return p.permute(out, [order.index(d) for d in range(rank)])
 
 
 def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
