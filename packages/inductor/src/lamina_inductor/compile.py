@@ -13,9 +13,12 @@ import torch
 from lamina_dynshape.support.logs import artifact, log
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.toolchain import compile_shared
+from lamina_dynshape.support.verifylevel import verify_level
 
 from .codegen.entry import GraphSource, full_source, write_graph
 from .ir.nodes import LoopGraph
+from .ir.printer import print_loops
+from .ir.verify import verify_loops
 from .lowering.registry import LAYOUT_PASSES
 from .runtime.fallbacks import make_callbacks
 from .runtime.load import load_entry
@@ -92,13 +95,16 @@ def generate(gm: torch.fx.GraphModule, name: str) -> GraphData:
     """The C++ of a prims graph and its tables."""
     with stage("loops"):
         graph = build_loops(gm)
+    if level := verify_level():
+        verify_loops(graph, level=level)
+    artifact(f"{name}_loops.py", lambda: print_loops(graph))
     with stage("schedule"):
         from .schedule.fuse import schedule
         units = schedule(graph)
     with stage("codegen"):
         source: GraphSource = write_graph(graph, units)
         text = full_source(source)
-    artifact(f"{name}_output.cpp", text)
+    artifact(f"{name}_output.cpp", lambda: text)
     log("output_code").debug("%s", text)
     return GraphData(name, text, source.in_kinds, source.out_kinds, source.callbacks, source.objects, source.libraries, len(source.kernel_names),
                      source.kernel_calls, [c["target"] for c in source.callbacks], source.constants)

@@ -161,22 +161,16 @@ def _try_merge(graph: LoopGraph, first: Unit, second: Unit) -> Group | None:
     if merged is None:
         return None
     merged.plan = plan_group(graph, merged)
-    if merged.plan is None or not is_profitable(graph, merged, merged.plan, a, b):
+    if merged.plan is None or not is_profitable(graph, merged, merged.plan):
         return None
     return merged
 
 
-def is_profitable(graph: LoopGraph, group: Group, plan: Plan, a: Group, b: Group) -> bool:
-    """Does the merged kernel keep contiguous inner loops and enough parallel outer iterations?"""
+def is_profitable(graph: LoopGraph, group: Group, plan: Plan) -> bool:
+    """Does the merged kernel keep contiguous inner loops and no short ones?"""
     if plan.kind in ("pointwise", "column"):
         return True
     total = max((_points(graph, group, m) for m in group.members), default=1)
-    outer = 1
-    for v in plan.outer:
-        outer *= graph.evaluate(group.sizes[v])
-    if total > _SMALL_WORK and outer < 2 * config.threads_hint:
-        both_rows = a.plan is not None and b.plan is not None and a.plan.kind == b.plan.kind == "row"
-        return both_rows and len(a.plan.outer) == len(plan.outer)  # type: ignore[union-attr]
     for phase in plan.phases:
         for m in phase.members:
             if not phase.inner:
