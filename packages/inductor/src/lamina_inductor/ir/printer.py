@@ -47,40 +47,45 @@ def _extern(n: ExternKernel) -> list[str]:
 def _node(n: LoopNode) -> list[str]:
     where = f"  # {n.origin}" if n.origin else ""
     lines = [f"def {n.name}(h, {', '.join(str(v) for v, _ in n.all_vars)}):{where}"]
-    names = {s: v for s, v in n.indirects.items()}
+    names = {v: f"tmp{k}" for k, v in enumerate(n.values)}
+    rename = {s: symbol(f"ind{names[v][3:]}") for s, v in n.indirects.items() if v in names}
+
+    def text(a: Any) -> str:
+        return names[a] if isinstance(a, Val) else str(a.subs(rename)) if isinstance(a, Expr) else a.name if isinstance(a, Buffer) else str(a)
+
     for v in n.values:
-        lines.append(f"    tmp{v.number} = {_value(v)}  # {str(v.dtype)[6:]}")
-        for s, origin in names.items():
-            if origin is v:
-                lines.append(f"    {s} = tmp{v.number}")
-    e = n.effect
+        lines.append(f"    {names[v]} = {_value(v, text)}  # {str(v.dtype)[6:]}")
+        if v.op == "indirect":
+            lines.append(f"    ind{names[v][3:]} = {names[v]}")
+    e: Any = n.effect
     buffers = f"({_tuple(b.name for b in e.buffers)})"
-    text = {
-        Store: lambda: f"Store({e.buffers[0].name}, {e.index}, {e.value})",
-        Reduce: lambda: f"Reduce({e.kind!r}, {buffers}, {e.index}, {e.value}, {e.position})",  # type: ignore[union-attr]
-        Scan: lambda: f"Scan({e.kind!r}, {e.buffers[0].name}, {e.index}, {e.value})",  # type: ignore[union-attr]
-        Scatter: lambda: f"Scatter({e.mode!r}, {e.buffers[0].name}, {e.index}, {e.value})",  # type: ignore[union-attr]
+    index, value = text(e.index), text(e.value)
+    made = {
+        Store: lambda: f"Store({e.buffers[0].name}, {index}, {value})",
+        Reduce: lambda: f"Reduce({e.kind!r}, {buffers}, {index}, {value}, {e.position})",
+        Scan: lambda: f"Scan({e.kind!r}, {e.buffers[0].name}, {index}, {value})",
+        Scatter: lambda: f"Scatter({e.mode!r}, {e.buffers[0].name}, {index}, {value})",
     }[type(e)]()
-    lines.append(f"    return {text}")
+    lines.append(f"    return {made}")
     loops = "".join(f'("{v}", {s}), ' for v, s in n.vars)
     inner = "".join(f'("{v}", {s}), ' for v, s in n.rvars)
     lines.append(f'g.node("{n.name}", ({loops}), ({inner}), {n.name}, {n.origin!r})')
     return lines
 
 
-def _value(v: Val) -> str:
+def _value(v: Val, text: Any) -> str:
     a = v.args
     if v.op == "load":
-        return f"h.load_masked({a[0].name}, {a[1]}, {a[2]})"
+        return f"h.load_masked({text(a[0])}, {text(a[1])}, {text(a[2])})"
     if v.op == "indirect":
-        return f"h.indirect_masked({a[0]}, {a[1]}, {a[2]})"
+        return f"h.indirect_masked({text(a[0])}, {text(a[1])}, {text(a[2])})"
     if v.op == "constant":
         return f"h.constant({_number(a[0])}, {a[1]})"
     if v.op in ("index_expr", "convert", "bitcast"):
-        return f"h.{v.op}({a[0]}, {a[1]})"
+        return f"h.{v.op}({text(a[0])}, {a[1]})"
     if v.op == "where":
-        return f"h.where({a[0]}, {a[1]}, {a[2]})"
-    return f"h.op({v.op!r}, {', '.join(map(str, a))})"
+        return f"h.where({text(a[0])}, {text(a[1])}, {text(a[2])})"
+    return f"h.op({v.op!r}, {', '.join(map(text, a))})"
 
 
 def _number(x: Any) -> str:
