@@ -82,13 +82,13 @@ class CHandler:
     def _nonzero(self, divisor: CVal, level: int) -> str:
         if divisor.text.lstrip("-").rstrip("L").isdigit():
             return divisor.text if int(divisor.text.rstrip("L")) else "1"
-        self._error(level, f"({divisor.text} == 0) * 2")
+        self._error(level, f"{divisor.text} == 0", 2)
         return self._temp(f"({divisor.text} == 0 ? ({COMPUTE[divisor.dtype]})1 : {divisor.text})", divisor.dtype, level).text
 
-    def _error(self, level: int, text: str) -> None:
+    def _error(self, level: int, text: str, code: int = 1) -> None:
         self.uses_errors = True
         self.error_level = max(self.error_level, level)
-        self.emit(level, f"bad |= {text};")
+        self.emit(level, f"bad |= ({text}) ? {code}L : 0L;")
 
     def where(self, cond: CVal, a: CVal, b: CVal) -> CVal:
         return self._temp(f"{cond.text} ? {a.text} : {b.text}", a.dtype, max(cond.level, a.level, b.level))

@@ -54,7 +54,7 @@ template <class T> LM T lm_max(T a, T b) { return (a > b) | (a != a) ? a : b; }
 template <class T> LM T lm_min(T a, T b) { return (a < b) | (a != a) ? a : b; }
 template <class T> LM T lm_fmax(T a, T b) { return (a > b) | (b != b) ? a : b; }
 template <class T> LM T lm_fmin(T a, T b) { return (a < b) | (b != b) ? a : b; }
-template <class T> LM T lm_sign(T a) { return (T)((a > 0) - (a < 0)); }
+template <class T> LM T lm_sign(T a) { return a > 0 ? (T)1 : a < 0 ? (T)-1 : (T)0; }
 LM float lm_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 LM double lm_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 LM float lm_rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
@@ -66,7 +66,7 @@ LM bool lm_isfinite(double x) { return __builtin_fabs(x) < __builtin_inf(); }
 template <class T> LM bool lm_signbit(T x) { return x < 0; }
 LM bool lm_signbit(float x) { int u; __builtin_memcpy(&u, &x, 4); return u < 0; }
 LM bool lm_signbit(double x) { i64 u; __builtin_memcpy(&u, &x, 8); return u < 0; }
-template <class T> LM T lm_fdiv(T a, T b) { T q = a / b; return q - (T)((a % b != 0) & ((a % b < 0) != (b < 0))); }
+template <class T> LM T lm_fdiv(T a, T b) { T q = a / b; return ((a % b != 0) & ((a % b < 0) != (b < 0))) ? (T)(q - 1) : q; }
 template <class T> LM T lm_fmod(T a, T b) { T r = a % b; return r + ((r != 0) & ((r < 0) != (b < 0)) ? b : (T)0); }
 LM float lm_remainder(float a, float b) { float m = fmodf(a, b); return (m != 0) & ((b < 0) != (m < 0)) ? m + b : m; }
 LM double lm_remainder(double a, double b) { double m = fmod(a, b); return (m != 0) & ((b < 0) != (m < 0)) ? m + b : m; }
@@ -195,7 +195,7 @@ def load_text(pointer: str, index: str, dtype: torch.dtype) -> str:
 def store_text(value: str, dtype: torch.dtype) -> str:
     """`value` (compute type) as a storage element."""
     if dtype == torch.bool:
-        return f"(unsigned char)({value})"
+        return f"({value} ? (unsigned char)1 : (unsigned char)0)"
     if dtype == torch.bfloat16:
         return f"lm_to_bf16({value})"
     return f"(_Float16)({value})" if dtype == torch.float16 else value
@@ -265,8 +265,10 @@ def convert_text(a: str, src: torch.dtype, dst: torch.dtype) -> str:
     if dst == torch.bool:
         return f"({a} != 0)"
     if dst in _ROUND:
-        return f"{_ROUND[dst]}((float){a})" if src != torch.float64 else f"{_ROUND[dst]}((float){a})"
+        return f"({a} ? 1.0f : 0.0f)" if src == torch.bool else f"{_ROUND[dst]}((float){a})"
     c = COMPUTE[dst]
+    if src == torch.bool:  # never a plain cast: gcc 12 turns vector masks into -1 when it narrows them (AVX-512)
+        return f"({a} ? ({c})1 : ({c})0)"
     if src.is_floating_point and dst in (torch.uint8, torch.int8, torch.int16):
         return f"({c})(i64){a}"
     return f"({c}){a}"

@@ -133,12 +133,12 @@ class _Writer:
             self.put(f"{STORAGE[b.dtype]} {self._row_name(b)}[{span}] __attribute__((aligned(64)));")
 
     def _bad_begin(self) -> int:
-        self.put("int bad = 0;")
+        self.put("i64 bad = 0;")
         return len(self.lines) - 1
 
     def _bad_end(self, at: int) -> None:
         if self.handler.uses_errors:
-            self.put("if (bad) *err = bad;")
+            self.put("if (bad) *err = (int)bad;")
         else:
             del self.lines[at]
 

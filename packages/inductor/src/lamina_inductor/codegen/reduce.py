@@ -80,7 +80,7 @@ def make_accumulator(kind: str, dtype: torch.dtype, name: str) -> Accumulator:
     if kind in ("any", "all"):
         op = "|" if kind == "any" else "&"
         return Accumulator([f"int A_{name} = {int(kind == 'all')};"], [f"int a_{name} = {int(kind == 'all')};"], f"reduction({op}:a_{name})",
-                           f"a_{name} {op}= (int){{v}};", [f"A_{name} {op}= a_{name};"], [f"(A_{name} != 0)"], [("int", f"A_{name}")],
+                           f"a_{name} {op}= {{v}} ? 1 : 0;", [f"A_{name} {op}= a_{name};"], [f"(A_{name} != 0)"], [("int", f"A_{name}")],
                            [f"A_{name} {op}= {{p}}A_{name};"])
     fn = "lm_max" if kind == "amax" else "lm_min"
     if dtype.is_floating_point:
