@@ -75,6 +75,9 @@ class Facts:
             hi = bounds(e + f, self.ranges)[1]
             if hi is not None and hi < 0:  # e < -f <= 0
                 return False
+        relaxed = _without_quotient(e)
+        if relaxed is not None and bounds(relaxed[0], self.ranges)[0] is not None and self.decide(_at_least_zero(relaxed[0])):
+            return True
         return _ge_by_factors(e, self)
 
     def _decide_zero(self, relation: Relation) -> bool | None:
@@ -218,6 +221,23 @@ class Facts:
         self._changed()
         if new_lo is not None and new_lo == new_hi:
             self.replacements[symbol] = integer(new_lo)
+
+
+def _at_least_zero(e: Expr) -> BoolExpr:
+    from lamina_dynshape.boolean import ge
+
+    return ge(e, 0)
+
+
+def _without_quotient(e: Expr) -> tuple[Expr, int] | None:
+    """(lower bound of b*e, b) with one term c * (x // b) replaced by what it is at least: x - b < b * (x // b) <= x."""
+    pairs, _ = e.terms()
+    for monomial, c in pairs:
+        if isinstance(monomial, FloorDiv) and isinstance(monomial.den, Integer):
+            b = monomial.den.const
+            rest = (e - monomial * c) * b
+            return rest + (monomial.num * c if c < 0 else (monomial.num - (b - 1)) * c), b
+    return None
 
 
 def _positive(e: Expr) -> BoolExpr:

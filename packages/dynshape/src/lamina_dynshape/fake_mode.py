@@ -14,16 +14,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lamina_dynshape import meta_fallback
+from lamina_dynshape.boolean import le
 from lamina_dynshape.dims import active
-from lamina_dynshape.fake_tensor import FakeTensor, fake_mode_of, new_storage_key
+from lamina_dynshape.fake_tensor import DataDependent, FakeTensor, new_storage_key
 from lamina_dynshape.shape_rules.registry import RULES
 from lamina_dynshape.support.counters import counters
-from lamina_dynshape.support.errors import InternalError, Unsupported, UserError
+from lamina_dynshape.support.errors import InternalError, Unsupported
 
 __all__ = ["FakeMode"]
 
 _make_wrapper = torch.Tensor._make_wrapper_subclass
 _STRIDED = torch.strided
+_STORAGE_BYTES = 1 << 40
 
 
 class FakeMode(TorchDispatchMode):
@@ -72,6 +74,8 @@ class FakeMode(TorchDispatchMode):
         lifted = self._lift_reals(args, kwargs)
         if lifted is not None:
             args, kwargs = lifted
+        if isinstance(func, torch._ops.OpOverloadPacket):
+            func = func.default
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -119,8 +123,10 @@ class FakeMode(TorchDispatchMode):
             fake = _make_wrapper(FakeTensor, sizes, strides, offset, None, dtype, _STRIDED, device)
         else:
             to_int = self.to_int
+            # Without a storage size C++ would compute it symbolically: three times the cost of the rest.
             fake = _make_wrapper(
-                FakeTensor, [to_int(s) for s in sizes], [to_int(s) for s in strides], to_int(offset), None, dtype, _STRIDED, device
+                FakeTensor, [to_int(s) for s in sizes], [to_int(s) for s in strides], to_int(offset), None, dtype, _STRIDED, device,
+                storage_size=_STORAGE_BYTES,
             )
         fake.fake_mode = self
         fake.sizes = sizes
@@ -142,6 +148,26 @@ class FakeMode(TorchDispatchMode):
         if isinstance(x, torch.SymInt):
             return self.shape_env.dim(x)
         return int(x)
+
+    def unbacked_size(self, sizes: Any) -> Any:
+        """A fresh dimension that only the running program knows, at most the number of elements of `sizes` (None: any)."""
+        from lamina_dynshape.dims import numel
+
+        limit = numel(sizes) if sizes is not None else None
+        e = self.dim(self.shape_env.create_unbacked(0, limit if type(limit) is int else None))
+        if limit is not None and type(limit) is not int:
+            self.shape_env.facts.learn(le(e, limit))
+        return e
+
+    def unbacked_value(self, dtype: torch.dtype) -> Any:
+        """A fresh symbolic number for `item()` of a tensor of that dtype."""
+        if dtype.is_floating_point:
+            return self.shape_env.create_unbacked_float()
+        if dtype is torch.bool:
+            return self.shape_env.create_unbacked(0, 1) == 1
+        if dtype.is_complex:
+            raise DataDependent("data-dependent complex number")
+        return self.shape_env.create_unbacked()
 
     def empty_strided(
         self, sizes: Any, strides: Any, *, dtype: torch.dtype | None = None, device: Any = "cpu", requires_grad: bool = False

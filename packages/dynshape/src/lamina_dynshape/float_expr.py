@@ -29,7 +29,7 @@ _NEGATED = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "g
 
 
 class FloatExpr:
-    """op "const" (args: the float), "int" (args: an Expr) or a function of other FloatExprs. Interned."""
+    """op "const" (args: the float), "real" (a Symbol), "int" (an Expr) or a function of other FloatExprs. Interned."""
 
     __slots__ = ("args", "free_symbols", "key", "op")
     op: str
@@ -40,13 +40,15 @@ class FloatExpr:
     def evaluate(self, values: Mapping[Symbol, int]) -> float:
         if self.op == "const":
             return self.args[0]
+        if self.op == "real":
+            return values[self.args[0]]
         if self.op == "int":
             return float(self.args[0].evaluate(values))
         return _FUNCTIONS[self.op](*(a.evaluate(values) for a in self.args))
 
     def map(self, function: Callable[[Expr], Expr]) -> FloatExpr:
         """`function` applied to the integer expressions at the leaves."""
-        if self.op == "const":
+        if self.op in ("const", "real"):
             return self
         if self.op == "int":
             return float_of(function(self.args[0]))
@@ -57,7 +59,7 @@ class FloatExpr:
         """(numerator, denominator > 0) when the value is exactly that fraction up to rounding of one division."""
         if self.op == "int":
             return self.args[0], 1
-        if self.op == "const":
+        if self.op in ("const", "real"):
             return None
         if self.op == "neg":
             inner = self.args[0].rational
@@ -75,6 +77,8 @@ class FloatExpr:
 
         if self.op == "const":
             return repr(self.args[0])
+        if self.op == "real":
+            return name(self.args[0]) if name else self.args[0].name
         if self.op == "int":
             return expr_text(self.args[0], name) if isinstance(self.args[0], Symbol) else f"({expr_text(self.args[0], name)})"
         if self.op in _SIGNS:
@@ -121,6 +125,11 @@ def float_const(value: float) -> FloatExpr:
     return _make("const", (float(value),))
 
 
+def float_symbol(s: Symbol) -> FloatExpr:
+    """A real number known only by name."""
+    return _make("real", (s,))
+
+
 def float_of(e: Expr) -> FloatExpr:
     """The integer expression as a real number."""
     return float_const(float(e.const)) if e.is_const else _make("int", (e,))
@@ -157,9 +166,34 @@ class FloatRelation(BoolExpr):
         return float_relation, (self.op, self.a, self.b)
 
 
+_MIRRORED = {"eq": "eq", "ne": "ne", "lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
+
+
+def _integer_relation(op: str, e: Expr, b: FloatExpr) -> BoolExpr | None:
+    """Comparison of an integer with an integer or a constant, without floats."""
+    from lamina_dynshape import boolean
+
+    if b.op == "int":
+        return getattr(boolean, op)(e, b.args[0])
+    value = b.args[0]
+    if not math.isfinite(value):
+        return None
+    if op in ("eq", "ne"):
+        return getattr(boolean, op)(e, int(value)) if value == int(value) else _constant(op == "ne")
+    if op in ("lt", "ge"):  # e < 2.5 is e < 3
+        return getattr(boolean, op)(e, math.ceil(value))
+    return getattr(boolean, op)(e, math.floor(value))
+
+
 def float_relation(op: str, a: FloatExpr, b: FloatExpr) -> BoolExpr:
     if a.op == b.op == "const":
         return _constant(_COMPARE[op](a.args[0], b.args[0]))
+    if a.op == "const":
+        a, b, op = b, a, _MIRRORED[op]
+    if a.op == "int" and b.op in ("int", "const"):
+        exact = _integer_relation(op, a.args[0], b)
+        if exact is not None:
+            return exact
     found = _NODES.get(("relation", op, a, b))
     if found is None:
         found = object.__new__(FloatRelation)

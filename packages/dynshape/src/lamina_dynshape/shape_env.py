@@ -20,8 +20,9 @@ from lamina_dynshape.boolean import BoolExpr
 from lamina_dynshape.expr import Expr, Symbol, as_expr, symbol
 from lamina_dynshape.facts import Facts, implied
 from lamina_dynshape.fake_tensor import DataDependent
+from lamina_dynshape.float_expr import float_symbol
 from lamina_dynshape.support.errors import InternalError, UserError
-from lamina_dynshape.sym_node import BoolNode, IntNode, sym_int_of
+from lamina_dynshape.sym_node import FloatNode, IntNode, sym_int_of
 
 __all__ = ["DimPolicy", "RuntimeAssert", "ShapeEnv", "ShapeGuard", "StrideBinding", "SymbolInfo"]
 
@@ -132,6 +133,13 @@ class ShapeEnv:
         if low is not None or high is not None:
             self.facts.narrow(s, low, high)
         return self.sym_int(s)
+
+    def create_unbacked_float(self) -> torch.SymFloat:
+        """A real number that only the running program knows."""
+        s = symbol(f"f{self._unbacked}")
+        self._unbacked += 1
+        self.symbols[s] = SymbolInfo(s, None)
+        return torch.SymFloat(FloatNode(float_symbol(s), self))
 
     def symbolic_layout(self, t: torch.Tensor, source: str | None, dynamic_dims: Any) -> tuple[Any, Any, Any]:
         """(sizes, strides, offset) of an input with the chosen dimensions symbolic; strides follow the sizes where they do now.

@@ -37,10 +37,6 @@ class _Node:
         self.expr = expr
         self.env = env
 
-    @property
-    def shape_env(self) -> ShapeEnv:
-        return self.env
-
     def is_int(self) -> bool:
         return False
 

@@ -2,10 +2,12 @@
 
 from lamina_dynshape.shape_rules import (
     contractions,
+    data_dependent,
     factories,
     indexing,
     joining,
     losses,
+    metadata,
     norms,
     pointwise,
     reductions,
@@ -14,5 +16,5 @@ from lamina_dynshape.shape_rules import (
 )
 
 __all__ = [
-    "contractions", "factories", "indexing", "joining", "losses", "norms", "pointwise", "reductions", "views", "windows",
+    "contractions", "data_dependent", "factories", "indexing", "joining", "losses", "metadata", "norms", "pointwise", "reductions", "views", "windows",
 ]

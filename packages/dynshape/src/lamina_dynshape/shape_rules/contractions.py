@@ -130,9 +130,13 @@ def _addmv(mode: Any, bias: Any, a: Any, v: Any, **kwargs: Any) -> Any:
 def _addr(mode: Any, bias: Any, a: Any, b: Any, **kwargs: Any) -> Any:
     from lamina_dynshape.promotion import result_type
 
+    from lamina_dynshape.layout import iterator_strides
+
     sizes = (a.sizes[0], b.sizes[0])
     _must_expand(bias, sizes)
-    return mode.make(sizes, contiguous(sizes), result_type((bias, a, b)), a.dev)
+    column, row = ((a.sizes[0], 1), (a.strides[0], 1)), (b.sizes, b.strides)
+    layouts = ((bias.sizes, bias.strides), column, row)
+    return mode.make(*iterator_strides(layouts, False), result_type((bias, a, b)), a.dev)
 
 
 # -- convolution ------------------------------------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ def _transposed_12(mode: Any, q: Any, last: Any, like: Any) -> Any:
 @rule("_scaled_dot_product_flash_attention_for_cpu")
 def _flash_cpu(mode: Any, q: Any, k: Any, v: Any, dropout_p: float = 0.0, is_causal: bool = False, *, attn_mask: Any = None, scale: Any = None) -> Any:
     b, h, s = q.sizes[0], q.sizes[1], q.sizes[2]
-    output = _transposed_12(mode, q, v.sizes[3], q)
+    output = mode.make(q.sizes, dense_like(q.sizes, q.strides), q.scalar_type, q.dev)
     lse_dtype = q.scalar_type if q.scalar_type in (torch.float32, torch.float64) else torch.float32
     inner = contiguous((b, s, h))
     return output, mode.make((b, h, s), (inner[0], inner[2], inner[1]), lse_dtype, q.dev)

@@ -224,8 +224,13 @@ def _unchanged(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 # -- random -----------------------------------------------------------------------------------------------------------------
-@rule("bernoulli", "bernoulli.p", "zero", "uniform", "exponential")
-def _bernoulli(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+@rule("bernoulli", "bernoulli.p")
+def _bernoulli_dense(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return mode.make(x.sizes, contiguous(x.sizes), x.scalar_type, x.dev)
+
+
+@rule("zero", "uniform", "exponential")
+def _random_like(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     return _like(mode, x, None, None, None)
 
 
@@ -244,6 +249,24 @@ def _native_dropout_backward(mode: Any, grad: Any, mask: Any, scale: float) -> A
     from lamina_dynshape.shape_rules.pointwise import elementwise
 
     return elementwise(mode, (grad, mask), grad.scalar_type)
+
+
+@rule("normal.Tensor_float")
+def _normal_mean(mode: Any, mean: Any, std: Any = 1.0, *, generator: Any = None) -> Any:
+    return mode.make(mean.sizes, contiguous(mean.sizes), mean.scalar_type, mean.dev)
+
+
+@rule("normal.float_Tensor")
+def _normal_std(mode: Any, mean: Any, std: Any, *, generator: Any = None) -> Any:
+    return mode.make(std.sizes, contiguous(std.sizes), std.scalar_type, std.dev)
+
+
+@rule("normal.Tensor_Tensor")
+def _normal_both(mode: Any, mean: Any, std: Any, *, generator: Any = None) -> Any:
+    from lamina_dynshape.layout import broadcast
+
+    sizes = broadcast(mean.sizes, std.sizes)
+    return mode.make(sizes, contiguous(sizes), mean.scalar_type, mean.dev)
 
 
 @rule("multinomial")

@@ -31,7 +31,7 @@ def _expand_masks(mode: Any, x: Any, indices: Any) -> list[Any]:
             continue
         if not mode.allow_unbacked:
             raise DataDependent("data-dependent size of boolean-mask indexing", saw=repr(index), hint="torch.where or masked_fill keep the size")
-        count = mode.unbacked_size(numel=index.sizes)
+        count = mode.unbacked_size(index.sizes)
         result += [mode.make((count,), (1,), torch.int64, index.dev) for _ in index.sizes]
     return result
 
@@ -133,15 +133,28 @@ def _take(mode: Any, x: Any, index: Any) -> Any:
     return _fresh(mode, index.sizes, x)
 
 
-@rule("scatter.src", "scatter.value", "scatter.reduce", "scatter.value_reduce", "scatter_add", "scatter_reduce.two", "index_add", "index_fill.int_Scalar",
-      "index_fill.int_Tensor", "index_copy", "index_reduce", "masked_scatter", "put", "select_scatter", "slice_scatter", "diagonal_scatter")
+@rule("scatter.src", "scatter.value", "scatter.reduce", "scatter.value_reduce", "scatter_add", "scatter_reduce.two", "index_add", "index_copy",
+      "index_reduce")
 def _scatter(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return _fresh(mode, x.sizes, x)
+
+
+@rule("index_fill.int_Scalar", "index_fill.int_Tensor", "put")
+def _index_fill(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     return _copy(mode, x)
 
 
-@rule("as_strided_scatter")
-def _as_strided_scatter(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    return _copy(mode, x)
+@rule("masked_scatter")
+def _masked_scatter(mode: Any, x: Any, mask: Any, source: Any) -> Any:
+    return _fresh(mode, broadcast(x.sizes, mask.sizes), x)
+
+
+@rule("select_scatter", "slice_scatter", "diagonal_scatter", "as_strided_scatter")
+def _view_scatter(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """`clone_preserve_strides`: gaps are copied too, unless elements overlap."""
+    if any(type(s) is int and s == 0 and n != 1 for s, n in zip(x.strides, x.sizes)):
+        return _copy(mode, x)
+    return mode.make(x.sizes, x.strides, x.scalar_type, x.dev, x.offset)
 
 
 @rule("scatter_.src", "scatter_.value", "scatter_.reduce", "scatter_.value_reduce", "scatter_add_", "scatter_reduce_.two", "index_add_",

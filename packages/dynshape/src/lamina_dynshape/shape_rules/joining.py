@@ -62,8 +62,14 @@ def _stack(mode: Any, tensors: Any, dim: int = 0) -> Any:
     for at, t in enumerate(tensors):
         if len(t.sizes) != len(first.sizes) or not all(map(eq, first.sizes, t.sizes)):
             raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(first.sizes)} at entry 0 and {list(t.sizes)} at entry {at}")
-    sizes = (*first.sizes[:d], len(tensors), *first.sizes[d:])
-    return mode.make(sizes, contiguous(sizes), result_type(tensors), first.dev)
+    count = len(tensors)
+    sizes = (*first.sizes[:d], count, *first.sizes[d:])
+    strides = contiguous(sizes)
+    if d < len(first.sizes) and (format_ := _common_format(tensors)) is not torch.contiguous_format:
+        # cat along the dimension, then a view that splits it
+        whole = format_strides((*first.sizes[:d], plain(first.sizes[d] * count), *first.sizes[d + 1 :]), format_)
+        strides = (*whole[:d], plain(whole[d] * first.sizes[d]), *whole[d:])
+    return mode.make(sizes, strides, result_type(tensors), first.dev)
 
 
 # -- padding ------------------------------------------------------------------------------------------------------------------
@@ -86,9 +92,13 @@ def _padded(mode: Any, x: Any, pad: Any) -> tuple[Any, ...]:
 @rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d")
 def _edge_pad(mode: Any, x: Any, pad: Any) -> Any:
     sizes = _padded(mode, x, pad)
-    batched = len(x.sizes) == len(pad) // 2 + 2
-    format_ = suggest_format(x.sizes, x.strides) if batched else torch.contiguous_format
-    return mode.make(sizes, format_strides(sizes, format_), x.scalar_type, x.dev)
+    return mode.make(sizes, format_strides(sizes, suggest_format(x.sizes, x.strides)), x.scalar_type, x.dev)
+
+
+@rule("reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward", "replication_pad1d_backward",
+      "replication_pad2d_backward", "replication_pad3d_backward")
+def _edge_pad_backward(mode: Any, grad: Any, x: Any, pad: Any) -> Any:
+    return mode.make(x.sizes, format_strides(x.sizes, suggest_format(x.sizes, x.strides)), x.scalar_type, x.dev)
 
 
 # -- repetition ---------------------------------------------------------------------------------------------------------------

@@ -24,8 +24,13 @@ def _pairwise_loss(mode: Any, x: Any, target: Any, reduction: int = 1, *args: An
     return result if reduction == 0 else _scalar(mode, x, result.scalar_type)
 
 
-@rule("mse_loss_backward", "smooth_l1_loss_backward", "huber_loss_backward", "soft_margin_loss_backward")
+@rule("mse_loss_backward", "smooth_l1_loss_backward", "huber_loss_backward")
 def _pairwise_loss_backward(mode: Any, grad: Any, x: Any, target: Any, reduction: int, *args: Any) -> Any:
+    return _dense(mode, x.sizes, x)
+
+
+@rule("soft_margin_loss_backward")
+def _soft_margin_backward(mode: Any, grad: Any, x: Any, target: Any, reduction: int) -> Any:
     operands = (x, target, grad)
     return elementwise(mode, operands, result_type(operands))
 

@@ -100,6 +100,24 @@ def _batch_norm_backward(
     )
 
 
+@rule("_batch_norm_with_update", "_batch_norm_no_update")
+def _batch_norm_with_update(mode: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float) -> Any:
+    return (*_batch_norm(mode, x, weight, True), mode.make((0,), (1,), torch.uint8, x.dev))
+
+
+@rule("_batch_norm_with_update_functional")
+def _batch_norm_with_update_functional(mode: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float) -> Any:
+    return (*_batch_norm_with_update(mode, x, weight, bias, mean, var, momentum, eps), _like(mode, mean), _like(mode, var))
+
+
+@rule("batch_norm_backward")
+def _batch_norm_backward_with_reserve(
+    mode: Any, grad: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_var: Any, update: bool, eps: float, wanted: Any,
+    reserve: Any,
+) -> Any:
+    return _batch_norm_backward(mode, grad, x, weight, running_mean, running_var, save_mean, save_var, update, eps, wanted)
+
+
 # -- group norm, rms norm -----------------------------------------------------------------------------------------------------
 @rule("native_group_norm")
 def _group_norm(mode: Any, x: Any, weight: Any, bias: Any, n: Any, c: Any, hw: Any, group: int, eps: float) -> Any:

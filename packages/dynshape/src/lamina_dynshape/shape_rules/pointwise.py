@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lamina_dynshape.fake_tensor import FakeTensor
-from lamina_dynshape.layout import broadcast, iterator_strides
+from lamina_dynshape.layout import broadcast, contiguous, iterator_strides
 from lamina_dynshape.promotion import result_type, to_float
 from lamina_dynshape.shape_rules.registry import RULES, overload, register, rule
 
@@ -174,10 +174,10 @@ def _family(count: int, dtype_rule: Any, names: str, suffixes: str = "") -> None
 
 
 _family(1, _float, """acos acosh asin asinh atan atanh cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 i0 lgamma log
-    log10 log1p log2 logit mvlgamma rad2deg reciprocal rsqrt sigmoid sin sinc sinh special_bessel_j0 special_bessel_j1 special_bessel_y0
+    log10 log1p log2 logit rad2deg reciprocal rsqrt sigmoid sin sinc sinh special_bessel_j0 special_bessel_j1 special_bessel_y0
     special_bessel_y1 special_entr special_erfcx special_i0e special_i1 special_i1e special_log_ndtr special_ndtri special_modified_bessel_i0
     special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1 special_scaled_modified_bessel_k0
-    special_scaled_modified_bessel_k1 special_spherical_bessel_j0 special_airy_ai sqrt tan tanh nan_to_num_""".replace("nan_to_num_", ""))
+    special_scaled_modified_bessel_k1 special_spherical_bessel_j0 special_airy_ai sqrt tan tanh""")
 _family(1, _same, """bitwise_not ceil celu elu floor frac hardshrink hardsigmoid hardswish hardtanh leaky_relu mish neg nan_to_num
     positive relu relu6 round selu sgn sign silu softplus softshrink square threshold trunc log_sigmoid""")
 _family(1, _same, "round", "decimals")
@@ -187,9 +187,10 @@ _family(1, _bool, "isnan isinf isfinite isposinf isneginf isreal logical_not sig
 _family(2, _same, "add sub rsub mul", "Tensor Scalar")
 _family(2, _float, "div", "Tensor Scalar")
 _family(2, _same, "remainder fmod floor_divide bitwise_and bitwise_or bitwise_xor", "Tensor Scalar Scalar_Tensor")
+_family(2, _same, "floor_divide")
 _family(2, _same, "bitwise_left_shift bitwise_right_shift", "Tensor Tensor_Scalar Scalar_Tensor")
 _family(2, _same, "__lshift__ __rshift__ __and__ __or__ __xor__", "Tensor Scalar")
-_family(2, _same, "pow", "Tensor_Tensor Tensor_Scalar Scalar Tensor")
+_family(2, _same, "pow", "Tensor_Tensor Tensor_Scalar")
 _family(2, _same, "maximum minimum fmax fmin gcd lcm hypot nextafter copysign heaviside")
 _family(2, _float, "atan2 xlogy logaddexp logaddexp2 special_xlog1py special_zeta")
 _family(2, _float, "xlogy", "Tensor Scalar_Self Scalar_Other")
@@ -217,6 +218,22 @@ def _signed_div_inplace(mode: Any, a: Any, b: Any, *, rounding_mode: str | None 
 for _suffix in ("Tensor_mode", "Scalar_mode"):
     register(overload(f"div.{_suffix}"), _signed_div)
     register(overload(f"div_.{_suffix}"), _signed_div_inplace)
+
+
+@rule("pow.Scalar")
+def _pow_scalar(mode: Any, base: Any, x: Any) -> Any:
+    return mode.make(x.sizes, contiguous(x.sizes), result_type((base, x)), x.dev)
+
+
+@rule("mvlgamma")
+def _mvlgamma(mode: Any, x: Any, p: int) -> Any:
+    return mode.make(x.sizes, contiguous(x.sizes), _float((x,)), x.dev)
+
+
+@rule("ldexp.Tensor")
+def _ldexp(mode: Any, x: Any, other: Any) -> Any:
+    power = mode.make(other.sizes, contiguous(other.sizes), to_float(other.scalar_type), other.dev)  # 2.0 ** other
+    return elementwise(mode, (x, power), _same((x, power)))
 
 
 @rule("elu_backward")
@@ -255,13 +272,8 @@ def _clamp_inplace(mode: Any, x: Any, *limits: Any, **named: Any) -> Any:
 
 @rule("masked_fill.Scalar", "masked_fill.Tensor")
 def _masked_fill(mode: Any, x: Any, mask: Any, value: Any) -> Any:
-    return elementwise(mode, (x, mask), x.scalar_type) if x.sizes != mask.sizes else _copy_layout(mode, x)
-
-
-def _copy_layout(mode: Any, x: Any) -> Any:
-    from lamina_dynshape.layout import dense_like
-
-    return mode.make(x.sizes, dense_like(x.sizes, x.strides), x.scalar_type, x.dev)
+    sizes = broadcast(x.sizes, mask.sizes)
+    return mode.make(sizes, contiguous(sizes), x.scalar_type, x.dev)
 
 
 @rule("masked_fill_.Scalar", "masked_fill_.Tensor")
@@ -282,10 +294,9 @@ def _prelu_backward(mode: Any, grad: Any, x: Any, weight: Any) -> Any:
 
 @rule("log_sigmoid_forward")
 def _log_sigmoid_forward(mode: Any, x: Any) -> Any:
-    result = elementwise(mode, (x,), x.scalar_type)
-    return result, mode.make((0,), (1,), x.scalar_type, x.dev) if x.dev.type != "cpu" else mode.make(
-        result.sizes, result.strides, x.scalar_type, x.dev
-    )
+    strides = contiguous(x.sizes)
+    buffer = (x.sizes, strides) if x.dev.type == "cpu" else ((0,), (1,))
+    return mode.make(x.sizes, strides, x.scalar_type, x.dev), mode.make(*buffer, x.scalar_type, x.dev)
 
 
 @rule("log_sigmoid_backward")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.layout import contiguous, dense_like, format_strides, suggest_format
+from lamina_dynshape.layout import contiguous, dense_like
 from lamina_dynshape.promotion import to_float
 from lamina_dynshape.shape_rules.registry import each, rule
 from lamina_dynshape.shape_rules.views import wrap_dim
@@ -166,7 +166,7 @@ def _cummax(mode: Any, x: Any, dim: int) -> Any:
 def _softmax(mode: Any, x: Any, dim: int, half_to_float: bool) -> Any:
     wrap_dim(dim, len(x.sizes))
     dtype = torch.float32 if half_to_float else x.scalar_type
-    return mode.make(x.sizes, format_strides(x.sizes, suggest_format(x.sizes, x.strides)), dtype, x.dev)
+    return mode.make(x.sizes, contiguous(x.sizes), dtype, x.dev)
 
 
 @rule("_softmax_backward_data", "_log_softmax_backward_data")
@@ -194,4 +194,9 @@ def _keep_layout(op: Any) -> Any:
     return lambda mode, x, *args, **kwargs: mode.make(x.sizes, dense_like(x.sizes, x.strides), x.scalar_type, x.dev)
 
 
-each(["flip", "roll", "fliplr"], _keep_layout)
+each(["flip"], _keep_layout)
+
+
+@rule("roll")
+def _roll(mode: Any, x: Any, shifts: Any, dims: Any = ()) -> Any:
+    return mode.make(x.sizes, contiguous(x.sizes), x.scalar_type, x.dev)

@@ -54,7 +54,7 @@ def _divides(count: Any, rest: Any) -> bool:
     return eq(plain(count % rest), 0)
 
 
-@rule("view", "_unsafe_view", "_reshape_alias_")
+@rule("view", "_unsafe_view")
 def _view(mode: Any, x: Any, sizes: Any) -> Any:
     new = infer_shape(mode, sizes, numel(x.sizes))
     strides = view_strides(x.sizes, x.strides, new)
@@ -93,12 +93,26 @@ def _view_dtype(mode: Any, x: Any, dtype: torch.dtype) -> Any:
     return mode.make(tuple(sizes), tuple(strides), dtype, x.dev, offset, x.storage_key)
 
 
-@rule("alias", "detach", "lift_fresh", "_conj_", "view_as_")
+@rule("alias", "detach")
 def _alias(mode: Any, x: Any) -> Any:
     return mode.make(x.sizes, x.strides, x.scalar_type, x.dev, x.offset, x.storage_key)
 
 
-@rule("detach_", "lift")
+@rule("_conj")
+def _conj(mode: Any, x: Any) -> Any:
+    result = _alias(mode, x)
+    torch._C._set_conj(result, not x.is_conj())
+    return result
+
+
+@rule("_neg_view")
+def _neg_view(mode: Any, x: Any) -> Any:
+    result = _alias(mode, x)
+    torch._C._set_neg(result, not x.is_neg())
+    return result
+
+
+@rule("detach_", "lift", "lift_fresh")
 def _itself(mode: Any, x: Any) -> Any:
     return x
 
@@ -445,7 +459,7 @@ def _fresh(mode: Any, x: Any) -> Any:
 
 
 for _name, _base in {
-    "view_copy": _view, "permute_copy": _permute, "transpose_copy.int": _transpose, "t_copy": _t, "unsqueeze_copy": _unsqueeze,
+    "view_copy": _reshape, "permute_copy": _permute, "transpose_copy.int": _transpose, "t_copy": _t, "unsqueeze_copy": _unsqueeze,
     "expand_copy": _expand, "slice_copy.Tensor": _slice, "select_copy.int": _select, "split_copy.Tensor": _split, "alias_copy": _alias,
     "split_with_sizes_copy": _split_with_sizes, "unbind_copy.int": _unbind, "squeeze_copy": _squeeze, "squeeze_copy.dim": _squeeze,
     "squeeze_copy.dims": _squeeze, "diagonal_copy": _diagonal, "as_strided_copy": _as_strided, "unfold_copy": _unfold, "detach_copy": _alias,

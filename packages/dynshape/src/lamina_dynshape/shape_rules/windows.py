@@ -8,7 +8,7 @@ import torch
 
 from lamina_dynshape.dims import lt, plain
 from lamina_dynshape.layout import contiguous, format_strides, suggest_format
-from lamina_dynshape.shape_rules.registry import rule
+from lamina_dynshape.shape_rules.registry import each, rule
 
 
 def _spread(values: Any, count: int, default: Any = None) -> list[Any]:
@@ -56,10 +56,17 @@ def _max_pool3d(mode: Any, x: Any, kernel: Any, stride: Any = (), padding: Any =
     return mode.make(sizes, strides, x.scalar_type, x.dev), mode.make(sizes, strides, torch.int64, x.dev)
 
 
-@rule("max_pool2d_with_indices_backward", "avg_pool2d_backward", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward",
-      "max_pool3d_with_indices_backward", "avg_pool3d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool3d_backward")
-def _pool_backward(mode: Any, grad: Any, x: Any, *args: Any) -> Any:
-    return mode.make(x.sizes, format_strides(x.sizes, suggest_format(x.sizes, x.strides)), grad.scalar_type, grad.dev)
+def _pool_backward(count: int) -> Any:
+    def rule_(mode: Any, grad: Any, x: Any, *args: Any) -> Any:
+        return mode.make(x.sizes, format_strides(x.sizes, _format(x, count)), grad.scalar_type, grad.dev)
+
+    return rule_
+
+
+each(["max_pool2d_with_indices_backward", "avg_pool2d_backward", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward"],
+     lambda op: _pool_backward(2))
+each(["max_pool3d_with_indices_backward", "avg_pool3d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool3d_backward"],
+     lambda op: _pool_backward(3))
 
 
 @rule("avg_pool2d")
@@ -96,16 +103,29 @@ def _upsample(mode: Any, x: Any, output: Any, *args: Any) -> Any:
 
 
 @rule("upsample_nearest1d_backward", "upsample_nearest2d_backward", "upsample_nearest3d_backward", "_upsample_nearest_exact2d_backward",
-      "upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "upsample_trilinear3d_backward")
+      "upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_trilinear3d_backward")
 def _upsample_backward(mode: Any, grad: Any, output: Any, sizes: Any, *args: Any) -> Any:
     sizes = tuple(map(mode.dim, sizes))
     return mode.make(sizes, format_strides(sizes, suggest_format(grad.sizes, grad.strides)), grad.scalar_type, grad.dev)
+
+
+@rule("upsample_bicubic2d_backward")
+def _upsample_bicubic_backward(mode: Any, grad: Any, output: Any, sizes: Any, *args: Any) -> Any:
+    sizes = tuple(map(mode.dim, sizes))
+    return mode.make(sizes, contiguous(sizes), grad.scalar_type, grad.dev)
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def _grid_sampler(mode: Any, x: Any, grid: Any, *args: Any) -> Any:
     sizes = (*x.sizes[:2], *grid.sizes[1:-1])
     return mode.make(sizes, contiguous(sizes), x.scalar_type, x.dev)
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def _max_unpool(mode: Any, x: Any, indices: Any, output: Any, *args: Any) -> Any:
+    sizes = (*x.sizes[: -len(output)], *map(mode.dim, output))
+    format_ = suggest_format(x.sizes, x.strides) if len(output) == 2 else torch.contiguous_format
+    return mode.make(sizes, format_strides(sizes, format_), x.scalar_type, x.dev)
 
 
 @rule("im2col")

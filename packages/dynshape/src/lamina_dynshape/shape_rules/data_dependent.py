@@ -1,0 +1,94 @@
+"""Operators whose result's size or value depends on data: an unbacked symbol where the mode allows it, else DataDependent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lamina_dynshape.dims import numel
+from lamina_dynshape.fake_tensor import DataDependent
+from lamina_dynshape.layout import contiguous
+from lamina_dynshape.shape_rules.registry import rule
+
+
+def _size(mode: Any, what: str, x: Any, hint: str = "") -> Any:
+    """Dimension between 0 and the number of elements of x."""
+    if not mode.allow_unbacked:
+        raise DataDependent(f"data-dependent size of {what}", saw=repr(x), hint=hint)
+    return mode.unbacked_size(x.sizes)
+
+
+@rule("_local_scalar_dense", "item")
+def _item(mode: Any, x: Any) -> Any:
+    if not mode.allow_unbacked:
+        raise DataDependent("data-dependent value: item()", saw=repr(x), hint="keep the value in a tensor, or move this out of the compiled region")
+    return mode.unbacked_value(x.scalar_type)
+
+
+@rule("nonzero")
+def _nonzero(mode: Any, x: Any) -> Any:
+    count = _size(mode, "nonzero", x, "torch.where(condition, a, b) keeps the size")
+    rank = len(x.sizes)
+    return mode.make((count, rank), (1, count) if rank else (0, 1), torch.int64, x.dev)
+
+
+@rule("masked_select")
+def _masked_select(mode: Any, x: Any, mask: Any) -> Any:
+    from lamina_dynshape.layout import broadcast
+
+    if not mode.allow_unbacked:
+        raise DataDependent("data-dependent size of masked_select", saw=repr(x))
+    count = mode.unbacked_size(broadcast(x.sizes, mask.sizes))
+    return mode.make((count,), (1,), x.scalar_type, x.dev)
+
+
+@rule("_unique2")
+def _unique2(mode: Any, x: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    count = _size(mode, "unique", x)
+    inverse = x.sizes if return_inverse or return_counts else (0,)
+    counts = (count,) if return_counts else (0,)
+    return (
+        mode.make((count,), (1,), x.scalar_type, x.dev), mode.make(inverse, contiguous(inverse), torch.int64, x.dev),
+        mode.make(counts, (1,), torch.int64, x.dev),
+    )
+
+
+@rule("repeat_interleave.Tensor")
+def _repeat_interleave(mode: Any, repeats: Any, *, output_size: Any = None) -> Any:
+    if output_size is not None:
+        return mode.make((mode.dim(output_size),), (1,), repeats.scalar_type, repeats.dev)
+    if not mode.allow_unbacked:
+        raise DataDependent("data-dependent size of repeat_interleave", saw=repr(repeats), hint="pass output_size")
+    return mode.make((mode.unbacked_size(None),), (1,), repeats.scalar_type, repeats.dev)
+
+
+@rule("equal", "is_nonzero", "allclose")
+def _truth(mode: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
+    raise DataDependent("data-dependent branch", saw=repr(x), hint="torch.where, or move the branch outside of the compiled region")
+
+
+@rule("bincount", "unique_consecutive", "unique_dim", "unique_dim_consecutive", "nonzero_numpy", "linalg_lstsq")
+def _other(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    raise DataDependent("data-dependent size", saw=repr(x))
+
+
+# -- assertions ---------------------------------------------------------------------------------------------------------------
+@rule("_assert_async", "_assert_async.msg", "_assert_scalar", "_assert_tensor_metadata")
+def _assert(mode: Any, x: Any, *args: Any, **kwargs: Any) -> None:
+    if isinstance(x, torch.SymBool):
+        mode.shape_env.expect_true(x.node.expr, str(args[0]) if args else "")
+    elif x is False:
+        raise RuntimeError(str(args[0]) if args else "assertion failed")
+
+
+@rule("sym_constrain_range", "sym_constrain_range_for_size")
+def _constrain_range(mode: Any, size: Any, *, min: Any = None, max: Any = None) -> None:
+    from lamina_dynshape import boolean as B
+
+    e = mode.dim(size)
+    if type(e) is not int:
+        if min is not None:
+            mode.shape_env.expect_true(B.ge(e, min))
+        if max is not None:
+            mode.shape_env.expect_true(B.le(e, max))

@@ -1,0 +1,244 @@
+"""Symbolic sizes through shape rules, autograd and C++: results, guards, marks, unbacked values."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lamina_dynshape import DataDependent, DimPolicy, FakeMode, ShapeEnv, expr_of, hint_of, mark_dynamic, mark_static
+from lamina_dynshape.support.errors import UserError
+
+
+@pytest.fixture
+def env():
+    return ShapeEnv()
+
+
+@pytest.fixture
+def mode(env):
+    with FakeMode(env) as m:
+        yield m
+
+
+def make(mode, *shape, dims=(0, 1), name="x", dtype=torch.float32):
+    with torch._C._DisableTorchDispatch():  # a real tensor, though the mode is on
+        real = torch.zeros(*shape, dtype=dtype)
+    return mode.from_real(real, source=name, dynamic_dims=list(dims))
+
+
+def texts(env):
+    return [str(g) for g in env.guards]
+
+
+# Programs on x: (s0, s1, 8), and the layout they must give; none may guard.
+PROGRAMS = {
+    "view(-1, 8)": (lambda x: x.view(-1, 8), "s0*s1, 8", "8, 1"),
+    "view back": (lambda x: x.view(-1, 8).view(x.shape[0], x.shape[1], 8), "s0, s1, 8", "8*s1, 8, 1"),
+    "flatten": (lambda x: x.flatten(0, 1), "s0*s1, 8", "8, 1"),
+    "heads": (lambda x: x.reshape(x.shape[0], -1, 4), "s0, 2*s1, 4", "8*s1, 4, 1"),
+    "transpose, contiguous": (lambda x: x.transpose(0, 1).contiguous(), "s1, s0, 8", "8*s0, 8, 1"),
+    "merge after transpose": (lambda x: x.view(x.shape[0], x.shape[1], 2, 4).transpose(1, 2).reshape(x.shape[0] * 2, x.shape[1], 4), "2*s0, s1, 4", "4*s1, 4, 1"),
+    "expand": (lambda x: x[:1].expand(x.shape[0], -1, -1), "s0, s1, 8", "0, 8, 1"),
+    "slice": (lambda x: x[:, 1:], "s0, s1 - 1, 8", "8*s1, 8, 1"),
+    "last": (lambda x: x[:, -1], "s0, 8", "8*s1, 1"),
+    "half": (lambda x: x[:, : x.shape[1] // 2], "s0, s1//2, 8", "8*s1, 8, 1"),
+    "cat": (lambda x: torch.cat([x, x[:, :2]], 1), "s0, s1 + 2, 8", "8*s1 + 16, 8, 1"),
+    "stack": (lambda x: torch.stack([x, x], 1), "s0, 2, s1, 8", "16*s1, 8*s1, 8, 1"),
+    "matmul": (lambda x: x @ x.mT, "s0, s1, s1", "s1*s1, s1, 1"),
+    "einsum": (lambda x: torch.einsum("bik,bjk->bij", x, x), "s0, s1, s1", "s1*s1, s1, 1"),
+    "linear": (lambda x: F.linear(x, torch.zeros(16, 8)), "s0, s1, 16", "16*s1, 16, 1"),
+    "layer_norm": (lambda x: F.layer_norm(x, (8,)), "s0, s1, 8", "8*s1, 8, 1"),
+    "softmax": (lambda x: x.softmax(1), "s0, s1, 8", "8*s1, 8, 1"),
+    "sdpa": (lambda x: F.scaled_dot_product_attention(*[x.view(x.shape[0], x.shape[1], 2, 4).transpose(1, 2)] * 3), "s0, 2, s1, 4", "8*s1, 4, 8, 1"),
+    "embedding": (lambda x: F.embedding(torch.arange(x.shape[1]), torch.zeros(50, 8)), "s1, 8", "8, 1"),
+    "add a row": (lambda x: x + torch.zeros(x.shape[1], 1), "s0, s1, 8", "8*s1, 8, 1"),
+    "causal mask": (lambda x: torch.ones(x.shape[1], x.shape[1]).tril()[None, None], "1, 1, s1, s1", None),
+    "pad": (lambda x: F.pad(x, (0, 0, 1, 2)), "s0, s1 + 3, 8", "8*s1 + 24, 8, 1"),
+    "dropout": (lambda x: F.dropout(x, 0.5), "s0, s1, 8", "8*s1, 8, 1"),
+    "conv1d": (lambda x: F.conv1d(x.mT, torch.zeros(3, 8, 3), padding=1, stride=2), "s0, 3, (s1 + 1)//2", None),
+    "conv2d": (lambda x: F.conv2d(x[:, None], torch.zeros(3, 1, 3, 3), padding=1), "s0, 3, s1, 8", "24*s1, 8*s1, 8, 1"),
+    "max_pool": (lambda x: F.max_pool1d(x, 2), "s0, s1, 4", "4*s1, 4, 1"),
+    "where": (lambda x: torch.where(x > 0, x, 0.0), "s0, s1, 8", "8*s1, 8, 1"),
+    "masked_fill": (lambda x: x.masked_fill(x > 0, -1.0), "s0, s1, 8", "8*s1, 8, 1"),
+    "index": (lambda x: x[:, torch.arange(3)], "s0, 3, 8", "24, 8, 1"),
+    "gather": (lambda x: x.gather(1, torch.zeros(x.shape[0], 1, 8, dtype=torch.long)), "s0, 1, 8", "8, 8, 1"),
+    "cumsum": (lambda x: x.cumsum(1), "s0, s1, 8", "8*s1, 8, 1"),
+    "topk": (lambda x: x.topk(3)[0], "s0, s1, 3", "3*s1, 3, 1"),
+    "chunk": (lambda x: x.chunk(2, -1)[1], "s0, s1, 4", "8*s1, 8, 1"),
+    "roll": (lambda x: x.roll(1, 1), "s0, s1, 8", "8*s1, 8, 1"),
+    "repeat": (lambda x: x.repeat(2, 1, 1), "2*s0, s1, 8", "8*s1, 8, 1"),
+    "zeros of sizes": (lambda x: torch.zeros(x.shape[0], x.shape[1] * 2), "s0, 2*s1", "2*s1, 1"),
+    "scale": (lambda x: x / x.shape[1] ** 0.5, "s0, s1, 8", "8*s1, 8, 1"),
+    "cross_entropy": (lambda x: F.cross_entropy(x.view(-1, 8), torch.zeros(x.shape[0] * x.shape[1], dtype=torch.long)), "", ""),
+    "add_ in a slice": (lambda x: x.clone()[:, 1:].add_(1), "s0, s1 - 1, 8", "8*s1, 8, 1"),
+    "batch_norm": (lambda x: F.batch_norm(x, torch.zeros(7), torch.ones(7), training=True) if False else F.group_norm(x.mT, 2), "s0, 8, s1", None),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_stays_symbolic(mode, env, name):
+    program, sizes, strides = PROGRAMS[name]
+    x = make(mode, 6, 7, 8)
+    result = program(x)
+    assert ", ".join(map(str, result.sizes)) == sizes
+    if strides is not None:
+        assert ", ".join(map(str, result.strides)) == strides
+    assert texts(env) == []
+    with _outside(mode):
+        want = program(torch.zeros(6, 7, 8))
+    assert tuple(map(hint_of, result.shape)) == want.shape
+    assert [hint_of(s) for s, n in zip(result.stride(), want.shape) if n != 1] == [s for s, n in zip(want.stride(), want.shape) if n != 1]
+
+
+class _outside:
+    def __init__(self, mode):
+        self.mode = mode
+
+    def __enter__(self):
+        self.mode.__exit__(None, None, None)
+
+    def __exit__(self, *exc):
+        self.mode.__enter__()
+
+
+def test_backward_stays_symbolic(mode, env):
+    x = make(mode, 6, 7, 8).requires_grad_()
+    w = torch.zeros(16, 8, requires_grad=True)
+    z = F.layer_norm(F.gelu(F.linear(x, w)), (16,))[:, None]
+    loss = F.scaled_dot_product_attention(z, z, z)[..., 1:].mean()
+    gx, gw = torch.autograd.Variable._execution_engine.run_backward(
+        (loss,), (torch.ones(()),), False, False, (x, w), True, accumulate_grad=False
+    )
+    assert gx.sizes == x.sizes and gw.sizes == (16, 8) and texts(env) == []
+
+
+def test_functionalization_with_symbols(mode, env):
+    functional = torch._to_functional_tensor(make(mode, 6, 7, 8))
+    torch._enable_functionalization(reapply_views=True)
+    try:
+        functional.view(-1, 8)[1:].mul_(2)
+    finally:
+        torch._disable_functionalization()
+    torch._sync(functional)
+    assert str(torch._from_functional_tensor(functional).sizes) == "(s0, s1, 8)" and texts(env) == []
+
+
+@pytest.mark.parametrize("branch, guard", [
+    (lambda x: x.shape[0] > 4, "s0 >= 5"), (lambda x: x.shape[0] == x.shape[1], "s0 != s1"), (lambda x: x.shape[0] % 2 == 0, "s0%2 == 0"),
+    (lambda x: x.shape[0] * 2 < x.shape[1], "2*s0 >= s1"), (lambda x: 2 * x.shape[0] > 5 and x.shape[0] >= 2, "s0 >= 3"),
+    (lambda x: x.shape[0] // 2 == 3, "s0//2 == 3"), (lambda x: x.shape[0] in (3, 6), "s0 == 6"), (lambda x: int(x.shape[0]), "s0 == 6"),
+    (lambda x: x.numel() > 10, None), (lambda x: x.shape[0] > 1, None), (lambda x: x.shape[0] != 0, None), (lambda x: x.numel() == 0, None),
+    (lambda x: x.is_contiguous(), None), (lambda x: x.is_contiguous(memory_format=torch.channels_last), None), (lambda x: x.shape[0] > 2.5, "s0 >= 3"),
+])
+def test_branches_record_minimal_guards(mode, env, branch, guard):
+    bool(branch(make(mode, 6, 7, 8)))
+    assert texts(env) == ([] if guard is None else [guard])
+
+
+def test_guards_do_not_repeat_what_follows(mode, env):
+    x = make(mode, 6, 7, 8)
+    assert x.shape[0] >= 3 and x.shape[0] >= 5 and x.shape[0] + x.shape[1] >= 6 and x.shape[1] <= 9
+    assert texts(env) == ["s0 >= 5", "s1 <= 9"]
+    assert [str(c) for c in env.conditions()] == ["s1 >= 2", "s0 >= 5", "s1 <= 9"]
+
+
+def test_equal_sizes_share_a_symbol(mode, env):
+    x, y = make(mode, 6, 7, name="x"), make(mode, 7, 6, name="y")
+    assert x.sizes == (y.sizes[1], y.sizes[0])
+    assert "y.size()[1] == x.size()[0]" in env.format_guards()
+    assert str(make(FakeMode(ShapeEnv(duck_sizing=False)), 6, 6).sizes) == "(s0, s1)"
+
+
+def test_zero_and_one_specialise(mode):
+    assert make(mode, 1, 0, 5, dims=(0, 1, 2)).sizes[:2] == (1, 0)
+
+
+def test_equality_replaces_the_younger_symbol(mode, env):
+    x, y = make(mode, 6, 8, dims=[0], name="x"), make(mode, 12, 8, dims=[0], name="y")
+    assert y.shape[0] == 2 * x.shape[0]
+    z = y + torch.cat([x, x])
+    assert texts(env) == ["2*s0 == s1"] and str(env.simplify(z.sizes[0])) == "2*s0"
+
+
+def test_divisibility_is_learned(mode, env):
+    x = make(mode, 6, 8, dims=[0])
+    y = x.view(-1, 3, 8)
+    assert texts(env) == ["s0%3 == 0"] and str(y.sizes) == "(s0//3, 3, 8)"
+    z = y.view(x.shape[0], 8)
+    assert texts(env) == ["s0%3 == 0"] and str(z.sizes) == "(s0, 8)"
+
+
+def test_strides_are_bound(env):
+    t = torch.zeros(6, 8, 7).transpose(1, 2)
+    f = FakeMode(env).from_real(t, source="t", dynamic_dims=[0, 1])
+    assert str(f.strides) == "(8*s1, 1, s1)"
+    assert "t.stride()[0] == 8*t.size()[1]" in env.format_guards()
+
+
+def test_mark_dynamic_with_bounds(env):
+    t = torch.zeros(6, 8)
+    mark_dynamic(t, 0, min=4, max=100)
+    mark_static(t, 1)
+    x = FakeMode(env).from_real(t, source="t")
+    assert x.shape[0] > 3 and x.shape[0] < 101 and texts(env) == [] and x.sizes[1] == 8
+    assert [str(c) for c in env.conditions()] == ["s0 >= 4", "s0 <= 100"]
+    with pytest.raises(UserError, match=r"t\.size\(\)\[0\] is marked dynamic"):
+        int(x.shape[0])
+    one = torch.zeros(1)
+    mark_dynamic(one, 0)
+    with pytest.raises(UserError, match="always specialised"):
+        FakeMode(ShapeEnv()).from_real(one, source="one")
+
+
+def test_policy_in_dict(env):
+    x = FakeMode(env).from_real(torch.zeros(6, 8), source="t", dynamic_dims={0: DimPolicy.DYNAMIC, 1: DimPolicy.STATIC})
+    assert str(x.sizes) == "(s0, 8)"
+
+
+# -- unbacked -----------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def unbacked(env):
+    with FakeMode(env, allow_unbacked=True) as m:
+        yield m
+
+
+def test_item_makes_an_unbacked_integer(unbacked, env):
+    n = torch.zeros(3, dtype=torch.long)[0].item()
+    assert isinstance(n, torch.SymInt) and str(n) == "u0"
+    with pytest.raises(DataDependent):
+        bool(n > 3)
+    torch._check(n > 3)
+    assert bool(n > 3) and bool(n > 0) and [str(a.expr) for a in env.runtime_asserts] == ["u0 >= 4"]
+    y = torch.zeros(n, 4)
+    assert str(y.sizes) == "(u0, 4)" and (y + 1).view(-1).sizes == (y.numel().node.expr,)
+    assert isinstance(torch.zeros(3)[0].item(), torch.SymFloat)
+
+
+def test_nonzero_and_masks(unbacked, env):
+    x = make(unbacked, 6, 8)
+    picked = x[x > 0]
+    assert len(picked.sizes) == 1 and not env.has_hint(picked.sizes[0])
+    assert bool(picked.shape[0] >= 0) and bool(picked.shape[0] <= x.numel())
+    assert torch.nonzero(x).sizes[1] == 2 and (picked * 2).sizes == picked.sizes
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------------------
+def test_symbolic_numbers(mode, env):
+    n = make(mode, 6, 7).shape[0]
+    assert str(expr_of(2 * n + 1)) == "2*s0 + 1" and hint_of(n * n) == 36 and hint_of(n / 4) == 1.5
+    assert str(torch.sym_max(n, 3)) == "emax(3, s0)" and hint_of(torch.sym_min(n, 3)) == 3
+    assert str(math.floor(n * 0.5)) == "s0//2" and str(math.ceil(n / 4)) == str(-((-n) // 4))
+    assert str(n - n + 4) == "4" and str(torch.sym_sum([n, n, 1])) == "2*s0 + 1" and hint_of(n**2) == 36
+    assert texts(env) == []
+    assert math.isclose(hint_of(torch.sym_sqrt(n)), 6**0.5)
+    assert list(range(n)) == list(range(6)) and texts(env) == ["s0 == 6"]
+
+
+def test_frozen_environment_refuses_guards(mode, env):
+    from lamina_dynshape.support.errors import InternalError
+
+    x = make(mode, 6, 7)
+    env.freeze()
+    assert x.shape[0] >= 2
+    with pytest.raises(InternalError, match="frozen"):
+        bool(x.shape[0] > 3)
