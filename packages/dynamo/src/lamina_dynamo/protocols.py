@@ -31,6 +31,7 @@ _PLAIN = frozenset({
     types.GeneratorType, torch.SymInt, types.BuiltinFunctionType, type,
 })  # fmt: skip
 _CALLABLES = frozenset({types.FunctionType, types.MethodType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType})
+_VIEWS = frozenset({type({}.keys()), type({}.values()), type({}.items()), type(OrderedDict().keys()), type(OrderedDict().values()), type(OrderedDict().items())})
 _FOREIGN_ITERATORS = (types.GeneratorType, types.CoroutineType)
 
 
@@ -87,7 +88,10 @@ class Protocols:
         if t in _PLAIN:
             if t is dict:
                 self.refuse_large(v)
-            self.refuse_foreign(v)
+            if id(v) in self.sources:
+                if hasattr(t, "__next__"):
+                    return v
+                self.refuse_foreign(v)
             return native(iter, v)
         if isinstance(v, torch.Tensor):
             return native(iter, v)
@@ -107,7 +111,7 @@ class Protocols:
         """`next(it)`; StopIteration is the program's."""
         t = type(it)
         if t in _PLAIN:
-            if t in _FOREIGN_ITERATORS:
+            if t in _FOREIGN_ITERATORS or id(it) in self.sources:
                 self.refuse_foreign(it)
             return native(next, it)
         found = class_lookup(self, t, "__next__")
@@ -119,10 +123,11 @@ class Protocols:
         return native(next, it)
 
     def refuse_foreign(self, v: Any) -> None:
-        if id(v) in self.sources and id(v) not in self.original_of and hasattr(type(v), "__next__") and not isinstance(v, InterpretedGenerator):
-            unsupported("foreign-iterator", "advancing an iterator that was made outside of the compiled function", saw=type(v).__name__, hint="pass the list, or make the iterator inside")
-        if type(v) in _FOREIGN_ITERATORS:
-            unsupported("foreign-iterator", "advancing a generator that was made outside of the compiled function", saw=type(v).__name__)
+        """Advancing an outside iterator would change it, or show values that are not lifted; so do views of outside dictionaries."""
+        t = type(v)
+        outside = id(v) in self.sources and id(v) not in self.original_of
+        if t in _FOREIGN_ITERATORS or outside and (t in _VIEWS or hasattr(t, "__next__") and t is not InterpretedGenerator):
+            unsupported("foreign-iterator", "advancing an iterator that was made outside of the compiled function", saw=t.__name__, hint="pass the list, or make the iterator inside")
 
     def iterate(self, v: Any) -> Any:
         """A native iterator over `v`."""
@@ -141,7 +146,7 @@ class Protocols:
         if t in _PLAIN or t in _CALLABLES or isinstance(v, (torch.Tensor, type)):
             if t is dict and len(v) > 100:
                 self.refuse_large(v)
-            if t is types.GeneratorType:
+            if t is types.GeneratorType or id(v) in self.sources:
                 self.refuse_foreign(v)
             return v
         found = class_lookup(self, t, "__iter__")

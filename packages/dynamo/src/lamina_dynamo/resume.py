@@ -1,0 +1,365 @@
+"""Graph breaks: run the instruction that breaks in a copy of the user's code, then call a function that resumes after it.
+
+Between: a capture that stops before a root instruction -> the tail of the replacement code.
+How:     the *break function* is the frame's code with a prologue that restores locals and stack and jumps to the breaking
+         instruction, so that its handlers and `with` blocks are those of the user; after that instruction it leaves to the
+         *resume function*: the same code again with a prologue that jumps to the next instruction. The resume function is
+         a compiled callable itself.
+Keeps:   both are made from the original code object, whatever function the capture started in, and are kept by their
+         place and shape, so that a break in a loop has one resume function; handled exceptions are set again by
+         PUSH_EXC_INFO; cells are shared by making them the free variables of the copies.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import types
+from dataclasses import dataclass
+from typing import Any
+
+from .assembler import Asm, assemble, call_sequence, copy_instructions
+from .bytecode import VERSION, Program, live_locals, program_of
+from .control import CannotRebuild, Unsupported
+from .frames import NULL, ExcSlot, Frame
+from .rebuild import Codegen
+
+__all__ = ["Origin", "emit_break", "origin_of"]
+
+PLAIN, EMPTY, SLOT = "plain", "null", "slot"  # kinds of stack items
+
+
+@dataclass
+class Origin:
+    """Where the instructions of a resume function come from."""
+
+    code: types.CodeType
+    shift: int  # instructions of the prologue
+
+
+_origins: dict[int, tuple[types.CodeType, Origin]] = {}
+
+
+def origin_of(code: types.CodeType) -> Origin:
+    found = _origins.get(id(code))
+    return found[1] if found is not None else Origin(code, 0)
+
+
+def all_names(code: types.CodeType) -> tuple[str, ...]:
+    """Names of localsplus, in order."""
+    return code.co_varnames + tuple(v for v in code.co_cellvars if v not in code.co_varnames) + code.co_freevars
+
+
+def _cell_names(code: types.CodeType) -> tuple[str, ...]:
+    return code.co_cellvars + code.co_freevars
+
+
+@dataclass(frozen=True)
+class State:
+    """What is alive at an instruction of the original code: names of bound locals, kinds of stack items."""
+
+    index: int
+    locals: tuple[str, ...]
+    stack: tuple[str, ...]
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Parameters of a function that starts here."""
+        return (*self.locals, *[f".stack{i}" if k == PLAIN else f".handled{i}" for i, k in enumerate(self.stack) if k != EMPTY])
+
+
+# ---- at a break --------------------------------------------------------------------------------------------------------
+def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
+    """The last lines of the replacement code of a frame that stops before `frame.pc`."""
+    origin = origin_of(frame.code)
+    code = origin.code
+    program = program_of(code)
+    at = frame.pc - origin.shift
+    if at < 0:
+        raise CannotRebuild(None, Unsupported("a graph break before the first instruction", code="break-at-start"))
+    start = _start(program, at)
+    values = _values_by_name(frame)
+    cells = _cell_names(code)
+    live = live_locals(program, start)
+    names = all_names(code)
+    bound = tuple(names[i] for i in sorted(live) if names[i] not in cells and values.get(names[i], NULL) is not NULL)
+    stack = list(frame.stack)
+    kinds = tuple(EMPTY if v is NULL else SLOT if type(v) is ExcSlot else PLAIN for v in stack)
+    entry = State(start, bound, kinds)
+    handled = _handled(stack, cap.handled)
+    called = _callable_position(program.instructions[at], stack)
+    args = [cg.value(values[n]) for n in bound]
+    for i, (v, k) in enumerate(zip(stack, kinds)):
+        if k == SLOT:
+            args.append(cg.value(handled[i]))
+        elif k == PLAIN:
+            expr = cg.value(v)
+            if i == called and _runs_python(v):
+                from .eval_frame import call_with_hook
+                from .runtime import frame_callback
+
+                expr = f"{cg.constant(functools.partial)}({cg.constant(call_with_hook)}, {cg.constant(frame_callback(options))}, {expr})"
+            args.append(expr)
+    break_code = _break_code(code, at, entry, frame.globals, options)
+    if cells:
+        closure = "".join(f"{_cell(cg, frame, n)}, " for n in cells)
+        fn = f"{cg.constant(types.FunctionType)}({cg.constant(break_code)}, {cg.constant(frame.globals)}, {code.co_name!r}, None, ({closure}))"
+    else:
+        fn = cg.constant(types.FunctionType(break_code, frame.globals, code.co_name))
+    return [f"return {fn}({', '.join(args)})"]
+
+
+def _start(program: Program, at: int) -> int:
+    """A call starts at the instructions that prepare it."""
+    start = at
+    if program.instructions[at].op == "CALL":
+        while start and program.instructions[start - 1].op in ("PRECALL", "KW_NAMES"):
+            start -= 1
+    return start
+
+
+def _values_by_name(frame: Frame) -> dict[str, Any]:
+    return dict(zip(all_names(frame.code), frame.fast))
+
+
+def _cell(cg: Codegen, frame: Frame, name: str) -> str:
+    v = _values_by_name(frame).get(name, NULL)
+    if type(v) is not types.CellType:  # before MAKE_CELL: only at the very start
+        raise CannotRebuild(None, Unsupported("a graph break before cells are made", code="break-at-start"))
+    return cg.cell(v)
+
+
+def _handled(stack: list[Any], now: Any) -> dict[int, Any]:
+    """The exception being handled inside each exception slot of the stack."""
+    slots = [i for i, v in enumerate(stack) if type(v) is ExcSlot]
+    out = {}
+    for j, i in enumerate(slots):
+        out[i] = stack[slots[j + 1]].exc if j + 1 < len(slots) else now
+    return out
+
+
+def _callable_position(ins: Any, stack: list[Any]) -> int | None:
+    if ins.op == "CALL":
+        base = len(stack) - ins.arg - 2
+        if VERSION >= (3, 13):
+            return base
+        return base + 1 if stack[base] is NULL else base
+    if ins.op == "CALL_KW":
+        return len(stack) - ins.arg - 3
+    if ins.op == "CALL_FUNCTION_EX":
+        base = len(stack) - 2 - (ins.arg & 1)
+        return base - 1 if VERSION >= (3, 13) else base
+    return None
+
+
+def _runs_python(v: Any) -> bool:
+    """Whether calling `v` may enter Python frames worth capturing."""
+    return not isinstance(v, (types.BuiltinFunctionType, types.MethodWrapperType, types.MethodDescriptorType, types.WrapperDescriptorType)) and v not in _NEVER
+
+
+_NEVER = (print, int, float, bool, str, list, dict, tuple, set, len, isinstance, range, type)
+
+
+# ---- code --------------------------------------------------------------------------------------------------------------
+def _layout(code: types.CodeType, args: tuple[str, ...], temps: tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
+    """(co_varnames of a copy whose parameters are `args`, map of old localsplus index -> new)."""
+    cells = _cell_names(code)
+    varnames = args + temps + tuple(v for v in code.co_varnames if v not in cells and v not in args)
+    old = all_names(code)
+    index = {n: len(varnames) + i for i, n in enumerate(cells)} | {n: i for i, n in enumerate(varnames)}
+    return varnames, lambda i: index[old[i]]
+
+
+def _prologue(code: types.CodeType, state: State, target: Asm) -> list[Asm]:
+    """Push the stack, set the handled exceptions, jump."""
+    out = [Asm("COPY_FREE_VARS", len(_cell_names(code)))] if _cell_names(code) else []
+    out.append(Asm("RESUME", 0, code.co_firstlineno))
+    arg = len(state.locals)
+    for kind in state.stack:
+        if kind == EMPTY:
+            out.append(Asm("PUSH_NULL"))
+            continue
+        out.append(Asm("LOAD_FAST", arg))
+        arg += 1
+        if kind == SLOT:
+            out += [Asm("PUSH_EXC_INFO"), Asm("POP_TOP")]
+    out.append(Asm("JUMP_FORWARD", 0, None, target))
+    return out
+
+
+def _copy(code: types.CodeType, state: State, temps: tuple[str, ...]) -> tuple[list[Asm], list[Asm], dict[str, Any]]:
+    """(prologue, copy of the body, fields that change)."""
+    args = state.arguments
+    varnames, local = _layout(code, args, temps)
+    body = copy_instructions(program_of(code), local)
+    index = _body_index(program_of(code), body)
+    flags = code.co_flags & ~(4 | 8)
+    if _cell_names(code):
+        flags |= 0x10
+    changes = dict(
+        co_argcount=len(args), co_posonlyargcount=0, co_kwonlyargcount=0, co_nlocals=len(varnames), co_varnames=varnames, co_cellvars=(), co_freevars=_cell_names(code), co_flags=flags,
+        co_stacksize=code.co_stacksize + len(args) + len(state.stack) + 8,
+    )  # fmt: skip
+    return _prologue(code, state, index[state.index]), body, changes
+
+
+def _body_index(program: Program, body: list[Asm]) -> list[Asm]:
+    """The copies of the original instructions, in order (a split superinstruction has one more)."""
+    if len(body) == len(program.instructions):
+        return body
+    out, it = [], iter(body)
+    for ins in program.instructions:
+        asm = next(it)
+        out.append(asm)
+        if asm.op != ins.op and ins.op.startswith(("LOAD_FAST_LOAD", "STORE_FAST_STORE", "STORE_FAST_LOAD")):
+            next(it)
+    return out
+
+
+def _resume_callable(code: types.CodeType, state: State, globals_: Any, options: Any) -> Any:
+    """The compiled callable that resumes at `state`; with cells, a function from the tuple of cells to it."""
+    kept = options.__dict__.setdefault("_resume_functions", {})
+    key = (id(code), state, id(globals_))
+    if key not in kept:
+        from .runtime import compile_function
+
+        prologue, body, changes = _copy(code, state, ())
+        made = assemble(prologue + body, code, **changes)
+        _origins[id(made)] = (made, Origin(code, len(prologue)))
+        if _cell_names(code):
+            kept[key] = functools.partial(_with_cells, made, globals_, options)
+        else:
+            kept[key] = compile_function(types.FunctionType(made, globals_, code.co_name), options)
+    return kept[key]
+
+
+def _with_cells(code: types.CodeType, globals_: Any, options: Any, cells: tuple[Any, ...]) -> Any:
+    from .runtime import compile_function
+
+    return compile_function(types.FunctionType(code, globals_, code.co_name, None, cells), options)
+
+
+def _break_code(code: types.CodeType, at: int, entry: State, globals_: Any, options: Any) -> types.CodeType:
+    """The code of the break function: enters at `entry`, runs instruction `at`, leaves to resume functions."""
+    kept = options.__dict__.setdefault("_break_codes", {})
+    key = (id(code), at, entry, id(globals_))
+    if key not in kept:
+        kept[key] = (code, _make_break_code(code, at, entry, globals_, options))
+    return kept[key][1]
+
+
+def _make_break_code(code: types.CodeType, at: int, entry: State, globals_: Any, options: Any) -> types.CodeType:
+    from .eval_frame import mark_skip
+
+    program = program_of(code)
+    depth = len(entry.stack) + 2
+    temps = tuple(f".temp{i}" for i in range(depth))
+    prologue, body, changes = _copy(code, entry, temps)
+    varnames = changes["co_varnames"]
+    index = _body_index(program, body)
+    consts = list(code.co_consts)
+    splices: list[Asm] = []
+    ins, asm = program.instructions[at], index[at]
+    inserted: list[Asm] = []
+    for jump, successor, kinds in _successors(program, at, entry.stack):
+        bound = tuple(n for n in entry.locals if n in _names_live(program, successor))
+        state = State(successor, bound, kinds)
+        first, splice = _leave(code, state, entry, globals_, options, varnames, consts, ins.line)
+        if jump:
+            filler = _exhausted_filler(ins.op)
+            splices += filler + splice
+            asm.target = (filler + splice)[0]
+        else:
+            inserted.append(Asm("JUMP_FORWARD", 0, ins.line, first, asm.region))
+            splices += splice
+    inserted[:0] = _method_fix(asm)
+    place = body.index(asm) + 1
+    body[place:place] = inserted
+    made = assemble(prologue + body + splices, code, co_consts=tuple(consts), **changes)
+    mark_skip(made)
+    return made
+
+
+def _method_fix(asm: Asm) -> list[Asm]:
+    """Load a method as a plain attribute and a NULL, whose kinds are known."""
+    if asm.op == "LOAD_METHOD":
+        asm.op = "LOAD_ATTR"
+        return [Asm("PUSH_NULL", 0, asm.line, None, asm.region), Asm("SWAP", 2, asm.line, None, asm.region)]
+    if asm.op == "LOAD_ATTR" and VERSION >= (3, 12) and asm.arg & 1:
+        asm.arg &= ~1
+        fix = [Asm("PUSH_NULL", 0, asm.line, None, asm.region)]
+        return fix if VERSION >= (3, 13) else [*fix, Asm("SWAP", 2, asm.line, None, asm.region)]
+    return []
+
+
+def _exhausted_filler(op: str) -> list[Asm]:
+    """What FOR_ITER skips where the iterator is exhausted."""
+    if op != "FOR_ITER" or VERSION < (3, 12):
+        return []
+    return [Asm("END_FOR")] if VERSION == (3, 12) else [Asm("END_FOR"), Asm("POP_TOP")]
+
+
+def _names_live(program: Program, index: int) -> set[str]:
+    names = all_names(program.code)
+    return {names[i] for i in live_locals(program, index)}
+
+
+def _successors(program: Program, at: int, stack: tuple[str, ...]) -> list[tuple[bool, int, tuple[str, ...]]]:
+    """(by jump?, index, kinds of the stack there) of each way out of an instruction."""
+    from .bytecode import NO_FALLTHROUGH
+
+    ins = program.instructions[at]
+    out = []
+    if ins.op not in NO_FALLTHROUGH:
+        out.append((False, at + 1, _kinds_after(ins, stack, False)))
+    if ins.target is not None:
+        kinds, target = _kinds_after(ins, stack, True), ins.target
+        if ins.op == "FOR_ITER" and VERSION >= (3, 12):
+            kinds, target = stack[:-1], target + (1 if VERSION == (3, 12) else 2)
+        out.append((True, target, kinds))
+    return out
+
+
+def _kinds_after(ins: Any, stack: tuple[str, ...], jump: bool) -> tuple[str, ...]:
+    arg = ins.arg if ins.code >= dis.HAVE_ARGUMENT else None
+    depth = len(stack) + dis.stack_effect(ins.code, arg, jump=jump)
+    if ins.op == "CALL" and VERSION == (3, 11):
+        depth = len(stack) - ins.arg - 1
+    if ins.op == "LOAD_METHOD" or ins.op == "LOAD_ATTR" and VERSION >= (3, 12) and ins.arg & 1:
+        return (*stack[:-1], PLAIN, EMPTY) if VERSION >= (3, 13) else (*stack[:-1], EMPTY, PLAIN)
+    if ins.op == "LOAD_GLOBAL" and ins.arg & 1:
+        return (*stack, PLAIN, EMPTY) if VERSION >= (3, 13) else (*stack, EMPTY, PLAIN)
+    kept = stack[:depth]
+    grown = kept + (PLAIN,) * (depth - len(kept))
+    if ins.op in ("CALL", "CALL_KW", "CALL_FUNCTION_EX"):
+        return (*grown[:-1], PLAIN)
+    return grown
+
+
+def _leave(code: types.CodeType, state: State, entry: State, globals_: Any, options: Any, varnames: tuple[str, ...], consts: list[Any], line: int | None) -> tuple[Asm, list[Asm]]:
+    """Instructions that empty the stack into temporaries and call the resume function."""
+    slot = {n: i for i, n in enumerate(varnames)}
+    out: list[Asm] = []
+    for i in range(len(state.stack) - 1, -1, -1):
+        out.append(Asm("POP_EXCEPT", 0, line) if state.stack[i] == SLOT else Asm("STORE_FAST", slot[f".temp{i}"], line))
+    resume = _resume_callable(code, state, globals_, options)
+    consts.append(resume)
+    load = [Asm("LOAD_CONST", len(consts) - 1, line)]
+    cells = _cell_names(code)
+    if cells:
+        closure = "LOAD_CLOSURE" if VERSION < (3, 13) else "LOAD_FAST"
+        pushes = [Asm(closure, len(varnames) + i, line) for i in range(len(cells))]
+        gather = [*pushes, Asm("BUILD_TUPLE", len(cells), line)]
+        made = call_sequence(load, [])
+        load = [*made[: -2 if VERSION == (3, 11) else -1], *gather, *([Asm("PRECALL", 1, line)] if VERSION == (3, 11) else []), Asm("CALL", 1, line)]
+    args = [Asm("LOAD_FAST", slot[n], line) for n in state.locals]
+    for i, kind in enumerate(state.stack):
+        if kind == PLAIN:
+            args.append(Asm("LOAD_FAST", slot[f".temp{i}"], line))
+        elif kind == SLOT:
+            args.append(Asm("LOAD_FAST", slot[f".handled{i}"], line))
+    out += [*call_sequence(load, args), Asm("RETURN_VALUE", 0, line)]
+    for a in out:
+        a.line = line
+    return out[0], out
+
