@@ -8,6 +8,7 @@ Keeps:   one compilation at a time in the process; nothing that fails in here ch
 
 from __future__ import annotations
 
+import dis
 import functools
 import threading
 import types
@@ -19,10 +20,11 @@ import torch
 
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError, InternalError, Unsupported, UserError
+from lamina_dynshape.support.reports import describe_inputs, report_failure
+from lamina_dynshape.support.verifylevel import strict
 
 from .cache import cache_for, new_cache, prune, reset_caches
 from .eval_frame import hook_enabled, is_skipped_code
-from .failure import is_strict, report_capture_failure
 from .native import extension
 from .recompile import note_miss, over_limit
 
@@ -134,9 +136,10 @@ def _convert(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[
 
 def _failed(code: types.CodeType, slots: tuple[Any, ...], error: Exception) -> Any:
     """Our own error: eager from now on for this callable, with one warning; raised when strict."""
-    if is_strict():
+    if strict():
         raise error
-    report_capture_failure(code, slots, error)
+    sections = {"arguments": describe_inputs(slots, code.co_varnames), "bytecode": dis.Bytecode(code).dis()}
+    report_failure(f"while capturing {code.co_qualname} ({code.co_filename}:{code.co_firstlineno})", error, sections, stacklevel=4)
     return extension().SKIP
 
 
