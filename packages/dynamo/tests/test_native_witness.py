@@ -221,7 +221,7 @@ def test_remembering_never_changes_the_answer(seed):
             world.undo.pop()()
         if note is None and "note" in Leaf.__dict__:
             del Leaf.note
-    assert hits > 30, "the test must see successes too"
+    assert hits > 30 and not program.stats()["needs_user_code"], "the test must see remembered successes"
     assert program.failure(*world.roots()) is None and program.check(*world.roots())
 
 
@@ -234,6 +234,7 @@ def test_a_new_object_at_an_old_address_is_not_the_old_one():
     )
     for i in range(200):
         good = i % 2 == 0
+        cell.cell_contents = holder.items[0] = None  # frees the address that the next number takes
         cell.cell_contents = int("1000000") if good else int("1000001")
         holder.items[0] = int("1000000") if good else int("1000001")
         assert program.check((holder,), {}, (cell,)) == good

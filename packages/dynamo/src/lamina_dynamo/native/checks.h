@@ -44,6 +44,22 @@ bool is_plain_constant(PyObject* o) {  // atoms, tuples of them, and what is com
   return !strcmp(name, "torch.dtype") || !strcmp(name, "torch.device") || !strcmp(name, "torch.layout") || !strcmp(name, "torch.memory_format");
 }
 
+bool is_plain_value(PyObject* o) {  // also lists and dictionaries of plain constants: compared without user code, but they may change
+  if (PyList_CheckExact(o)) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(o); i++)
+      if (!is_plain_value(PyList_GET_ITEM(o, i))) return false;
+    return true;
+  }
+  if (PyDict_CheckExact(o)) {
+    Py_ssize_t pos = 0;
+    PyObject *k, *v;
+    while (PyDict_Next(o, &pos, &k, &v))
+      if (!is_plain_constant(k) || !is_plain_value(v)) return false;
+    return true;
+  }
+  return is_plain_constant(o);
+}
+
 bool same_attr(PyObject* a, PyObject* b, const char* name);
 
 bool same_constant(PyObject* a, PyObject* b) {  // same type, same value

@@ -155,6 +155,7 @@ PyObject* read_borrowed(const Node& n, PyObject* base, const Roots& r) {
     case GLOBALS: return r.globals;
     case CELL: return r.closure && n.index < PyTuple_GET_SIZE(r.closure) ? PyCell_GET(PyTuple_GET_ITEM(r.closure, n.index)) : nullptr;
     case CONST: return n.key.p;
+    case ATTR: { Found by; return plain_attr(base, n.key.p, &by); }
     case INST_DICT: return instance_dict(base);
     case TYPE_OF: return (PyObject*)Py_TYPE(base);
     case TYPE_ATTR: return PyType_Check(base) ? _PyType_Lookup((PyTypeObject*)base, n.key.p) : nullptr;

@@ -49,7 +49,11 @@ inline bool Witness::run(const std::vector<FastOp>& ops, const Program& p, const
       case F_READ: {
         const Node& n = *(const Node*)op.where;
         PyObject* v = read_borrowed(n, n.parent < 0 ? nullptr : val[n.parent], r);
-        if (UNLIKELY(!v)) { *out = Verdict::MISS; return false; }
+        if (UNLIKELY(!v)) {  // not there; an attribute may still be found by user code
+          *out = n.access == ATTR ? Verdict::STALE : Verdict::MISS;
+          stale_node = op.node, stale_tag = false;
+          return false;
+        }
         val[op.node] = v;
         continue;
       }
@@ -205,13 +209,14 @@ class WitnessBuilder {
     PyObject* o = value(n.parent);
     Found by;
     PyObject* v = plain_attr(o, n.key.p, &by);
-    if (v != value(i) || !is_pinned[n.parent] || !may_pin(i)) { failed = true; return; }
-    pin_type(n.parent, o);
+    if (v != value(i)) { failed = true; return; }  // found by user code
     PyObject** slot = dict_slot(o);
-    if (!pin_version(i, Py_TYPE(o), n.key.p) || (slot && (!*slot || !has_sound_tag(*slot)))) { failed = true; return; }
+    bool steady = is_pinned[n.parent] && may_pin(i) && (!slot || (*slot && has_sound_tag(*slot)));
+    if (!steady || !pin_version(i, Py_TYPE(o), n.key.p)) return reread(i);
+    pin_type(n.parent, o);
     if (slot) {
       word(i, slot, (uint64_t)*slot);
-      word(i, dict_tag(*slot), *dict_tag(*slot), false);
+      word(i, dict_tag(*slot), *dict_tag(*slot));
     }
     is_pinned[i] = true;
   }
@@ -279,7 +284,7 @@ class WitnessBuilder {
 
   bool is_safe(const Check& c, PyObject* v) {
     switch (c.kind) {
-      case EQUALS: case DICT_KEYS: return is_plain_constant(c.expected.p);
+      case EQUALS: case DICT_KEYS: return is_plain_value(c.expected.p);
       case HAS_KEY: case NO_KEY: return PyUnicode_CheckExact(c.expected.p) || PyLong_CheckExact(c.expected.p);
       case LEN: return has_builtin_length(v);
       case HAS_ATTR: return false;
