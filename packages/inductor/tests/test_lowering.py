@@ -1,0 +1,152 @@
+"""Each family of prims against eager and the interpreter, on dense, transposed, strided, broadcast, empty, 0-d and low-precision inputs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from loops_support import check
+
+FORMS = {
+    "dense": lambda: torch.randn(6, 8, 10),
+    "transposed": lambda: torch.randn(10, 8, 6).transpose(0, 2),
+    "strided": lambda: torch.randn(12, 8, 20)[::2, :, ::2],
+    "offset": lambda: torch.randn(7, 8, 10)[1:],
+    "broadcast": lambda: torch.randn(6, 1, 10).expand(6, 8, 10),
+    "channels": lambda: torch.randn(6, 10, 8).permute(0, 2, 1),
+    "empty": lambda: torch.randn(6, 0, 10),
+    "scalar": lambda: torch.randn(()),
+    "bf16": lambda: torch.randn(6, 8, 10).bfloat16(),
+    "f16": lambda: torch.randn(6, 8, 10).half(),
+    "f64": lambda: torch.randn(6, 8, 10).double(),
+    "special": lambda: torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, -2.5, 1e-40] * 5),
+}
+FLOAT_UNARY = "abs neg sign exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc erfinv lgamma digamma sigmoid floor ceil trunc round isnan isinf isfinite signbit".split()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pointwise_and_reductions(form):
+    x = FORMS[form]()
+
+    def f(x):
+        y = F.gelu(x) * 2 - x
+        out = [y, y.sum()]
+        if x.ndim == 3 and x.numel():
+            out += [y.sum(-1), y.sum(0), y.amax(1), y.mean((0, 2)), x.transpose(1, 2).contiguous() + 1, x.reshape(x.shape[0], -1)]
+        return tuple(out)
+    check(f, x, tol=1e-4)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_unary(special):
+    x = FORMS["special"]() if special else torch.rand(1000) * 0.9 + 0.05
+    check(lambda x: tuple(getattr(torch, n)(x) for n in FLOAT_UNARY), x, tol=1e-4)
+
+
+def test_binary():
+    a, b = torch.randn(500), torch.randn(500)
+    a[::7], b[::5] = float("nan"), float("inf")
+    check(lambda a, b: (a + b, a - b, a * b, a / b, torch.maximum(a, b), torch.minimum(a, b), torch.fmax(a, b), torch.fmin(a, b), torch.atan2(a, b),
+                        torch.hypot(a, b), torch.copysign(a, b), a < b, a >= b, a == b, a != b), a, b, tol=1e-5)
+
+
+def test_float_division_family():
+    a, b = torch.randn(500) * 5, torch.randn(500)
+    check(lambda a, b: (torch.floor_divide(a, b), torch.remainder(a, b), torch.fmod(a, b), torch.div(a, b, rounding_mode="trunc")), a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_integers(dtype):
+    low = 0 if dtype == torch.uint8 else -50
+    a, b = torch.randint(low, 50, (300,)).to(dtype), torch.randint(1, 9, (300,)).to(dtype)
+    check(lambda a, b: (a + b, a - b, a * b, a // b, a % b, torch.fmod(a, b), a & b, a | b, a ^ b, ~a, torch.bitwise_left_shift(a, b), torch.bitwise_right_shift(a, b), a < b, torch.maximum(a, b), a.sum(), a.amax(), a.abs() if dtype != torch.uint8 else a), a, b)
+
+
+def test_integer_division_by_zero_is_eagers_error():
+    a = torch.arange(5)
+    c = check(lambda a, b: a // b, a, a + 1)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        c(a, a)
+
+
+def test_bool():
+    a, b = torch.rand(100) > 0.5, torch.rand(100) > 0.5
+    check(lambda a, b: (a & b, a | b, a ^ b, ~a, a.any(), a.all(), a.float(), a.long() + 1, torch.where(a, 1.0, 2.0)), a, b)
+
+
+def test_conversions():
+    x = torch.randn(200) * 100
+    check(lambda x: (x.long(), x.int(), x.to(torch.int8), x.bfloat16(), x.half(), x.double(), x.bool(), x.bfloat16().float(), x.long().float()), x)
+
+
+def test_joins():
+    a, b, c = torch.randn(3, 4), torch.randn(3, 5), torch.randn(3, 0)
+    check(lambda a, b, c: (torch.cat([a, b * 2, c, a.exp()], 1), torch.stack([a, a + 1]), F.pad(a, (1, 2, 0, 3), value=1.5), torch.cat([a, a], 0)), a, b, c)
+
+
+def test_views():
+    x = torch.randn(4, 6, 8)
+    check(lambda x: (x.flip(0, 2) + x, x[:, 1:5:2] * 2, x.reshape(24, 8) + 1, (x + 1).reshape(4, 48).reshape(2, 2, 6, 8), x.transpose(0, 2).reshape(8, 24) + 1,
+                     x.unsqueeze(1).expand(4, 3, 6, 8) * 2, torch.slice_scatter(x, x[:, :2] + 1, 1, 3, 5)), x)
+
+
+def test_iota_and_masks():
+    check(lambda x: (torch.arange(16)[None] <= torch.arange(16)[:, None], torch.arange(16) * x, torch.full((3, 4), 2.5), torch.tril(x.expand(16, 16))), torch.randn(16))
+
+
+def test_gathers():
+    x, i = torch.randn(10, 7), torch.randint(0, 7, (10, 3))
+    rows = torch.tensor([1, -1, 3, 3])
+    check(lambda x, i, r: (torch.gather(x, 1, i), x[r], x[:, r], x[r, r], F.embedding(i, x), torch.index_select(x, 0, i[:, 0])), x, i, rows)
+
+
+@pytest.mark.parametrize("bad", [10, -11])
+def test_index_out_of_range_raises(bad):
+    x = torch.randn(10, 7)
+    c = check(lambda x, i: x[i] * 2, x, torch.tensor([1, 2]))
+    with pytest.raises(IndexError):
+        c(x, torch.tensor([1, bad]))
+
+
+def test_scatters():
+    x, i, v = torch.randn(10, 7), torch.randint(0, 7, (10, 3)), torch.randn(10, 3)
+    rows = torch.tensor([1, 1, 3])
+    check(lambda x, i, v, r: (x.scatter_add(1, i, v), x.index_put((r,), x[r] * 2, True),
+                              x.scatter_reduce(1, i, v, "amax")), x, i, v, rows)
+
+
+def test_embedding_backward():
+    def f(g, i):
+        return torch.ops.aten.embedding_dense_backward(g, i, 20, -1, False)
+    check(f, torch.randn(30, 40), torch.randint(0, 20, (30,)))
+
+
+def test_scans():
+    x = torch.randn(5, 100)
+    check(lambda x: (x.cumsum(-1), x.cumsum(0), (x * 0.1 + 1).cumprod(-1)), x, tol=1e-4)
+
+
+def test_arg_reductions():
+    x = torch.randn(5, 300)
+    x[2, 17] = float("nan")
+    check(lambda x: (x.argmax(-1), x.argmin(-1), x.argmax(0)), x)
+
+
+def test_long_sums_are_as_accurate_as_eager():
+    x = torch.rand(1 << 20) + 1
+    c = check(lambda x: (x.sum(), x.mean(), x.var()), x, tol=1e-3)
+    got, exact = c(x)[0].double(), x.double().sum()
+    assert abs(got - exact) <= 2 * abs(x.sum().double() - exact) + 1e-7 * exact
+
+
+def test_var_of_large_mean_is_stable():
+    x = torch.randn(64, 3000) + 1e4
+    c = check(lambda x: (x.var(-1), x.var(0)), x, tol=1e-2)
+    for got, dim in zip(c(x), (-1, 0), strict=True):
+        torch.testing.assert_close(got.double(), x.double().var(dim), rtol=1e-3, atol=1e-3)
+
+
+def test_fallback_runs_and_is_counted():
+    check(lambda x: torch.sort(x * 2)[0] + 1, torch.randn(3, 10), fallbacks=1)
+
+
+def test_outputs_that_are_inputs_and_views():
+    check(lambda x: (x, x + 1, (x + 1).t(), x.clone()), torch.randn(4, 5))
