@@ -203,7 +203,7 @@ def write_graph(graph: LoopGraph, units: list[Unit]) -> GraphSource:
         else:
             n_calls += 1
             _call_kernel(w, call, kernels)
-        for b in last_use.get(k, ()):
+        for b in sorted(last_use.get(k, ()), key=lambda x: x.name):
             if b.meta.get("allocated") and b not in outputs:
                 w.drop(b)
     out_kinds, objects = _outputs(w, graph)

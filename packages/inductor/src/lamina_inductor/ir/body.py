@@ -157,7 +157,7 @@ def dependencies(v: Val, indirects: dict[Expr, Val]) -> list[Val]:
         if isinstance(a, Val):
             out.append(a)
         elif indirects and isinstance(a, Expr):
-            out.extend(indirects[s] for s in a.free_symbols if s in indirects)
+            out.extend(sorted((indirects[s] for s in a.free_symbols if s in indirects), key=lambda x: x.number))  # sets have no order of their own
     return out
 
 

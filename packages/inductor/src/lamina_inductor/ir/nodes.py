@@ -112,7 +112,7 @@ class LoopNode:
         return self.vars + self.rvars
 
     def roots(self) -> list[Val]:
-        hidden = [self.indirects[s] for s in self.effect.index.free_symbols if s in self.indirects]
+        hidden = sorted((self.indirects[s] for s in self.effect.index.free_symbols if s in self.indirects), key=lambda v: v.number)
         return [*hidden, self.effect.value]
 
     @cached_property
