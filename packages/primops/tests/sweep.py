@@ -14,6 +14,7 @@ import torch
 from lamina_dynshape import FakeMode
 from lamina_dynshape.support.errors import Unsupported
 from lamina_primops import TraceMode, Tracer, interpret, lower, verify
+from lamina_primops.fxtools import output_of
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
@@ -66,8 +67,15 @@ def differences(expected: Any, got: Any) -> str | None:
         torch.testing.assert_close(got, expected, equal_nan=True, check_stride=False)
     except AssertionError as e:
         return str(e).replace("\n", " ")[:160]
-    if expected.numel() and any(s != t and d > 1 for s, t, d in zip(expected.stride(), got.stride(), expected.shape, strict=True)):
-        return f"strides {got.stride()} instead of {expected.stride()}"
+    return None
+
+
+def misplaced(promised: Any, got: Any) -> str | None:
+    """Strides that are not those of the aten graph's metadata (which is PyTorch's Meta kernel for rare ops, and not always eager's)."""
+    if not isinstance(got, torch.Tensor) or not got.numel() or not isinstance(promised, torch.Tensor):
+        return None
+    if any(s != t and d > 1 for s, t, d in zip(promised.stride(), got.stride(), got.shape, strict=True)):
+        return f"strides {got.stride()} instead of {promised.stride()}"
     return None
 
 
@@ -76,20 +84,38 @@ def _as_accurate(call: Any, reals: list[torch.Tensor], i: int, eager: Any, got: 
     if not isinstance(eager, torch.Tensor) or eager.dtype != got.dtype or eager.shape != got.shape or not eager.dtype.is_floating_point:
         return False
     try:
-        exact = pytree.tree_leaves(call(*[t.double() if t.dtype.is_floating_point else t for t in reals]))[i].double()
+        exact = pytree.tree_leaves(call(*[t.double() if t.dtype.is_floating_point else t.clone() for t in reals]))[i].detach().double()
     except Exception:
         return False
     ours, theirs = ((v.double() - exact).abs().max().item() for v in (got, eager))
     return bool(ours <= 2 * theirs)
 
 
-def run_sample(op: Any, sample: Any) -> tuple[str, str, list[str]]:
-    """(outcome, explanation, ATen calls kept) of one sample of an OpInfo."""
+def gradients(call: Any, tensors: Any) -> list[Any]:
+    """Outputs of call(*tensors) and the gradients of their sum of squares, through the engine itself (torch.autograd.grad would import the peer)."""
+    inputs = [t for t in tensors if t.requires_grad]
+    outputs = [o for o in pytree.tree_leaves(call(*tensors)) if isinstance(o, torch.Tensor)]
+    roots = [o for o in outputs if o.requires_grad and o.dtype.is_floating_point]
+    if not roots or not inputs:
+        return outputs
+    seeds = tuple(o.detach() * 0.25 + 0.5 for o in roots)
+    found = torch.autograd.Variable._execution_engine.run_backward(tuple(roots), seeds, False, False, tuple(inputs), True, accumulate_grad=False)
+    return [*outputs, *found]
+
+
+def run_sample(op: Any, sample: Any, *, backward: bool = False) -> tuple[str, str, list[str]]:
+    """(outcome, explanation, ATen calls kept) of one sample of an OpInfo; `backward` also lowers the gradients of its float inputs."""
     leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
     places = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
     reals = [leaves[i].detach() for i in places]
+    wanted = [leaves[i].requires_grad for i in places]
 
     def call(*tensors: torch.Tensor) -> Any:
+        if not backward:
+            return forward(*tensors)
+        return gradients(forward, [t.requires_grad_() if w else t for t, w in zip(tensors, wanted, strict=True)])
+
+    def forward(*tensors: torch.Tensor) -> Any:
         now = list(leaves)
         for i, t in zip(places, tensors, strict=True):
             now[i] = t
@@ -97,26 +123,34 @@ def run_sample(op: Any, sample: Any) -> tuple[str, str, list[str]]:
         return op.op(x, *args, **kwargs)
 
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(backward):
             expected = pytree.tree_leaves(call(*[t.clone() for t in reals]))
+            expected = [e.detach() if isinstance(e, torch.Tensor) else e for e in expected]
     except Exception as e:
         return "untraced", f"eager: {e}"[:80], []
     try:
         gm, _ = functional_trace(call, reals)
     except Exception as e:
         return "untraced", f"{type(e).__name__}: {e}".replace("\n", " ")[:120], []
+    expected = [e if isinstance(e, (torch.Tensor, int, float, bool)) else None for e in expected]
+    try:
+        aten_got = interpret(gm, *reals)
+    except Exception as e:
+        return "untraced", f"the aten graph does not run: {e}"[:120], []
     try:
         verify(gm, "aten")
         lowered = lower(gm)
         got = interpret(lowered, *reals)
     except Exception as e:
         return "wrong", f"{type(e).__name__}: {e}".replace("\n", " ")[:300], []
-    expected = [e if isinstance(e, (torch.Tensor, int, float, bool)) else None for e in expected]
-    aten_got = interpret(gm, *reals)
     for i, (e, g) in enumerate(zip(expected, got, strict=True)):
         if (d := differences(e, g)) is not None and not _as_accurate(call, reals, i, e, g):
             if differences(e, aten_got[i]) is not None:
                 return "untraced", f"the aten graph differs already: {d}", []
+            return "wrong", d, []
+    promised = [n.meta["val"] if hasattr(n, "meta") else None for n in output_of(gm.graph).args[0]]
+    for d in map(misplaced, promised, got):
+        if d is not None:
             return "wrong", d, []
     kept = [(str(n.target), n.meta["fallback"]) for n in lowered.graph.nodes if "fallback" in n.meta]
     if not kept:
@@ -125,23 +159,23 @@ def run_sample(op: Any, sample: Any) -> tuple[str, str, list[str]]:
     return ("fallback" if missing else "aten"), "", sorted({k for k, _ in kept})
 
 
-def sweep(dtype: torch.dtype = torch.float32, *, names: Any = None, limit: int = 1000, progress: bool = False) -> tuple[Counter, dict[str, Any]]:
+def sweep(dtype: torch.dtype = torch.float32, *, names: Any = None, limit: int = 1000, progress: bool = False, backward: bool = False) -> tuple[Counter, dict[str, Any]]:
     """Outcomes per sample, and per op the worst outcome with its explanation."""
     order = ["prims", "aten", "fallback", "untraced", "wrong"]
     samples: Counter = Counter()
     ops: dict[str, Any] = {}
     for op in op_db:
         name = op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
-        if op.name in RANDOM or dtype not in op.dtypes or (names is not None and name not in names and op.name not in names):
+        if (backward and not op.supports_autograd) or op.name in RANDOM or dtype not in op.dtypes or (names is not None and name not in names and op.name not in names):
             continue
         try:
-            found = list(op.sample_inputs("cpu", dtype, requires_grad=False))[:limit]
+            found = list(op.sample_inputs("cpu", dtype, requires_grad=backward))[:limit]
         except Exception:
             continue
         worst = ("prims", "", [])
         for s in found:
             torch.manual_seed(0)
-            result = run_sample(op, s)
+            result = run_sample(op, s, backward=backward)
             samples[result[0]] += 1
             if order.index(result[0]) > order.index(worst[0]):
                 worst = result

@@ -29,6 +29,8 @@ _ATOMS = frozenset({int, float, bool, str, type(None), complex, torch.dtype, tor
 # Ops whose result is its operand as far as a functional graph can tell.
 _ALIASES = frozenset({aten.detach.default, aten.alias.default, aten.lift.default, aten.detach_.default})
 _LIFTS = frozenset({aten.lift_fresh.default, aten.lift_fresh_copy.default})
+# Views that only set a lazy bit, which fakes do not carry: recorded as the op that does the work.
+_EAGER = {aten._conj.default: aten._conj_physical.default, aten._neg_view.default: aten.neg.default}
 _PURE, _ALIAS, _LIFT, _COMPOSITE, _MUTABLE, _SCALAR = range(6)
 _KIND: dict[Any, int] = {aten._local_scalar_dense.default: _SCALAR, **dict.fromkeys(_ALIASES, _ALIAS), **dict.fromkeys(_LIFTS, _LIFT)}
 
@@ -36,7 +38,9 @@ _KIND: dict[Any, int] = {aten._local_scalar_dense.default: _SCALAR, **dict.fromk
 def _kind_of(func: Any) -> int:
     kind = _KIND.get(func)
     if kind is None:
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        has = torch._C._dispatch_has_kernel_for_dispatch_key
+        # With a kernel of its own (silu_backward on the CPU) an op is no composite here: the dispatcher prefers that kernel.
+        if has(func.name(), "CompositeImplicitAutograd") and not has(func.name(), "CPU"):
             kind = _COMPOSITE
         else:
             kind = _MUTABLE if func._schema.is_mutable else _PURE
@@ -167,6 +171,7 @@ class Tracer:
     # -- ops --------------------------------------------------------------------------------------------------------------
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an op on fakes and record it. FakeMode must be active."""
+        func = _EAGER.get(func, func)
         kind = _kind_of(func)
         if kind == _MUTABLE:
             raise Unsupported("in-place op below functionalization", where=location(self._stack), saw=str(func), hint="trace under functionalization")

@@ -39,9 +39,9 @@ def threshold_backward(grad: Any, x: Any, threshold: Any) -> Any:
 @register(aten.hardtanh.default)
 def hardtanh(x: Any, min_val: Any = -1, max_val: Any = 1) -> Any:
     """x inside the bounds; NaN stays."""
-    if x.dtype.is_floating_point:
-        min_val, max_val = float(min_val), float(max_val)
-    return p.minimum_scalar(p.maximum_scalar(x, min_val), max_val)
+    if not x.dtype.is_floating_point:
+        return NotImplemented
+    return p.minimum_scalar(p.maximum_scalar(x, float(min_val)), float(max_val))
 
 
 @register(aten.hardtanh_backward.default)

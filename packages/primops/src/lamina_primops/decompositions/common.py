@@ -235,11 +235,14 @@ def add_scaled(a: Any, b: Any, alpha: Any) -> Any:
 
 
 def float32_inside(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: half operands become float32, results are rounded once to the dtype of the first tensor argument. Integer tensors pass as they are."""
+    """Decorator: half operands become float32, results are rounded once to the dtype of the first float tensor. Calls without float tensors are
+    not covered."""
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         first = next((a.dtype for a in args if is_tensor(a) and a.dtype.is_floating_point), None)
+        if first is None:
+            return NotImplemented  # integers: eager's own rules
         if first not in LOW:
             return fn(*args, **kwargs)
         args = tuple(to(a, torch.float32) if is_tensor(a) and a.dtype in LOW else a for a in args)

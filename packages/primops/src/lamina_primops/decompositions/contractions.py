@@ -1,6 +1,6 @@
 """Matrix products and convolution. Half operands are handed to the library as they are: it accumulates in float32 and rounds once.
 
-`addmm` and its like are a product and a pointwise epilogue; for half types the product is rounded before the bias is added.
+`addmm` and its like are a product and a pointwise epilogue; for half types they stay ATen calls, which round once after the bias.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .common import add_scaled, aten, compute_dtype, expand_to, float32_inside, number, p, reshape, to
+from .common import add_scaled, aten, expand_to, float32_inside, number, p, reshape, to
 from .registry import register
 
 _SINGLE = (torch.float32, torch.float64)
@@ -18,14 +18,11 @@ _SINGLE = (torch.float32, torch.float64)
 
 def _scaled_sum(bias: Any, product: Any, beta: Any, alpha: Any) -> Any:
     """beta * bias + alpha * product. beta == 0 ignores the bias, NaN included."""
-    dtype, inside = product.dtype, compute_dtype(product.dtype)
-    product = to(product, inside)
     if alpha != 1:
-        product = p.mul_scalar(product, number(alpha, inside))
+        product = p.mul_scalar(product, number(alpha, product.dtype))
     if beta == 0:
-        return to(product, dtype)
-    bias = expand_to(to(bias, inside), product.shape)
-    return to(add_scaled(product, bias, beta), dtype)
+        return product
+    return add_scaled(product, expand_to(to(bias, product.dtype), product.shape), beta)
 
 
 @register(aten.mm.default)
@@ -43,13 +40,13 @@ def bmm(a: Any, b: Any) -> Any:
 @register(aten.addmm.default)
 def addmm(bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """beta * bias + alpha * (a @ b)."""
-    return _scaled_sum(bias, p.mm(a, b), beta, alpha) if a.dtype.is_floating_point else NotImplemented
+    return _scaled_sum(bias, p.mm(a, b), beta, alpha) if a.dtype in _SINGLE else NotImplemented
 
 
 @register(aten.baddbmm.default)
 def baddbmm(bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """beta * bias + alpha * (a @ b), batched."""
-    return _scaled_sum(bias, p.bmm(a, b), beta, alpha) if a.dtype.is_floating_point else NotImplemented
+    return _scaled_sum(bias, p.bmm(a, b), beta, alpha) if a.dtype in _SINGLE else NotImplemented
 
 
 @register(aten.addbmm.default)
@@ -69,7 +66,7 @@ def mv(a: Any, v: Any) -> Any:
 @register(aten.addmv.default)
 def addmv(bias: Any, a: Any, v: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """beta * bias + alpha * (a @ v)."""
-    return _scaled_sum(bias, mv(a, v), beta, alpha) if a.dtype.is_floating_point else NotImplemented
+    return _scaled_sum(bias, mv(a, v), beta, alpha) if a.dtype in _SINGLE else NotImplemented
 
 
 @register(aten.addr.default)

@@ -20,12 +20,17 @@ def _ranked(x: Any) -> Any:
     return p.reshape(x, [1]) if x.ndim == 0 else x
 
 
+def _integers(index: Any) -> Any:
+    """Indices in a type that prims take; eager lets narrow ones through where there is nothing to index."""
+    return index if index.dtype in (torch.int32, torch.int64) else to(index, torch.int64)
+
+
 def _indices(indices: Sequence[Any]) -> list[Any] | None:
     """Index tensors in their common shape, None for masks (not covered)."""
     used = [i for i in indices if i is not None]
     if not used or any(i.dtype in _MASKS for i in used):
         return None
-    spread = iter(broadcast(*(to(i, torch.int64) if i.dtype not in (torch.int32, torch.int64) else i for i in used)))
+    spread = iter(broadcast(*(_integers(i) for i in used)))
     return [None if i is None else next(spread) for i in indices]
 
 
@@ -68,15 +73,18 @@ def _masked_write(x: Any, indices: Sequence[Any], values: Any, accumulate: bool)
 @register(aten.gather.default)
 def gather(x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
     """x[.., index, ..]."""
+    index = _integers(index)
     if not x.ndim or not index.ndim:
         return p.reshape(p.gather(_ranked(x), 0, _ranked(index)), list(index.shape))
+    if x.ndim != index.ndim:
+        return NotImplemented  # eager allows it for an empty index
     return p.gather(x, canonical(dim, x.ndim), index)
 
 
 @register(aten.index_select.default)
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """Rows along dim."""
-    out = p.index_select(_ranked(x), canonical(dim, x.ndim), _ranked(index))
+    out = p.index_select(_ranked(x), canonical(dim, x.ndim), _ranked(_integers(index)))
     return p.reshape(out, []) if x.ndim == 0 else out
 
 
@@ -87,6 +95,7 @@ def take(x: Any, index: Any) -> Any:
 
 
 def _scatter(x: Any, dim: int, index: Any, src: Any, mode: str) -> Any:
+    index = _integers(index)
     if not x.ndim or not index.ndim:
         out = _scatter(_ranked(x), 0, _ranked(index), _ranked(src), mode)
         return p.reshape(out, list(x.shape))
@@ -173,7 +182,7 @@ def index_copy(x: Any, dim: int, index: Any, source: Any) -> Any:
 def index_fill(x: Any, dim: int, index: Any, value: Any) -> Any:
     """x with rows set to one value."""
     if x.ndim == 0:
-        return NotImplemented
+        return p.reshape(index_fill(_ranked(x), 0, index, value), [])
     dim, index = canonical(dim, x.ndim), _ranked(index)
     shape = [*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]]
     value = expand_to(to(value, x.dtype), shape) if is_tensor(value) else full(shape, value, x.dtype, x.device)

@@ -112,7 +112,8 @@ def min_all(x: Any) -> Any:
 def _with_position(pick: Callable[..., Any], position: Callable[..., Any]) -> Callable[..., Any]:
     def rule(x: Any, dim: int, keepdim: bool = False) -> Any:
         if x.dtype is torch.bool:
-            return NotImplemented
+            value, place = rule(to(x, torch.uint8), dim, keepdim)
+            return to(value, torch.bool), place
         if x.ndim == 0:
             return x, full([], 0, torch.int64, x.device)
         dim = canonical(dim, x.ndim)
@@ -136,8 +137,7 @@ for _name in ("argmax", "argmin"):
 
     def _arg(x: Any, dim: Any = None, keepdim: bool = False, _prim: Any = getattr(p, _name)) -> Any:
         """First position of the extreme, in the flattened tensor without dim; NaN wins."""
-        if x.dtype is torch.bool:
-            return NotImplemented
+        x = to(x, torch.uint8) if x.dtype is torch.bool else x
         if x.ndim == 0:
             return full([], 0, torch.int64, x.device)
         if dim is not None:

@@ -438,6 +438,22 @@ def fill(x: Any, value: Any) -> Any:
     return expand_to(to(value, x.dtype), x.shape) if is_tensor(value) else full_like(x, value)
 
 
+@register(aten.channel_shuffle.default)
+def channel_shuffle(x: Any, groups: int) -> Any:
+    """Channels of all groups interleaved."""
+    n, c = x.shape[0], x.shape[1]
+    y = p.reshape(x, [n, groups, c // groups, *x.shape[2:]])
+    return p.reshape(p.permute(y, [0, 2, 1, *range(3, x.ndim + 1)]), list(x.shape))
+
+
+@register(aten.trace.default)
+def trace(x: Any) -> Any:
+    """Sum of the diagonal."""
+    from .reductions import sum_all
+
+    return sum_all(diagonal(x))
+
+
 @register(aten.zero.default)
 def zero(x: Any) -> Any:
     """Zeros of x's shape."""
