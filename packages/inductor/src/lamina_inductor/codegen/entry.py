@@ -34,6 +34,7 @@ extern "C" {
 int aoti_torch_delete_tensor_object(H); int aoti_torch_new_tensor_handle(H, H*); int aoti_torch_get_data_ptr(H, void**);
 int aoti_torch_empty_strided(i64, const i64*, const i64*, int, int, int, H*);
 int aoti_torch_create_tensor_from_blob(void*, i64, const i64*, const i64*, i64, int, int, int, H*);
+int aoti_torch_get_strides(H, i64**); int aoti_torch_copy_(H, H, int);
 int aoti_torch__reinterpret_tensor(H, i64, const i64*, const i64*, i64, H*);
 }
 """
@@ -141,6 +142,8 @@ class _EntryWriter:
     def assign_output(self, buffer: Buffer, handle: str) -> None:
         slot = self.new_owned()
         self.line(f"{slot} = {handle};")
+        n, sizes, strides = self._shape(buffer.size, buffer.stride)
+        self.check(f"lm_as_promised(&{slot}, {n}, {sizes}, {strides}, {_DTYPE_CODE[buffer.dtype]})")
         self.handles[buffer] = slot
         self._declare_data(buffer, slot)
 
@@ -345,6 +348,19 @@ def _assemble(w: _EntryWriter) -> str:
 }}
 {definitions}
 @KERNELS@
+// A library's result with other strides than the graph promises is copied.
+static int lm_as_promised(H* h, int n, const i64* sizes, const i64* strides, int dtype) {{
+  i64* have; if (aoti_torch_get_strides(*h, &have)) return 1;
+  bool same = true;
+  for (int d = 0; d < n; d++) {{ if (sizes[d] == 0) return 0; same &= sizes[d] == 1 || have[d] == strides[d]; }}
+  if (same) return 0;
+  H copy = 0;
+  if (aoti_torch_empty_strided(n, sizes, strides, dtype, 0, 0, &copy)) return 1;
+  int failed = aoti_torch_copy_(copy, *h, 0);
+  aoti_torch_delete_tensor_object(*h);
+  *h = copy;
+  return failed;
+}}
 struct Block {{ Ctx* c; void* p; Block(Ctx* ctx, i64 bytes) : c(ctx), p(ctx->acquire(ctx, bytes)) {{}} ~Block() {{ if (p) c->release(c, p); }} }};
 static int lm_oom(Ctx* ctx) {{ ctx->message = "MemoryError: not enough memory for the intermediates of a compiled graph"; return 1; }}
 static int lm_bad(Ctx* ctx, int err) {{ ctx->message = err & 1 ? "IndexError: index out of range in self" : "RuntimeError: ZeroDivisionError"; return 1; }}

@@ -20,12 +20,12 @@ __all__ = ["GemmKernel", "LibraryMatmul", "write_gemm"]
 
 
 def write_gemm(w: CallWriter, *, batch: Any, sizes: tuple[Any, Any, Any], a: tuple[str, Any, Any, Any], b: tuple[str, Any, Any, Any],
-               c: tuple[str, Any, Any], bias: str = "0", epilogue: EpilogueRef | None = None) -> None:
+               c: tuple[str, Any, Any], bias: str = "0", row_bias: str = "0", accumulate: bool = False, epilogue: EpilogueRef | None = None) -> None:
     """Call of the core: `sizes` M, N, K; `a`, `b` (pointer, batch, row, column stride), `c` (pointer, batch, row stride)."""
     w.declare(DECLARATION)
     w.define("lamina_gemm", DEFINITION)
     w.link(library_path())
-    text = [w.expr(x) for x in (batch, *sizes)] + [a[0], *map(w.expr, a[1:]), b[0], *map(w.expr, b[1:]), c[0], *map(w.expr, c[1:]), bias]
+    text = [w.expr(x) for x in (batch, *sizes)] + [a[0], *map(w.expr, a[1:]), b[0], *map(w.expr, b[1:]), c[0], *map(w.expr, c[1:]), bias, row_bias, str(int(accumulate))]
     text += [f"{epilogue.function}, {epilogue.context}"] if epilogue else ["0, 0"]
     name = w.fresh("gemm")
     w.line(f"const lamina_gemm_call {name} = {{{', '.join(text)}}};")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..ir.extern import CallWriter
 
-__all__ = ["declare", "has"]
+__all__ = ["declare", "has", "i64_array"]
 
 _PROTOTYPES = {
     "aoti_torch_cpu_mm_out": "(void* out, void* self, void* mat2)",
@@ -21,6 +22,9 @@ _PROTOTYPES = {
     "aoti_torch_cpu_convolution":
         "(void* input, void* weight, void** bias, const i64* stride, i64, const i64* padding, i64, const i64* dilation, i64, int transposed, "
         "const i64* output_padding, i64, i64 groups, void** out)",
+    "aoti_torch_cpu_convolution_backward":
+        "(void* grad, void* input, void* weight, const i64** bias_sizes, i64, const i64* stride, i64, const i64* padding, i64, const i64* dilation, i64, "
+        "int transposed, const i64* output_padding, i64, i64 groups, const int* mask, i64, void** dx, void** dw, void** db)",
     "aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu":
         "(void* q, void* k, void* v, double dropout, int causal, void** mask, double* scale, void** out, void** logsumexp)",
     "aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu_backward":
@@ -45,3 +49,10 @@ def declare(w: CallWriter, name: str) -> str:
     """Declare a shim function in the graph's source; returns its name."""
     w.declare(f"int {name}{_PROTOTYPES[name]};")
     return name
+
+
+def i64_array(w: CallWriter, values: Any) -> str:
+    """`pointer, length` arguments of a list of integers."""
+    if not values:
+        return "0, 0"
+    return f"(const i64[]){{{', '.join(w.expr(v) for v in values)}}}, {len(values)}"

@@ -38,6 +38,8 @@ struct lamina_gemm_call {
   const float* B; i64 b_batch, b_row, b_col;
   float* C; i64 c_batch, c_row;
   const float* bias;                       // N values added to every row, or 0
+  const float* row_bias;                   // M values, one for each row, or 0
+  i64 accumulate;                          // add to C instead of overwriting it
   lamina_epilogue epilogue; void* context; // rows of batch b are numbered from b * M
 };
 }
@@ -47,7 +49,7 @@ INLINE i64 least(i64 a, i64 b) { return a < b ? a : b; }
 // ---- the register block -----------------------------------------------------------------------------------------------
 // C[m, 0:NV*LANES] (+)= A[m, 0:K] * panel. `first`: start from bias (or zero) and do not read C.
 template <int M, int NV, bool PACKED>
-NOINLINE void block(i64 K, const float* __restrict A, i64 lda, const float* __restrict P, float* __restrict C, i64 ldc, bool first, const float* bias) {
+NOINLINE void block(i64 K, const float* __restrict A, i64 lda, const float* __restrict P, float* __restrict C, i64 ldc, bool first, const float* bias, const float* row_bias) {
   V c[M][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++) {
@@ -75,11 +77,11 @@ NOINLINE void block(i64 K, const float* __restrict A, i64 lda, const float* __re
 #pragma GCC unroll 2
     for (int j = 0; j < NV; j++) {
       V* to = (V*)(C + i * ldc + j * LANES);
-      *to = c[i][j] + (first ? start[j] : *to);
+      *to = c[i][j] + (first ? row_bias ? start[j] + row_bias[i] : start[j] : *to);
     }
 }
 
-typedef void (*block_fn)(i64, const float*, i64, const float*, float*, i64, bool, const float*);
+typedef void (*block_fn)(i64, const float*, i64, const float*, float*, i64, bool, const float*, const float*);
 template <int NV, bool PACKED> struct blocks { static const block_fn table[MR + 1]; };
 #if MR == 12
 #define ROWS(NV, P) {0, block<1, NV, P>, block<2, NV, P>, block<3, NV, P>, block<4, NV, P>, block<5, NV, P>, block<6, NV, P>, block<7, NV, P>, block<8, NV, P>, block<9, NV, P>, block<10, NV, P>, block<11, NV, P>, block<12, NV, P>}
@@ -91,14 +93,14 @@ template <int NV, bool PACKED> struct blocks { static const block_fn table[MR + 
 template <int NV, bool PACKED> const block_fn blocks<NV, PACKED>::table[MR + 1] = ROWS(NV, PACKED);
 
 // One block whose last columns do not fill the vectors: computed whole in a buffer, the wanted part copied.
-NOINLINE void edge_block(block_fn fn, int m, i64 cols, i64 K, const float* A, i64 lda, const float* P, float* C, i64 ldc, bool first, const float* bias) {
+NOINLINE void edge_block(block_fn fn, int m, i64 cols, i64 K, const float* A, i64 lda, const float* P, float* C, i64 ldc, bool first, const float* bias, const float* row_bias) {
   float tile[MR * NR] __attribute__((aligned(64)));
   float tail[NR] __attribute__((aligned(64)));
   if (bias) for (i64 j = 0; j < NR; j++) tail[j] = j < cols ? bias[j] : 0;
   if (!first)
     for (int i = 0; i < m; i++)
       for (i64 j = 0; j < cols; j++) tile[i * NR + j] = C[i * ldc + j];
-  fn(K, A, lda, P, tile, NR, first, bias ? tail : 0);
+  fn(K, A, lda, P, tile, NR, first, bias ? tail : 0, row_bias);
   for (int i = 0; i < m; i++)
     for (i64 j = 0; j < cols; j++) C[i * ldc + j] = tile[i * NR + j];
 }
@@ -220,7 +222,7 @@ NOINLINE void tile(const lamina_gemm_call& g, i64 b, i64 m0, i64 m1, i64 n0, i64
     i64 jn = least(nc, n1 - j0);
     for (i64 k0 = 0; k0 == 0 || k0 < g.K; k0 += kc) {
       i64 kn = least(kc, g.K - k0);
-      bool first = k0 == 0, last = k0 + kc >= g.K;
+      bool first = k0 == 0 && !g.accumulate, last = k0 + kc >= g.K;
       for (i64 j = 0; j < jn; j += NR) pack_panel(kn, least(NR, jn - j), B + k0 * g.b_row + (j0 + j) * g.b_col, g.b_row, g.b_col, panels + j * kn);
       for (i64 i = 0; i < nm; i++) {
         i64 i0 = m0 + i * (m1 - m0) / nm, i1 = m0 + (i + 1) * (m1 - m0) / nm;
@@ -232,9 +234,10 @@ NOINLINE void tile(const lamina_gemm_call& g, i64 b, i64 m0, i64 m1, i64 n0, i64
           int half = cols <= LANES;
           block_fn fn = half ? (in_place ? blocks<1, false>::table[m] : blocks<1, true>::table[m]) : (in_place ? blocks<2, false>::table[m] : blocks<2, true>::table[m]);
           const float* bias = first && g.bias ? g.bias + (j0 + j) : 0;
+          const float* row_bias = first && g.row_bias ? g.row_bias + i0 : 0;
           float* c = C + i0 * g.c_row + j0 + j;
-          if (cols == NR || cols == LANES) fn(kn, a, g.a_row, panels + j * kn, c, g.c_row, first, bias);
-          else edge_block(fn, m, cols, kn, a, g.a_row, panels + j * kn, c, g.c_row, first, bias);
+          if (cols == NR || cols == LANES) fn(kn, a, g.a_row, panels + j * kn, c, g.c_row, first, bias, row_bias);
+          else edge_block(fn, m, cols, kn, a, g.a_row, panels + j * kn, c, g.c_row, first, bias, row_bias);
         }
         if (last && g.epilogue) g.epilogue(g.context, b * g.M + i0, b * g.M + i1, j0, j0 + jn);
       }

@@ -19,6 +19,8 @@ struct lamina_gemm_call {
   const float* B; i64 b_batch, b_row, b_col;
   float* C; i64 c_batch, c_row;
   const float* bias;
+  const float* row_bias;
+  i64 accumulate;
   lamina_epilogue epilogue; void* context;
 };"""
 
