@@ -1,0 +1,181 @@
+"""The package in use: compile a captured graph, a function or a module ahead of time, forward and backward.
+
+Between: a `torch`-dialect graph and a backend's compilers -> a callable with the program's behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lamina_dynshape import FakeMode
+from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.errors import Unsupported
+from lamina_dynshape.support.logs import artifact, enabled, log
+from lamina_dynshape.support.timers import stage
+from lamina_dynshape.support.verifylevel import verify_level
+from torch import Tensor, fx
+
+from .joint import Joint, trace_joint
+from .partition import Partitioner, min_cut
+from .runtime import avoid_overlap, inference_callable, training_callable
+
+__all__ = ["aot_eager", "aot_function", "aot_module", "run_graph"]
+
+Compiler = Callable[..., Callable[..., Sequence[Any]]]
+
+
+def run_graph(gm: fx.GraphModule, fake_inputs: Sequence[Any], *, kind: str, signature: Any) -> Callable[..., Sequence[Any]]:
+    """The compiler that compiles nothing: run the ATen graph call by call."""
+    return gm.forward
+
+
+def aot_function(
+    target: fx.GraphModule | Callable[..., Any],
+    example_inputs: Sequence[Any],
+    *,
+    fw_compiler: Compiler,
+    bw_compiler: Compiler | None = None,
+    inference_compiler: Compiler | None = None,
+    partition: Partitioner = min_cut,
+    keep_inference_input_mutations: bool = True,
+) -> Callable[..., tuple[Any, ...]]:
+    """A callable on flat inputs that returns the flat tuple of outputs, run by the given compilers.
+
+    `target`: a `torch`-dialect graph, or a function of flat inputs that returns a flat tuple. `example_inputs`: the tensors and sizes of this call.
+    Compilers: `compiler(gm, fake_inputs, *, kind, signature)`, `kind` in inference, forward, backward; with the attribute
+    `supports_input_mutation` they write the signature's `mutations` themselves and return the outputs before those
+    (`keep_inference_input_mutations=False` keeps inference from it). Raises `Unsupported` for what cannot be traced.
+    """
+    with stage("aot trace"):
+        joint = trace_joint(target, _fakes(target, example_inputs))
+    _check(joint.graph_module, "03_aten_joint.py")
+    eager = target.forward if isinstance(target, fx.GraphModule) else _flat(target)
+    if not joint.has_backward:
+        compiler = inference_compiler or fw_compiler
+        writes = keep_inference_input_mutations and getattr(compiler, "supports_input_mutation", False)
+        call = _compile_inference(joint, compiler, writes)
+    else:
+        call = _compile_training(joint, fw_compiler, bw_compiler or fw_compiler, partition)
+    return avoid_overlap(call, eager, joint.signature)
+
+
+def _fakes(target: Any, example_inputs: Sequence[Any]) -> list[Any]:
+    """Fake inputs: those that capture left on the placeholders, or new ones."""
+    if isinstance(target, fx.GraphModule):
+        holders = [n for n in target.graph.nodes if n.op == "placeholder"]
+        if all("val" in n.meta for n in holders) and holders:
+            return [n.meta["val"] for n in holders]
+    mode = FakeMode()
+    return [mode.from_real(x) if isinstance(x, Tensor) else x for x in example_inputs]
+
+
+def _flat(fn: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
+    def call(*args: Any) -> tuple[Any, ...]:
+        out = fn(*args)
+        return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+
+    return call
+
+
+def _check(gm: fx.GraphModule, stem: str) -> None:
+    """Verify and show a graph, as the environment asks."""
+    if verify_level():
+        from lamina_primops import verify
+
+        verify(gm, "aten")
+    artifact(stem, lambda: _text(gm))
+    if enabled("aot"):
+        log("aot").debug("%s\n%s", stem, _text(gm))
+
+
+def _text(gm: fx.GraphModule) -> str:
+    from lamina_primops import print_graph
+
+    return print_graph(gm)
+
+
+def _inputs_of(gm: fx.GraphModule) -> list[Any]:
+    return [n.meta["val"] for n in gm.graph.nodes if n.op == "placeholder"]
+
+
+def _compile_inference(joint: Joint, compiler: Compiler, writes: bool) -> Callable[..., Any]:
+    gm, signature = joint.graph_module, joint.signature
+    if not writes:
+        signature.mutations = []
+    compiled = compiler(gm, _inputs_of(gm), kind="inference", signature=signature)
+    return inference_callable(compiled, signature, writes_inputs=writes)
+
+
+def _compile_training(joint: Joint, fw_compiler: Compiler, bw_compiler: Compiler, partition: Partitioner) -> Callable[..., Any]:
+    signature = joint.signature
+    writes = getattr(fw_compiler, "supports_input_mutation", False)
+    if not writes:
+        signature.mutations = []
+    forward, backward = partition(joint)
+    _check(forward, "04_aten_forward.py")
+    _check(backward, "05_aten_backward.py")
+    compiled = fw_compiler(forward, _inputs_of(forward), kind="forward", signature=signature)
+
+    def compile_backward() -> Callable[..., Any]:
+        return bw_compiler(backward, _inputs_of(backward), kind="backward", signature=signature)
+
+    return training_callable(compiled, compile_backward, signature, writes_inputs=writes)
+
+
+def aot_eager(gm: fx.GraphModule | Callable[..., Any], example_inputs: Sequence[Any]) -> Callable[..., Any]:
+    """Backend that runs the functional ATen graphs call by call; a graph that cannot be traced runs as it is, with its reason counted."""
+    try:
+        return aot_function(gm, example_inputs, fw_compiler=run_graph)
+    except Unsupported as reason:
+        counters["fallbacks"][f"aot {reason.code}"] += 1
+        log("aot").info("runs eagerly: %s", reason)
+        return gm.forward if isinstance(gm, fx.GraphModule) else gm
+
+
+def aot_module(module: torch.nn.Module, example_inputs: Sequence[Any], **options: Any) -> Callable[..., Any]:
+    """`aot_function` of a module's forward: parameters and buffers become inputs, and are read from the module at each call.
+
+    Takes tensors, returns what `forward` returns when that is a tensor or a flat tuple.
+    """
+    names = [n for n, _ in module.named_parameters()] + [n for n, _ in module.named_buffers()]
+    count = len(names)
+    state = lambda: [*module.parameters(), *module.buffers()]
+    single = True
+
+    def program(*flat: Any) -> tuple[Any, ...]:
+        nonlocal single
+        with _swapped(module, names, flat[:count]):
+            out = module(*flat[count:])
+        single = not isinstance(out, (tuple, list))
+        return (out,) if single else tuple(out)
+
+    compiled = aot_function(program, [*state(), *example_inputs], **options)
+
+    def call(*args: Any) -> Any:
+        out = compiled(*state(), *args)
+        return out[0] if single else out
+
+    return call
+
+
+class _swapped:
+    """A module with other tensors as its parameters and buffers, while the block runs."""
+
+    def __init__(self, module: torch.nn.Module, names: Sequence[str], values: Sequence[Any]) -> None:
+        self._places = []
+        for name, value in zip(names, values, strict=True):
+            owner, _, leaf = name.rpartition(".")
+            holder = module.get_submodule(owner)
+            table = holder._parameters if leaf in holder._parameters else holder._buffers
+            self._places.append((table, leaf, value))
+
+    def __enter__(self) -> None:
+        self._before = [(table, leaf, table[leaf]) for table, leaf, _ in self._places]
+        for table, leaf, value in self._places:
+            table[leaf] = value
+
+    def __exit__(self, *exc: object) -> None:
+        for table, leaf, value in self._before:
+            table[leaf] = value

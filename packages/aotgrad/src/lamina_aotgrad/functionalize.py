@@ -1,0 +1,57 @@
+"""PyTorch's C++ functionalization, called directly: in-place programs run on functional tensors and emit pure ATen calls.
+
+Between: autograd (above) and the tracing mode (below): what reaches the mode has no in-place op, and views are re-applied.
+Keeps:   a functional tensor's storage identity is the program's: aliases share it, `set_` and `.data =` change it.
+Source:  aten/src/ATen/FunctionalTensorWrapper.h of PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["functionalization", "is_functional", "storage_id", "suspended", "unwrap", "wrap"]
+
+
+@contextlib.contextmanager
+def functionalization() -> Iterator[None]:
+    """Turn functionalization on in this thread, views kept as views."""
+    torch._enable_functionalization(reapply_views=True)
+    try:
+        yield
+    finally:
+        torch._disable_functionalization()
+
+
+@contextlib.contextmanager
+def suspended() -> Iterator[None]:
+    """Turn functionalization off inside `functionalization()`, to make plain fakes."""
+    torch._disable_functionalization()
+    try:
+        yield
+    finally:
+        torch._enable_functionalization(reapply_views=True)
+
+
+def wrap(fake: Tensor) -> Tensor:
+    """A functional tensor over `fake`, a leaf without gradient."""
+    return torch._to_functional_tensor(fake)
+
+
+def unwrap(tensor: Tensor) -> Tensor:
+    """The fake tensor that holds the present value; pending writes through views are applied first."""
+    torch._sync(tensor)
+    return torch._from_functional_tensor(tensor)
+
+
+def is_functional(value: Any) -> bool:
+    return isinstance(value, Tensor) and torch._is_functional_tensor(value)
+
+
+def storage_id(tensor: Tensor) -> int:
+    """Identity of the storage: equal for tensors of the program that share memory."""
+    return tensor.untyped_storage()._cdata

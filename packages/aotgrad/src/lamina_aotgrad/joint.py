@@ -1,0 +1,377 @@
+"""Trace a program and its gradient into one functional ATen graph.
+
+Between: a `torch`-dialect graph (or any callable) on fake tensors -> cleanup, partition.
+Keeps:   one run of the program, under the caller's grad mode and autocast state; random ops in program order; everything that a
+         functional graph cannot say goes into the `GraphSignature`.
+
+Layers while tracing, top to bottom: autocast and autograd (C++), functionalization (C++), the tracer (a dispatch mode that records),
+shape rules (fake tensors). The backward runs through PyTorch's own engine under the same layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lamina_dynshape import fake_mode_of
+from lamina_dynshape.support.errors import InternalError, Unsupported
+from lamina_primops.tracer import TraceMode, Tracer
+from lamina_primops.fxtools import is_random
+from torch import Tensor, fx
+
+from .cleanup import clean
+from .functionalize import functionalization, is_functional, storage_id, suspended, unwrap, wrap
+from .outputs import OutputTable
+from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
+from .views import memory_root, same_geometry, view_chain
+
+__all__ = ["Joint", "trace_joint"]
+
+
+@dataclass(slots=True)
+class Joint:
+    """A joint graph: inputs are the program's, then tangents; outputs are the forward's (`signature.num_outputs`), then gradients."""
+
+    graph_module: fx.GraphModule
+    signature: GraphSignature
+    num_primals: int
+
+    @property
+    def has_backward(self) -> bool:
+        return bool(self.signature.grad_inputs)
+
+
+class _JointTracer(Tracer):
+    """A tracer whose backward nodes get the user's lines of the forward call that made the running autograd node.
+
+    Autograd nodes carry a sequence number that grows as the forward runs; the table says which forward call a number belongs to.
+    """
+
+    def __init__(self, fake_mode: Any) -> None:
+        self.in_backward = False
+        self._sequence: list[int] = []
+        self._stacks: list[tuple] = []
+        self._forward_stack: tuple = ()
+        super().__init__(fake_mode)
+
+    def forward_stack(self, sequence_number: int, stack: tuple) -> None:
+        """Nodes from here on, and the autograd nodes numbered from here on, come from `stack`."""
+        self._forward_stack = stack
+        self._sequence.append(sequence_number)
+        self._stacks.append(stack)
+
+    @property
+    def _stack(self) -> tuple:
+        if not self.in_backward:
+            return self._forward_stack
+        running = torch._C._current_autograd_node()
+        at = bisect_right(self._sequence, running._sequence_nr()) - 1 if running is not None else -1
+        return self._stacks[at] if at >= 0 else ()
+
+    @_stack.setter
+    def _stack(self, stack: tuple) -> None:
+        self._forward_stack = stack
+
+
+def _constant(tracer: Tracer, value: Tensor) -> Tensor:
+    """The fake of a constant of the program's graph."""
+    return tracer.node_of(value).meta["val"]
+
+
+@dataclass(slots=True)
+class _Run:
+    """State of one trace."""
+
+    tracer: Tracer
+    inner: list[Any]                                           # per input: fake or number that the tracer knows
+    leaves: list[Any] = field(default_factory=list)            # per input: functional leaf, or the number
+    args: list[Any] = field(default_factory=list)              # per input: what the program is called with
+    storages: list[int] = field(default_factory=list)
+    grad_fns: list[Any] = field(default_factory=list)
+
+    def node_of(self, tensor: Tensor) -> fx.Node:
+        """The node of a functional tensor's present value."""
+        return self.tracer.node_of(unwrap(tensor))
+
+
+def trace_joint(
+    target: fx.GraphModule | Callable[..., Any], fakes: Sequence[Any], *, roles: Sequence[str] | None = None, training: bool | None = None
+) -> Joint:
+    """The joint graph of `target` at `fakes` (flat: fake tensors, symbolic sizes, numbers).
+
+    `training`: whether to differentiate; by default, whether gradients are on and an input requires one. The program returns a flat
+    tuple. Raises `Unsupported` for what cannot be functional (`set_`, `resize_`, written inputs that share memory with others).
+    """
+    tensors = [f for f in fakes if isinstance(f, Tensor)]
+    if training is None:
+        training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    mode = fake_mode_of(*tensors)
+    if mode is None:
+        raise InternalError("trace_joint needs fake tensors as inputs")
+    names, roles, sources = _describe_inputs(target, fakes, roles)
+    signature = GraphSignature(roles=list(roles), autocast=torch.is_autocast_enabled("cpu"))
+    tracer = _JointTracer(mode)
+    with _plain_grad_mode(training):
+        run = _Run(tracer, [_bind(tracer, mode, n, f, r, s) for n, f, r, s in zip(names, fakes, roles, sources, strict=True)])
+        with mode, TraceMode(tracer), functionalization():
+            _make_arguments(run, fakes, training)
+            flat = _flat_tuple(_run_program(target, run))
+            table = _classify(run, flat, signature)
+            _record_mutations(run, fakes, signature, table)
+            grads = _backward(run, mode, signature, table) if training else []
+    signature.rng = any(is_random(n.target) for n in tracer.graph.nodes if n.op == "call_function")
+    tracer.output([*table.nodes, *grads])
+    gm = tracer.graph_module()
+    clean(gm, signature.num_outputs)
+    return Joint(gm, signature, len(fakes))
+
+
+def _describe_inputs(target: Any, fakes: Sequence[Any], roles: Sequence[str] | None) -> tuple[list[str], list[str], list[str | None]]:
+    """Names, roles and sources of the inputs."""
+    holders = [n for n in target.graph.nodes if n.op == "placeholder"] if isinstance(target, fx.GraphModule) else []
+    if holders and len(holders) != len(fakes):
+        raise InternalError(f"the graph has {len(holders)} placeholders, got {len(fakes)} inputs")
+    names = [n.name for n in holders] or [f"arg{i}" for i in range(len(fakes))]
+    default = lambda f: "input" if isinstance(f, Tensor) else "size"
+    found = [n.meta.get("role") or default(f) for n, f in zip(holders, fakes, strict=True)] if holders else [default(f) for f in fakes]
+    return names, list(roles or found), [n.meta.get("source") for n in holders] or [None] * len(fakes)
+
+
+@contextlib.contextmanager
+def _plain_grad_mode(training: bool) -> Iterator[None]:
+    """Grad mode of the trace; inference mode is left, since its tensors cannot be traced."""
+    with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and training):
+        yield
+
+
+def _bind(tracer: Tracer, mode: Any, name: str, fake: Any, role: str, source: str | None) -> Any:
+    """Add a placeholder; the value the tracer knows it by (without gradient: autograd is above)."""
+    meta = {"role": role} if source is None else {"role": role, "source": source}
+    if isinstance(fake, Tensor) and fake.requires_grad:
+        with torch.no_grad(), mode:
+            fake = fake.detach()
+    tracer.placeholder(name, fake, **meta)
+    return fake
+
+
+class _Handle(torch.autograd.Function):
+    """A tensor with history over the same value as a leaf: writable in place, as eager's intermediate that the input was."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, fresh: list[Tensor]) -> Tensor:
+        return fresh[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def _make_arguments(run: _Run, fakes: Sequence[Any], training: bool) -> None:
+    """Functional tensors for the inputs, leaves or not as the fakes are."""
+    for inner, fake in zip(run.inner, fakes, strict=True):
+        leaf = arg = wrap(inner) if isinstance(inner, Tensor) else inner
+        if isinstance(inner, Tensor) and training and fake.requires_grad:
+            leaf.requires_grad_()
+            if not fake.is_leaf:
+                arg = _Handle.apply(leaf, [wrap(inner)])
+        run.leaves.append(leaf)
+        run.args.append(arg)
+        run.storages.append(storage_id(arg) if isinstance(arg, Tensor) else 0)
+        run.grad_fns.append(arg.grad_fn if isinstance(arg, Tensor) else None)
+
+
+def _run_program(target: Any, run: _Run) -> Any:
+    """Call the program. A graph is walked node by node, so that each ATen call gets the user's line."""
+    if not isinstance(target, fx.GraphModule):
+        return target(*run.args)
+    env: dict[fx.Node, Any] = {}
+    arguments = iter(run.args)
+    load = env.__getitem__
+    sequence_number = torch._C._autograd._get_sequence_nr
+    for node in target.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = next(arguments)
+            continue
+        if node.op == "output":
+            return fx.node.map_arg(node.args[0], load)
+        if node.op == "get_attr":
+            env[node] = wrap(_constant(run.tracer, _attribute(target, node.target)))
+            continue
+        stack = node.meta.get("stack", ())
+        run.tracer.forward_stack(sequence_number(), stack)
+        args = fx.node.map_arg(node.args, load)
+        kwargs = fx.node.map_arg(node.kwargs, load) if node.kwargs else {}
+        if node.op == "call_function":
+            env[node] = node.target(*args, **kwargs)
+        elif node.op == "call_method":
+            env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
+        else:
+            env[node] = target.get_submodule(node.target)(*args, **kwargs)
+    raise InternalError("the graph has no output node")
+
+
+def _attribute(module: Any, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def _flat_tuple(out: Any) -> tuple[Any, ...]:
+    if isinstance(out, (tuple, list)):
+        return tuple(out)
+    return (out,)
+
+
+def _classify(run: _Run, outs: Sequence[Any], signature: GraphSignature) -> OutputTable:
+    """Fill `signature.outputs`: which outputs are fresh, inputs, views of inputs, views of each other."""
+    table = OutputTable()
+    specs: list[OutputSpec | None] = [None] * len(outs)
+    input_of = {id(a): i for i, a in enumerate(run.args) if isinstance(a, Tensor)}
+    storage_input = {s: i for i, s in enumerate(run.storages) if s}
+    groups: dict[int, list[int]] = {}
+    for position, out in enumerate(outs):
+        if isinstance(out, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            specs[position] = OutputSpec(OutputKind.FRESH, table.add(run.tracer.node_of(out), None))
+        elif not isinstance(out, Tensor):
+            specs[position] = OutputSpec(OutputKind.CONSTANT, value=out)
+        elif not is_functional(out):
+            raise Unsupported("output that is not made by the traced program", saw=str(type(out)))
+        elif id(out) in input_of:
+            specs[position] = OutputSpec(OutputKind.INPUT, input_of[id(out)], requires_grad=out.requires_grad)
+        elif (owner := storage_input.get(storage_id(out))) is not None:
+            specs[position] = _view_of_input(run, table, out, owner)
+        else:
+            groups.setdefault(storage_id(out), []).append(position)
+    for positions in groups.values():
+        for position, spec in zip(positions, _group(run, table, [outs[p] for p in positions]), strict=True):
+            specs[position] = spec
+    signature.outputs = [s for s in specs if s is not None]
+    return table
+
+
+def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owner: int) -> OutputSpec:
+    node, base = run.node_of(out), run.node_of(run.args[owner])
+    view = view_chain(node, base, table.symbol) or table.by_geometry(node, base)
+    if view is None:
+        raise Unsupported("output that shares an input's memory in a way that is no view of it", saw=str(node))
+    return OutputSpec(OutputKind.VIEW_OF_INPUT, owner, view, out.requires_grad)
+
+
+def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[OutputSpec]:
+    """Specs of outputs that share one storage: one graph output is the base, the others are views of it."""
+    nodes = [run.node_of(o) for o in outs]
+    if all(o is outs[0] for o in outs):
+        return [OutputSpec(OutputKind.FRESH, table.add(nodes[0], outs[0]), requires_grad=outs[0].requires_grad)] * len(outs)
+    base_node, base = _common_base(run, outs, nodes)
+    index = table.add(base_node, base)
+    specs = []
+    for out, node in zip(outs, nodes, strict=True):
+        if out is base:
+            specs.append(OutputSpec(OutputKind.FRESH, index, requires_grad=out.requires_grad))
+            continue
+        view = view_chain(node, base_node, table.symbol) or table.by_geometry(node, base_node)
+        if view is None:
+            raise Unsupported("outputs that share memory in a way that is no view", saw=str(node))
+        specs.append(OutputSpec(OutputKind.VIEW_OF_OUTPUT, index, view, out.requires_grad))
+    return specs
+
+
+def _common_base(run: _Run, outs: Sequence[Tensor], nodes: Sequence[fx.Node]) -> tuple[fx.Node, Tensor | None]:
+    """The node that holds the whole storage, and the tensor that stands for it in autograd (None: no gradients)."""
+    root = memory_root(nodes[0])
+    tracked = [o for o in outs if o.requires_grad]
+    for out, node in zip(outs, nodes, strict=True):
+        if node is root and (out.requires_grad or not tracked):
+            return root, out
+    if not tracked:
+        return root, None
+    for out in tracked:
+        if out._is_view() and out._base is not None:
+            return run.node_of(out._base), out._base
+    raise Unsupported("differentiable outputs that share memory without a common base")
+
+
+def _record_mutations(run: _Run, fakes: Sequence[Any], signature: GraphSignature, table: OutputTable) -> None:
+    """Fill `input_mutations` and `mutations`; refuse what a copy at the end cannot reproduce."""
+    tracked: list[tuple[int, fx.Node, Tensor, Any]] = []
+    plain: list[tuple[int, fx.Node, Any]] = []
+    for i, arg in enumerate(run.args):
+        if not isinstance(arg, Tensor):
+            continue
+        if storage_id(arg) != run.storages[i]:
+            raise Unsupported("set_ or assignment to .data of an input", hint="run this part outside of the compiled function")
+        data, geometry = torch._functionalize_has_data_mutation(arg), torch._functionalize_has_metadata_mutation(arg)
+        if not (data or geometry):
+            continue
+        placeholder, node, view = run.tracer.node_of(run.inner[i]), run.node_of(arg), None
+        if geometry:
+            node, view = _new_geometry(run, table, i, node, placeholder)
+        if node is placeholder:
+            if view is not None:
+                signature.input_mutations.append(InputMutation(i, None, view=view))
+            continue
+        _refuse_shared_memory(fakes, i)
+        if arg.requires_grad and arg.grad_fn is not None and arg.grad_fn is not run.grad_fns[i]:
+            tracked.append((i, node, arg, view))
+        else:
+            plain.append((i, node, view))
+    for i, node, arg, view in tracked:
+        signature.input_mutations.append(InputMutation(i, table.add(node, arg), True, view))
+    for i, node, view in plain:
+        index = table.add_last(node)
+        signature.input_mutations.append(InputMutation(i, index, False, view))
+        signature.mutations.append((index, i))
+    signature.num_outputs = len(table.nodes)
+
+
+def _new_geometry(run: _Run, table: OutputTable, i: int, node: fx.Node, placeholder: fx.Node) -> tuple[fx.Node, Any]:
+    """Data node with the input's first geometry, and the view of it that the input has become (`t_`, `unsqueeze_`, ...)."""
+    if run.args[i].requires_grad:
+        raise Unsupported("change of an input's shape in place while it requires gradients")
+    root = memory_root(node)
+    view = view_chain(node, root, table.symbol)
+    if view is None or (root is not placeholder and not _same_layout(root.meta["val"], placeholder.meta["val"])):
+        raise Unsupported("resize_ of an input", hint="run this part outside of the compiled function")
+    return root, view
+
+
+def _same_layout(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and tuple(a.shape) == tuple(b.shape)
+
+
+def _refuse_shared_memory(fakes: Sequence[Any], i: int) -> None:
+    """A written input must not overlap another one: the copies at the end could not tell them apart."""
+    key = fakes[i].storage_key
+    for j, other in enumerate(fakes):
+        if j != i and isinstance(other, Tensor) and other.storage_key == key:
+            raise Unsupported("write to an input that shares memory with another input", saw=f"inputs {i} and {j}", code="aliased_inputs")
+
+
+def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTable) -> list[fx.Node]:
+    """Run the engine from the differentiable outputs to the leaves; nodes of the gradients that are not None."""
+    signature.requires_grad = [i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad]
+    ends = [(k, t) for k, t in table.differentiable() if t.requires_grad]
+    if not ends:
+        return []
+    signature.differentiable = [k for k, _ in ends]
+    tangents = []
+    for k, _ in ends:
+        val = table.nodes[k].meta["val"]
+        with suspended():
+            fake = mode.empty_strided(tuple(val.shape), tuple(val.stride()), dtype=val.dtype, device=val.fake_device)
+        run.tracer.placeholder(f"tangent{len(tangents)}", fake, role="tangent")
+        signature.tangents.append(fake)
+        tangents.append(wrap(fake))
+    inputs = [run.leaves[i] for i in signature.requires_grad]
+    run.tracer.in_backward = True
+    engine = torch.autograd.Variable._execution_engine
+    found = engine.run_backward(
+        tuple(t for _, t in ends), tuple(tangents), False, False, tuple(inputs), True, accumulate_grad=False
+    )
+    pairs = [(i, g) for i, g in zip(signature.requires_grad, found, strict=True) if g is not None]
+    signature.grad_inputs = [i for i, _ in pairs]
+    return [run.node_of(g) for _, g in pairs]

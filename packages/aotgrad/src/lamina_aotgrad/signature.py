@@ -1,0 +1,95 @@
+"""What a functional graph no longer says about the program it came from.
+
+Between: joint trace -> partition, compilers and the runtime wrapper.
+Keeps:   graph outputs are values only. That an output *is* an input, is a view of one or of another output, and that an input is
+         written, is written down here, and nowhere else.
+
+Graph outputs come in this order: `fresh` values (user outputs and hidden bases), then written inputs that the runtime copies back under
+autograd, then the plain `mutations`, which a backend may write itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from .views import ViewSpec
+
+__all__ = ["GraphSignature", "InputMutation", "OutputAlias", "OutputKind", "OutputSpec", "SavedSource"]
+
+
+class OutputKind(Enum):
+    FRESH = auto()          # graph output `index`
+    INPUT = auto()          # the input `index` itself
+    VIEW_OF_INPUT = auto()  # `view` replayed on input `index`
+    VIEW_OF_OUTPUT = auto() # `view` replayed on graph output `index`
+    CONSTANT = auto()       # `value`, known when traced
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """How the runtime makes one output of the program."""
+
+    kind: OutputKind
+    index: int = -1
+    view: ViewSpec | None = None
+    requires_grad: bool = False
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputAlias:
+    """Output `output` of the program is a view of input or graph output `base`."""
+
+    output: int
+    base_is_input: bool
+    base: int
+    view: ViewSpec
+
+
+@dataclass(frozen=True, slots=True)
+class InputMutation:
+    """Input `input` is written: `output` is the graph output with its new data (None: only its geometry changes, by `view`)."""
+
+    input: int
+    output: int | None
+    tracked: bool = False        # the write is part of the autograd history: copy_ with gradients on
+    view: ViewSpec | None = None # new geometry, as a view of the input
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSource:
+    """A saved value is an input of the forward graph, or one of its outputs."""
+
+    is_input: bool
+    index: int
+
+
+@dataclass(slots=True)
+class GraphSignature:
+    """Roles of the inputs and outputs of a graph; see the module."""
+
+    roles: list[str]                                        # one per input: input, parameter, buffer, size
+    outputs: list[OutputSpec] = field(default_factory=list) # one per output of the program
+    input_mutations: list[InputMutation] = field(default_factory=list)
+    mutations: list[tuple[int, int]] = field(default_factory=list)  # (graph output, input), trailing outputs, free for a backend to write
+    num_outputs: int = 0                                    # graph outputs of the forward, mutations included, saved values not
+    differentiable: list[int] = field(default_factory=list) # graph outputs that get a tangent
+    tangents: list[Any] = field(default_factory=list)       # fake tensor per tangent
+    grad_inputs: list[int] = field(default_factory=list)    # inputs that get a gradient (None gradients left out)
+    requires_grad: list[int] = field(default_factory=list)  # inputs that take part in autograd
+    saved: list[Any] = field(default_factory=list)          # fake tensor or SymInt per value kept for the backward
+    num_saved_symbols: int = 0                              # of these, the last ones are symbolic numbers
+    saved_sources: list[SavedSource] = field(default_factory=list)  # where the runtime finds each saved value after the forward
+    rng: bool = False                                       # draws random numbers
+    autocast: bool = False                                  # traced under autocast: run with autocast off
+
+    @property
+    def aliases(self) -> list[OutputAlias]:
+        """Outputs that are regenerated as views."""
+        kinds = (OutputKind.VIEW_OF_INPUT, OutputKind.VIEW_OF_OUTPUT)
+        return [
+            OutputAlias(i, s.kind is OutputKind.VIEW_OF_INPUT, s.index, s.view)
+            for i, s in enumerate(self.outputs) if s.kind in kinds and s.view is not None
+        ]

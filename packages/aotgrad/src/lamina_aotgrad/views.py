@@ -1,0 +1,168 @@
+"""Views as data: how a tensor is reached from its base, read off a traced graph and replayed at run time.
+
+Between: joint trace (finds the view calls between two nodes) -> runtime wrapper (replays them on the real base).
+Keeps:   a replay gives eager's geometry, storage sharing and, with gradients on, eager's backward.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "is_view_op", "memory_root", "replayer", "same_geometry", "view_chain", "view_parent"]
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolRef:
+    """A symbolic argument of a view: the value of graph output `output`."""
+
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class ViewStep:
+    """`op(tensor, *args, **kwargs)`, and of its results number `item` when there are several."""
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...] = ()
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSpec:
+    """Steps from a base to a view; none is a plain alias."""
+
+    steps: tuple[ViewStep, ...]
+
+
+@cache
+def is_view_op(op: Any) -> bool:
+    """Whether results of an ATen overload share the storage of its first argument and nothing is written."""
+    if not isinstance(op, torch._ops.OpOverload):
+        return False
+    schema = op._schema
+    if not schema.arguments or not schema.returns:
+        return False
+    first = schema.arguments[0].alias_info
+    return first is not None and not first.is_write and all(r.alias_info is not None for r in schema.returns)
+
+
+# Same memory, though the schema does not say so.
+_HIDDEN_VIEWS = frozenset({aten._unsafe_view.default})
+
+
+def view_parent(node: fx.Node) -> tuple[fx.Node, fx.Node, int | None] | None:
+    """(base, call, item) when `node` is a view call, or an item of one with several results; else None."""
+    if node.op != "call_function":
+        return None
+    item: int | None = None
+    call = node
+    if node.target is operator.getitem:
+        call, item = node.args[0], node.args[1]
+        if call.op != "call_function":
+            return None
+    if not is_view_op(call.target):
+        return None
+    base = call.args[0] if call.args else next(iter(call.kwargs.values()))
+    return (base, call, item) if isinstance(base, fx.Node) else None
+
+
+def memory_root(node: fx.Node) -> fx.Node:
+    """The node whose storage `node` has."""
+    while True:
+        if (parent := view_parent(node)) is not None:
+            node = parent[0]
+        elif node.op == "call_function" and node.target in _HIDDEN_VIEWS:
+            node = node.args[0]
+        else:
+            return node
+
+
+def same_geometry(a: Tensor, b: Tensor) -> bool:
+    """Whether two fake tensors of one storage are the same view of it. May record guards on symbolic sizes only where ranks agree."""
+    return (
+        a.dtype == b.dtype and a.dim() == b.dim() and _equal(a.storage_offset(), b.storage_offset())
+        and all(map(_equal, a.shape, b.shape)) and all(map(_equal, a.stride(), b.stride()))
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equal for certain: plain ints by value, symbolic ones only when they are statically the same."""
+    if type(a) is int and type(b) is int:
+        return a == b
+    if type(a) is int or type(b) is int:
+        return False
+    return a is b or a.node is b.node or str(a) == str(b)
+
+
+def view_chain(node: fx.Node, base: fx.Node, symbol: Callable[[fx.Node], SymbolRef]) -> ViewSpec | None:
+    """The views that lead from `base` to `node`, or None. `symbol` names the run-time value of a symbolic argument."""
+    steps: list[ViewStep] = []
+    while node is not base:
+        parent = view_parent(node)
+        if parent is None:
+            return None
+        node, call, item = parent
+        args = fx.node.map_arg(tuple(call.args[1:]), symbol)
+        kwargs = tuple((k, fx.node.map_arg(v, symbol)) for k, v in call.kwargs.items() if v is not node)
+        steps.append(ViewStep(call.target, args, kwargs, item))
+    steps.reverse()
+    return ViewSpec(tuple(s for s in steps if s.op is not aten.alias.default or len(steps) == 1))
+
+
+def _has_symbol(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_symbol, value))
+    return isinstance(value, SymbolRef)
+
+
+def _fill(value: Any, outputs: Sequence[Any]) -> Any:
+    if isinstance(value, SymbolRef):
+        return outputs[value.output]
+    if isinstance(value, (list, tuple)):
+        return [_fill(v, outputs) for v in value]
+    return value
+
+
+def _fast(op: Any) -> Callable[..., Any]:
+    """The callable under an `OpOverload`: one Python frame less."""
+    return getattr(op, "_op", op)
+
+
+def as_strided_within(base: Tensor, size: Sequence[int], stride: Sequence[int], delta: int) -> Tensor:
+    """A view by geometry, its offset counted from where `base` starts: bases of later calls may start elsewhere in their storage."""
+    return base.as_strided(size, stride, base.storage_offset() + delta)
+
+
+def replayer(spec: ViewSpec) -> Callable[[Tensor, Sequence[Any]], Tensor]:
+    """A function `(base, graph outputs) -> view`; graph outputs give the symbolic arguments."""
+    calls = []
+    for step in spec.steps:
+        kwargs = dict(step.kwargs)
+        if _has_symbol(step.args) or _has_symbol(tuple(kwargs.values())):
+            call = lambda t, o, s=step, k=kwargs: s.op(t, *_fill(s.args, o), **{n: _fill(v, o) for n, v in k.items()})
+        elif kwargs or len(step.args) != 1:
+            call = lambda t, o, f=_fast(step.op), a=step.args, k=kwargs: f(t, *a, **k)
+        else:
+            call = lambda t, o, f=_fast(step.op), a=step.args[0]: f(t, a)
+        if step.item is not None:
+            call = lambda t, o, c=call, i=step.item: c(t, o)[i]
+        calls.append(call)
+    if len(calls) == 1:
+        return calls[0]
+
+    def replay(tensor: Tensor, outputs: Sequence[Any]) -> Tensor:
+        for call in calls:
+            tensor = call(tensor, outputs)
+        return tensor
+
+    return replay
