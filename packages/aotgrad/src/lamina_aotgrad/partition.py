@@ -140,14 +140,10 @@ def _unprofitable(node: fx.Node, split: Split) -> bool:
 def _is_stored(node: fx.Node, side: set[fx.Node]) -> bool:
     """Whether a call on this side that reads memory, not registers, reads the value (through views too)."""
     for user in node.users:
-        if user not in side:
-            continue
-        if user.op == "output":
-            return True
         if is_view(user):
             if _is_stored(user, side):
                 return True
-        elif not is_pointwise(user) and not is_reduction(user):
+        elif user.op == "output" or (user in side and not is_pointwise(user) and not is_reduction(user)):
             return True
     return False
 

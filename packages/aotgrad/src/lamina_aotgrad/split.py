@@ -187,8 +187,8 @@ def _separate(writer: _Writer, split: Split, values: list[Any], saved: set[fx.No
 
 def _backward(joint: Joint, split: Split, saved: Sequence[fx.Node]) -> fx.GraphModule:
     writer = _Writer(joint.graph_module)
-    for node in saved:
-        writer.placeholder(node, f"saved_{target_name(node.target)}" if node.op == "call_function" else f"saved_{node.name}")
+    for i, node in enumerate(saved):
+        writer.placeholder(node, f"saved{i}_{target_name(node.target) if node.op == 'call_function' else node.name}")
     for node in split.tangents:
         writer.placeholder(node)
     for node in sorted(split.backward, key=split.order.__getitem__):
