@@ -27,7 +27,7 @@ from .cleanup import clean
 from .functionalize import functionalization, is_functional, storage_id, suspended, unwrap, wrap
 from .outputs import OutputTable
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import memory_root, same_geometry, view_chain
+from .views import memory_root, view_chain, view_parent
 
 __all__ = ["Joint", "trace_joint"]
 
@@ -174,9 +174,9 @@ def _make_arguments(run: _Run, fakes: Sequence[Any], training: bool) -> None:
     """Functional tensors for the inputs, leaves or not as the fakes are."""
     for inner, fake in zip(run.inner, fakes, strict=True):
         leaf = arg = wrap(inner) if isinstance(inner, Tensor) else inner
-        if isinstance(inner, Tensor) and training and fake.requires_grad:
-            leaf.requires_grad_()
-            if not fake.is_leaf:
+        if isinstance(inner, Tensor) and fake.requires_grad:
+            leaf.requires_grad_()  # also without gradients: outputs show it
+            if training and not fake.is_leaf:
                 arg = _Handle.apply(leaf, [wrap(inner)])
         run.leaves.append(leaf)
         run.args.append(arg)
@@ -332,15 +332,18 @@ def _new_geometry(run: _Run, table: OutputTable, i: int, node: fx.Node, placehol
     """Data node with the input's first geometry, and the view of it that the input has become (`t_`, `unsqueeze_`, ...)."""
     if run.args[i].requires_grad:
         raise Unsupported("change of an input's shape in place while it requires gradients")
-    root = memory_root(node)
+    root = node
+    while root is not placeholder and not _same_shape(root, placeholder) and (parent := view_parent(root)) is not None:
+        root = parent[0]
     view = view_chain(node, root, table.symbol)
-    if view is None or (root is not placeholder and not _same_layout(root.meta["val"], placeholder.meta["val"])):
+    if view is None or not _same_shape(root, placeholder):
         raise Unsupported("resize_ of an input", hint="run this part outside of the compiled function")
     return root, view
 
 
-def _same_layout(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and tuple(a.shape) == tuple(b.shape)
+def _same_shape(a: fx.Node, b: fx.Node) -> bool:
+    x, y = a.meta["val"], b.meta["val"]
+    return x.dtype == y.dtype and tuple(x.shape) == tuple(y.shape) and tuple(x.stride()) == tuple(y.stride())
 
 
 def _refuse_shared_memory(fakes: Sequence[Any], i: int) -> None:
@@ -349,6 +352,38 @@ def _refuse_shared_memory(fakes: Sequence[Any], i: int) -> None:
     for j, other in enumerate(fakes):
         if j != i and isinstance(other, Tensor) and other.storage_key == key:
             raise Unsupported("write to an input that shares memory with another input", saw=f"inputs {i} and {j}", code="aliased_inputs")
+
+
+def _tangent_strides(val: Tensor) -> tuple[Any, ...]:
+    """Strides that the backward expects of a gradient: the output's where they are dense, else contiguous ones."""
+    if _is_dense(val):
+        return tuple(val.stride())
+    strides, step = [], 1
+    for size in reversed(val.shape):
+        strides.append(step)
+        step = step * size
+    return tuple(reversed(strides))
+
+
+def _hint(size: Any) -> int:
+    if type(size) is int:
+        return size
+    from lamina_dynshape import hint_of
+
+    return hint_of(size)
+
+
+def _is_dense(val: Tensor) -> bool:
+    """Whether elements fill their memory without gaps or overlap, in some order of dimensions."""
+    dims = sorted(((stride, size) for size, stride in zip(val.shape, val.stride(), strict=True)), key=lambda d: _hint(d[0]))
+    step = 1
+    for stride, size in dims:
+        if type(size) is int and size == 1:
+            continue
+        if stride != step:
+            return False
+        step = step * size
+    return True
 
 
 def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTable) -> list[fx.Node]:
@@ -362,7 +397,7 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
     for k, _ in ends:
         val = table.nodes[k].meta["val"]
         with suspended():
-            fake = mode.empty_strided(tuple(val.shape), tuple(val.stride()), dtype=val.dtype, device=val.fake_device)
+            fake = mode.empty_strided(tuple(val.shape), _tangent_strides(val), dtype=val.dtype, device=val.fake_device)
         run.tracer.placeholder(f"tangent{len(tangents)}", fake, role="tangent")
         signature.tangents.append(fake)
         tangents.append(wrap(fake))
