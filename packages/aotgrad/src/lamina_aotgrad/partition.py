@@ -52,13 +52,17 @@ def _plain(split: Split) -> list[fx.Node]:
     for node in split.backward:
         read.update(node.all_input_nodes)
     found: set[fx.Node] = set()
+    seen: set[fx.Node] = set()
     todo = [n for n in read if n not in split.backward]
     while todo:
         node = todo.pop()
-        if isinstance(node.meta["val"], (tuple, list)):
-            todo += node.users
-        elif is_view(node):
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_view(node):
             todo += node.all_input_nodes  # the base, and symbolic sizes that the view is made with
+        elif isinstance(node.meta["val"], (tuple, list)):
+            todo += node.users
         elif node.op != "get_attr":
             found.add(node)
     return sorted(found, key=split.order.__getitem__)
