@@ -5,7 +5,7 @@ Between: a `torch`-dialect graph and a backend's compilers -> a callable with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -139,14 +139,18 @@ def aot_module(module: torch.nn.Module, example_inputs: Sequence[Any], **options
 
     Takes tensors, returns what `forward` returns when that is a tensor or a flat tuple.
     """
-    names = [n for n, _ in module.named_parameters()] + [n for n, _ in module.named_buffers()]
-    count = len(names)
-    state = lambda: [*module.parameters(), *module.buffers()]
+    places: dict[Tensor, list[str]] = {}  # a tied parameter has several
+    for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+        places.setdefault(tensor, []).append(name)
+    count = len(places)
+    first = [names[0].rpartition(".") for names in places.values()]
+    holders = [(module.get_submodule(owner), leaf) for owner, _, leaf in first]
+    state = lambda: [getattr(holder, leaf) for holder, leaf in holders]
     single = True
 
     def program(*flat: Any) -> tuple[Any, ...]:
         nonlocal single
-        with _swapped(module, names, flat[:count]):
+        with _swapped(module, places.values(), flat[:count]):
             out = module(*flat[count:])
         single = not isinstance(out, (tuple, list))
         return (out,) if single else tuple(out)
@@ -163,9 +167,9 @@ def aot_module(module: torch.nn.Module, example_inputs: Sequence[Any], **options
 class _swapped:
     """A module with other tensors as its parameters and buffers, while the block runs."""
 
-    def __init__(self, module: torch.nn.Module, names: Sequence[str], values: Sequence[Any]) -> None:
+    def __init__(self, module: torch.nn.Module, places: Iterable[Sequence[str]], values: Sequence[Any]) -> None:
         self._places = []
-        for name, value in zip(names, values, strict=True):
+        for name, value in [(n, v) for names, v in zip(places, values, strict=True) for n in names]:
             owner, _, leaf = name.rpartition(".")
             holder = module.get_submodule(owner)
             table = holder._parameters if leaf in holder._parameters else holder._buffers

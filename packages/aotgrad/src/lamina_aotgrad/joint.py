@@ -120,6 +120,7 @@ def trace_joint(
         with mode, TraceMode(tracer), functionalization():
             _make_arguments(run, fakes, training)
             flat = _flat_tuple(_run_program(target, run))
+            _refuse_hidden_parameters(tracer, training)
             table = _classify(run, flat, signature)
             _record_mutations(run, fakes, signature, table)
             grads = _backward(run, mode, signature, table) if training else []
@@ -212,6 +213,12 @@ def _run_program(target: Any, run: _Run) -> Any:
         else:
             env[node] = target.get_submodule(node.target)(*args, **kwargs)
     raise InternalError("the graph has no output node")
+
+
+def _refuse_hidden_parameters(tracer: Tracer, training: bool) -> None:
+    """A real tensor that the program reaches without it being an input is a constant: it must not want a gradient."""
+    if training and any(real.requires_grad for real in tracer._known.values()):
+        raise Unsupported("tensor that requires gradients and is no input of the graph", hint="pass it as an input", code="hidden_parameter")
 
 
 def _attribute(module: Any, path: str) -> Any:
