@@ -1,7 +1,7 @@
 """Real numbers computed from symbolic sizes: scale factors, `1 / math.sqrt(d)`, `s0 / 2`.
 
-Kept as trees and evaluated, never solved. Where the value is a fraction with constant denominator, rounding to an integer stays
-symbolic (`rational`); elsewhere rounding specialises.
+Kept as trees and evaluated, never solved. Where the value is a fraction with constant denominator (`rational`), rounding and
+comparison stay symbolic, in integers; elsewhere they specialise the sizes.
 """
 
 from __future__ import annotations
@@ -169,14 +169,20 @@ class FloatRelation(BoolExpr):
 _MIRRORED = {"eq": "eq", "ne": "ne", "lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
 
 
-def _integer_relation(op: str, e: Expr, b: FloatExpr) -> BoolExpr | None:
-    """Comparison of an integer with an integer or a constant, without floats."""
+def _integer_relation(op: str, a: FloatExpr, b: FloatExpr) -> BoolExpr | None:
+    """The same comparison without floats, where both sides are fractions: guards are checked in integers."""
     from lamina_dynshape import boolean
 
-    if b.op == "int":
-        return getattr(boolean, op)(e, b.args[0])
-    value = b.args[0]
-    if not math.isfinite(value):
+    left = a.rational
+    if left is None:
+        return None
+    if b.op != "const":
+        right = b.rational
+        return right and getattr(boolean, op)(left[0] * right[1], right[0] * left[1])
+    e, value = left[0], b.args[0] * left[1]
+    if not math.isfinite(value) or abs(value) > 1 << 50:
+        return None
+    if left[1] != 1 and value != int(value):
         return None
     if op in ("eq", "ne"):
         return getattr(boolean, op)(e, int(value)) if value == int(value) else _constant(op == "ne")
@@ -190,10 +196,9 @@ def float_relation(op: str, a: FloatExpr, b: FloatExpr) -> BoolExpr:
         return _constant(_COMPARE[op](a.args[0], b.args[0]))
     if a.op == "const":
         a, b, op = b, a, _MIRRORED[op]
-    if a.op == "int" and b.op in ("int", "const"):
-        exact = _integer_relation(op, a.args[0], b)
-        if exact is not None:
-            return exact
+    exact = _integer_relation(op, a, b)
+    if exact is not None:
+        return exact
     found = _NODES.get(("relation", op, a, b))
     if found is None:
         found = object.__new__(FloatRelation)

@@ -20,7 +20,7 @@ from lamina_dynshape.boolean import BoolExpr
 from lamina_dynshape.expr import Expr, Symbol, as_expr, symbol
 from lamina_dynshape.facts import Facts, implied
 from lamina_dynshape.fake_tensor import DataDependent
-from lamina_dynshape.float_expr import float_symbol
+from lamina_dynshape.float_expr import FloatRelation, float_symbol
 from lamina_dynshape.support.errors import InternalError, UserError
 from lamina_dynshape.sym_node import FloatNode, IntNode, sym_int_of
 
@@ -243,6 +243,10 @@ class ShapeEnv:
         if self.unbacked_in(condition):
             raise self._no_value(condition)
         answer = condition.evaluate(self._hint_values)
+        if _compares_reals(condition):
+            for s in sorted(condition.free_symbols, key=lambda s: s.name):
+                self.specialize(s)
+            return answer
         self.guard(condition if answer else B.negate(condition))
         return answer
 
@@ -388,6 +392,12 @@ class ShapeEnv:
     def __repr__(self) -> str:
         symbols = ", ".join(f"{s}={i.hint}" if i.hint is not None else str(s) for s, i in self.symbols.items())
         return f"ShapeEnv({symbols}; {', '.join(map(str, self.guards))})"
+
+
+def _compares_reals(condition: BoolExpr) -> bool:
+    if isinstance(condition, (B.And, B.Or)):
+        return any(map(_compares_reals, condition.operands))
+    return isinstance(condition, FloatRelation)
 
 
 _OWN = ("/lamina_dynshape/", "/torch/")
