@@ -17,6 +17,7 @@ from lamina_dynshape import meta_fallback
 from lamina_dynshape.boolean import le
 from lamina_dynshape.dims import active
 from lamina_dynshape.fake_tensor import DataDependent, FakeTensor, new_storage_key
+from lamina_dynshape.shape_rules.derived import derive
 from lamina_dynshape.shape_rules.registry import RULES
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import InternalError, Unsupported
@@ -74,6 +75,8 @@ class FakeMode(TorchDispatchMode):
         lifted = self._lift_reals(args, kwargs)
         if lifted is not None:
             args, kwargs = lifted
+        if func not in RULES and (rule := derive(func)) is not None and (result := rule(self, *args, **dict(kwargs))) is not NotImplemented:
+            return result
         if isinstance(func, torch._ops.OpOverloadPacket):
             func = func.default
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):

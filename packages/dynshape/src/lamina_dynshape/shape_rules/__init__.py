@@ -4,17 +4,20 @@ from lamina_dynshape.shape_rules import (
     contractions,
     data_dependent,
     factories,
+    fourier,
     indexing,
     joining,
+    linalg,
     losses,
     metadata,
     norms,
     pointwise,
+    rare,
     reductions,
     views,
     windows,
 )
 
 __all__ = [
-    "contractions", "data_dependent", "factories", "indexing", "joining", "losses", "metadata", "norms", "pointwise", "reductions", "views", "windows",
+    "contractions", "data_dependent", "factories", "fourier", "indexing", "joining", "linalg", "losses", "metadata", "norms", "pointwise", "rare", "reductions", "views", "windows",
 ]
