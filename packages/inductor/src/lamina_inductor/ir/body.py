@@ -144,7 +144,7 @@ def topological(roots: Iterable[Val], indirects: dict[Expr, Val]) -> list[Val]:
             order.append(v)
             continue
         stack.append((v, True))
-        for d in dependencies(v, indirects):
+        for d in reversed(dependencies(v, indirects)):
             if d not in done:
                 stack.append((d, False))
     return order
