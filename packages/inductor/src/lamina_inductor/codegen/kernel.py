@@ -13,7 +13,7 @@ from lamina_dynshape.expr import Expr
 
 from ..config import config
 from ..ir.body import replay
-from ..ir.buffers import ZERO, Buffer
+from ..ir.buffers import ONE, ZERO, Buffer
 from ..ir.linear import coefficient
 from ..ir.nodes import LoopGraph, LoopNode, Reduce, Scan, Scatter, Store
 from ..ir.ops import use_handler
@@ -28,6 +28,8 @@ __all__ = ["Kernel", "write_kernel"]
 _COLUMN_TILE = 64
 _COLUMN_ROWS = 64
 _BLOCKS = 32
+_TILE_U, _TILE_V = 16, 64     # transposing tiles
+_MIN_STRIDE = 8               # inner step from which a load is worth turning
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class _Writer:
         self.expr = ExprText(_Names(self), nest.ranges)  # type: ignore[arg-type]
         self.handler = CHandler(self.expr, lambda s: 0, self._element)
         self.forward: dict[tuple[Buffer, Expr], CVal] = {}
+        self.turned: dict[tuple[Buffer, Expr], str] = {}
         self.lines: list[str] = []
         self.indent = 1
 
@@ -65,6 +68,9 @@ class _Writer:
         return self.pointers.setdefault(buffer, f"p{len(self.pointers)}")
 
     def _element(self, buffer: Buffer, index: Expr) -> str:
+        turned = self.turned.get((buffer, index))
+        if turned is not None:
+            return load_text(turned, f"u_*{_TILE_V} + v_", buffer.dtype)
         if buffer in self.nest.row_buffers:
             return load_text(self._row_name(buffer), self.expr(self.nest.row_index(buffer, index)), buffer.dtype)
         return load_text(self.pointer(buffer), self.expr(index), buffer.dtype)
@@ -142,9 +148,74 @@ class _Writer:
         else:
             del self.lines[at]
 
+    # -- transposed reads -------------------------------------------------------------------------------------------------------
+    def _transposed(self) -> tuple[Expr, list[tuple[Buffer, Expr]]] | None:
+        """(outer variable along which some loads run contiguously, those loads) of a pointwise kernel whose stores run along the inner variable."""
+        nest = self.nest
+        if nest.kind != "pointwise" or len(nest.phases) != 1 or not nest.phases[0].inner or not nest.outer:
+            return None
+        inner = nest.phases[0].inner[0]
+        found: dict[Expr, dict[tuple[Buffer, Expr], None]] = {}
+        for m in self.group.members:
+            for a in m.reads:
+                if a.masked or not a.affine or a.buffer in nest.row_buffers or a.buffer in self.group.writes():
+                    continue
+                index = nest.index(m, a.index)
+                step = coefficient(index, inner)
+                if step is None or step is ZERO or (step.is_const and abs(step.const) < _MIN_STRIDE):
+                    continue
+                for u in nest.outer:
+                    if coefficient(index, u) is ONE:
+                        found.setdefault(u, {})[a.buffer, index] = None
+        for u, loads in found.items():
+            if all(self.graph.evaluate(nest.sizes[v]) >= 8 for v in (u, inner)):
+                return u, list(loads)
+        return None
+
+    def _transposing(self, along: Expr, loads: list[tuple[Buffer, Expr]]) -> None:
+        """Tiles of 16 x 64: the loads that run across are turned in registers into a small block first."""
+        nest, h = self.nest, self.handler
+        phase = nest.phases[0]
+        inner = phase.inner[0]
+        others = [v for v in nest.outer if v is not along]
+        self._parallel([*others, along, inner])
+        for v in others:
+            self.loop(v)
+        nu, nv = self.expr(nest.sizes[along]), self.expr(nest.sizes[inner])
+        self.open(f"for (i64 u0_ = 0; u0_ < {nu}; u0_ += {_TILE_U})")
+        self.indent -= 1
+        self.open(f"for (i64 v0_ = 0; v0_ < {nv}; v0_ += {_TILE_V})")
+        at = self._bad_begin()
+        self.put(f"const i64 nu_ = lm_imin({_TILE_U}, {nu} - u0_), nv_ = lm_imin({_TILE_V}, {nv} - v0_);")
+        names = self.loop_names[along], self.loop_names[inner]
+        self.loop_names[along], self.loop_names[inner] = "u0_", "v0_"
+        for k, (b, index) in enumerate(loads):
+            self.put(f"{STORAGE[b.dtype]} turn{k}[{_TILE_U * _TILE_V}] __attribute__((aligned(64)));")
+            self.put(f"lm_tile(turn{k}, {_TILE_V}, {self.pointer(b)} + {self.expr(index)}, {self.expr(coefficient(index, inner))}, nu_, nv_);")
+            self.turned[b, index] = f"turn{k}"
+        self.loop_names[along], self.loop_names[inner] = "(u0_ + u_)", "(v0_ + v_)"
+        h.begin_phase(self._levels([along, inner]))
+        self._record(Phase([along, inner], phase.members), 2)
+        self._flush(0)
+        self.open("for (i64 u_ = 0; u_ < nu_; u_++)")
+        self._flush(1)
+        self.put(f"#pragma omp simd{' reduction(|:bad)' if h.uses_errors and h.error_level == 2 else ''}")
+        self.open("for (i64 v_ = 0; v_ < nv_; v_++)")
+        self._flush(2)
+        self.close(2)
+        self._bad_end(at)
+        self.close()
+        self.indent += 1
+        self.close(len(others) + 1)
+        self.loop_names[along], self.loop_names[inner] = names
+
     # -- pointwise and rows ------------------------------------------------------------------------------------------------------------
     def _rows(self) -> None:
         nest = self.nest
+        across = self._transposed()
+        if across is not None:
+            self._transposing(*across)
+            return
         few = self._few_outer()
         if nest.outer and not few:
             self._parallel(nest.outer)
