@@ -24,6 +24,7 @@ extern "C" {
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <unordered_set>
 #include <vector>
 
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"  // ma_version_tag is deprecated from 3.12, and present up to 3.13

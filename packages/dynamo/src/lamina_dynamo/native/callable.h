@@ -46,9 +46,17 @@ bool parse_check(PyObject* t, Check& c) {
   const char* device;
   unsigned long long keys;
   int grad;
-  if (!PyArg_ParseTuple(expected, "OOsKO!Op", &cls, &dtype, &device, &keys, &PyTuple_Type, &sizes, &strides, &grad)) return false;
-  c.tensor.reset(new TensorCheck{keys, scalar_type_of(dtype), c10::Device(std::string(device)), (bool)grad, strides != Py_None, {}, {}});
-  return hold_expected(c, cls, true) && as_int64s(sizes, c.tensor->sizes) && (strides == Py_None || as_int64s(strides, c.tensor->strides));
+  if (!PyArg_ParseTuple(expected, "O!OsKO!Op", &PyType_Type, &cls, &dtype, &device, &keys, &PyTuple_Type, &sizes, &strides, &grad)) return false;
+  if (!PyType_IsSubtype((PyTypeObject*)cls, tensor_base)) return PyErr_Format(PyExc_TypeError, "%.100s is not a tensor class", ((PyTypeObject*)cls)->tp_name), false;
+  std::vector<int64_t> dims;
+  if (!as_int64s(sizes, dims)) return false;
+  size_t ndim = dims.size();
+  if (strides != Py_None && !(as_int64s(strides, dims) && dims.size() == 2 * ndim)) return PyErr_SetString(PyExc_ValueError, "as many strides as sizes"), false;
+  if (!hold_expected(c, cls, weak)) return false;
+  c.tensor.reset(new (::operator new(sizeof(TensorCheck) + dims.size() * sizeof(int64_t)))
+                     TensorCheck{keys, c.expected.p, scalar_type_of(dtype), c10::Device(std::string(device)), c.weak, (bool)grad, strides != Py_None, (uint16_t)ndim});
+  std::copy(dims.begin(), dims.end(), c.tensor->dims);
+  return true;
 }
 
 bool parse_ints(PyObject* tuple, std::vector<int>& out) {

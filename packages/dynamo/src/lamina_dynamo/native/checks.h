@@ -6,13 +6,17 @@ enum Kind : uint8_t { TYPE, ID, EQUALS, NONE, NOT_NONE, BOOL, LEN, DICT_KEYS, HA
 
 constexpr int64_t ANY = INT64_MIN;  // a size or stride that matches everything
 
-struct TensorCheck {
+struct TensorCheck {  // one block of memory, for one or two cache lines: `dims` is sizes, then strides
   uint64_t keys;
+  PyObject* type;  // the class, or a weak reference to it; owned by the Check
   c10::ScalarType dtype;
-  c10::Device device{c10::kCPU};
-  bool requires_grad;
-  bool has_strides;
-  std::vector<int64_t> sizes, strides;
+  c10::Device device;
+  bool weak, requires_grad, has_strides;
+  uint16_t ndim;
+  int64_t dims[];
+};
+struct FreeBlock {
+  void operator()(void* p) const { ::operator delete(p); }
 };
 
 struct Check {
@@ -23,7 +27,7 @@ struct Check {
   bool weak = false;   // `expected` is a weak reference
   bool safe = true;    // runs no user code
   Ref expected;
-  std::unique_ptr<TensorCheck> tensor;
+  std::unique_ptr<TensorCheck, FreeBlock> tensor;
   PyObject* object() const { return weak ? weak_target(expected.p) : expected.p; }
 };
 
@@ -184,21 +188,20 @@ bool has_attr(PyObject* o, PyObject* name) {
 }
 
 // ---- tensors -------------------------------------------------------------------------------------------------------
-bool tensor_ok(const Check& c, PyObject* o) {
-  if ((PyObject*)Py_TYPE(o) != c.object() || !is_tensor(o)) return false;
-  const TensorCheck& e = *c.tensor;
+bool tensor_ok(const TensorCheck& e, PyObject* o) {
+  if ((PyObject*)Py_TYPE(o) != (UNLIKELY(e.weak) ? weak_target(e.type) : e.type)) return false;
   c10::TensorImpl* t = impl_of(o);
   try {
     if (t->key_set().raw_repr() != e.keys || c10::typeMetaToScalarType(t->dtype()) != e.dtype || t->device() != e.device || t->requires_grad() != e.requires_grad) return false;
     c10::IntArrayRef s = t->sizes();
-    size_t n = s.size();
-    if (n != e.sizes.size()) return false;
+    size_t n = e.ndim;
+    if (s.size() != n) return false;
     for (size_t i = 0; i < n; i++)
-      if (s[i] != e.sizes[i] && e.sizes[i] != ANY) return false;
+      if (s[i] != e.dims[i] && e.dims[i] != ANY) return false;
     if (!e.has_strides) return true;
     c10::IntArrayRef r = t->strides();
     for (size_t i = 0; i < n; i++)
-      if (r[i] != e.strides[i] && e.strides[i] != ANY) return false;
+      if (r[i] != e.dims[n + i] && e.dims[n + i] != ANY) return false;
     return true;
   } catch (const std::exception&) {  // symbolic sizes, layouts without strides
     return false;
@@ -219,7 +222,7 @@ bool run_check(const Check& c, PyObject* v) {
     case NO_KEY: return has_key(v, c.expected.p) == 0;
     case HAS_ATTR: return has_attr(v, c.expected.p);
     case NO_ATTR: return lacks_attr(v, c.expected.p);
-    case TENSOR: return tensor_ok(c, v);
+    case TENSOR: return tensor_ok(*c.tensor, v);
     case WEAK_TYPE: { PyObject* t = c.object(); return PyType_Check(t) && PyType_IsSubtype(Py_TYPE(v), (PyTypeObject*)t); }
     default: return false;
   }

@@ -131,7 +131,8 @@ class _Tables:
         if g.kind in _NEEDS_DICT:
             self.nodes[node][4] = True
         expected = _tensor_table(g.expected) if g.kind is GuardKind.TENSOR else g.expected
-        self.checks.append((KINDS[g.kind], node, index, expected, g.kind in _WEAK))
+        weak = not g.expected.cls.__module__.startswith("torch") if g.kind is GuardKind.TENSOR else g.kind in _WEAK
+        self.checks.append((KINDS[g.kind], node, index, expected, weak))
 
 
 def _number(method: str, *args: int) -> Any:

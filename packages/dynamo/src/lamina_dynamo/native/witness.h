@@ -10,7 +10,7 @@
 //        (its referent word must still be the pointer) or, for atoms, by a strong one. User objects are never kept alive.
 namespace {
 
-enum FastKind : uint8_t { F_WORD, F_WORD32, F_SAME, F_READ, F_CHECK, F_GLOBALS, F_CELL };
+enum FastKind : uint8_t { F_WORD, F_WORD32, F_SAME, F_READ, F_CHECK, F_TENSOR, F_GLOBALS, F_CELL };
 
 struct FastOp {
   FastKind kind;
@@ -18,7 +18,7 @@ struct FastOp {
   bool is_root = false; // a mismatch says: another instance; this witness stays good for its own
   int node;
   const void* where;    // address, Node or Check
-  uint64_t expected;
+  uint64_t expected;    // F_TENSOR on a pinned tensor: where its TensorImpl was, to fetch it early
 };
 
 enum class Verdict { HIT, MISS, STALE, OTHER };
@@ -38,7 +38,20 @@ struct Witness {
 };
 
 inline bool Witness::run(const std::vector<FastOp>& ops, const Program& p, const Roots& r, Verdict* out) {
-  for (const FastOp& op : ops) {
+  // Everything lies scattered over memory, at known addresses: fetch ahead.
+  constexpr size_t AHEAD = 12;
+  const FastOp* const ops_end = ops.data() + ops.size();
+  for (const FastOp* at = ops.data(); at != ops_end; at++) {
+    const FastOp& op = *at;
+    if (at + AHEAD < ops_end) {
+      const FastOp& next = at[AHEAD];
+      __builtin_prefetch(next.where);
+      if (next.kind == F_TENSOR) {
+        __builtin_prefetch(val[next.node]);
+        __builtin_prefetch((const char*)next.expected + 64);
+        __builtin_prefetch((const char*)next.expected + 128);
+      }
+    }
     bool ok;
     switch (op.kind) {
       case F_WORD: ok = *(const uint64_t*)op.where == op.expected; break;
@@ -57,7 +70,10 @@ inline bool Witness::run(const std::vector<FastOp>& ops, const Program& p, const
         val[op.node] = v;
         continue;
       }
-      default:  // F_CHECK decides for good: it is the guard itself on the value itself
+      case F_TENSOR:
+        if (UNLIKELY(!tensor_ok(*(const TensorCheck*)op.where, val[op.node]))) { *out = Verdict::MISS; return false; }
+        continue;
+      default:  // F_CHECK and F_TENSOR decide for good: it is the guard itself on the value itself
         if (UNLIKELY(!run_check(*(const Check*)op.where, val[op.node]))) { *out = Verdict::MISS; return false; }
         continue;
     }
@@ -86,13 +102,15 @@ class WitnessBuilder {
   const std::vector<Ref>& strong;
   std::unique_ptr<Witness> w;
   std::vector<char> is_pinned, is_tagged, is_arg;  // is_arg: every step from an argument is live
-  std::vector<PyObject*> listed, versioned;
+  std::unordered_set<const void*> proved;  // addresses that a word covers already, types whose version one does
   bool failed = false;
 
   PyObject* value(int i) { return strong[i].p; }
   std::vector<FastOp>& list_of(int i) { return is_arg[i] ? w->live : w->pinned; }
 
-  void word(int node, const void* address, uint64_t expected, bool is_tag = false) { w->pinned.push_back({F_WORD, is_tag, false, node, address, expected}); }
+  void word(int node, const void* address, uint64_t expected, bool is_tag = false) {
+    if (proved.insert(address).second) w->pinned.push_back({F_WORD, is_tag, false, node, address, expected});
+  }
   void same(int node, bool is_root, bool is_tag = false) { w->pinned.push_back({F_SAME, is_tag, is_root, node, nullptr, (uint64_t)value(node)}); }
   void reread(int i) {
     is_arg[i] = p.nodes[i].parent < 0 ? p.nodes[i].access == SLOT : is_arg[p.nodes[i].parent];
@@ -134,20 +152,17 @@ class WitnessBuilder {
   }
 
   bool pin_version(int node, PyTypeObject* t, PyObject* name) {
-    if (std::find(versioned.begin(), versioned.end(), (PyObject*)t) != versioned.end()) return true;
-    if (!is_mutable_type(t)) return true;
+    if (!is_mutable_type(t) || proved.count(&t->tp_version_tag)) return true;
     if (p.tag_misses[node] > MAX_MISSES) return false;
     uint32_t version = type_version(t, name);
     if (!version) return false;
-    versioned.push_back((PyObject*)t);
+    proved.insert(&t->tp_version_tag);
     w->pinned.push_back({F_WORD32, true, false, node, &t->tp_version_tag, version});
     return true;
   }
 
   void pin_list(int i) {  // storage and length, once
     PyObject* l = value(i);
-    if (std::find(listed.begin(), listed.end(), l) != listed.end()) return;
-    listed.push_back(l);
     word(i, &((PyListObject*)l)->ob_item, (uint64_t)((PyListObject*)l)->ob_item, true);
     word(i, &((PyVarObject*)l)->ob_size, (uint64_t)Py_SIZE(l), true);
   }
@@ -308,6 +323,7 @@ class WitnessBuilder {
         const Check& check = p.checks[c];
         if (is_pinned[i] && settled(check, (int)i)) continue;
         if (!is_safe(check, value((int)i))) failed = true;
+        else if (check.kind == TENSOR) list_of((int)i).push_back({F_TENSOR, false, false, (int)i, check.tensor.get(), (uint64_t)(is_pinned[i] && is_tensor(value((int)i)) ? impl_of(value((int)i)) : nullptr)});
         else list_of((int)i).push_back({F_CHECK, false, false, (int)i, &check, 0});
       }
     }
