@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from lamina_dynshape import FakeMode
+from lamina_dynshape import FakeMode, ShapeEnv
 from lamina_dynshape.support.errors import Unsupported
 from lamina_primops import TraceMode, Tracer, interpret, lower, verify
 from lamina_primops.fxtools import output_of
@@ -28,11 +28,11 @@ RANDOM = {
 }  # fmt: skip  (no value to compare with, or drawn from a generator)
 
 
-def functional_trace(fn: Any, reals: list[torch.Tensor]) -> Any:
-    """The aten graph of fn(*reals), functionalization above the tracer."""
-    mode = FakeMode()
+def functional_trace(fn: Any, reals: list[torch.Tensor], *, symbolic: bool = False) -> Any:
+    """The aten graph of fn(*reals), functionalization above the tracer; `symbolic` makes every size above 1 a symbol."""
+    mode = FakeMode(ShapeEnv() if symbolic else None)
     tracer = Tracer(mode)
-    fakes = [mode.from_real(t) for t in reals]
+    fakes = [mode.from_real(t, source=f"x{i}", dynamic_dims=set(range(t.ndim))) if symbolic else mode.from_real(t) for i, t in enumerate(reals)]
     for i, f in enumerate(fakes):
         tracer.placeholder(f"arg{i}", f)
     with mode, TraceMode(tracer), warnings.catch_warnings():
@@ -72,7 +72,7 @@ def differences(expected: Any, got: Any) -> str | None:
 
 def misplaced(promised: Any, got: Any) -> str | None:
     """Strides that are not those of the aten graph's metadata (which is PyTorch's Meta kernel for rare ops, and not always eager's)."""
-    if not isinstance(got, torch.Tensor) or not got.numel() or not isinstance(promised, torch.Tensor):
+    if not isinstance(got, torch.Tensor) or not got.numel() or not isinstance(promised, torch.Tensor) or not all(type(s) is int for s in promised.stride()):
         return None
     if any(s != t and d > 1 for s, t, d in zip(promised.stride(), got.stride(), got.shape, strict=True)):
         return f"strides {got.stride()} instead of {promised.stride()}"
@@ -103,7 +103,7 @@ def gradients(call: Any, tensors: Any) -> list[Any]:
     return [*outputs, *found]
 
 
-def run_sample(op: Any, sample: Any, *, backward: bool = False) -> tuple[str, str, list[str]]:
+def run_sample(op: Any, sample: Any, *, backward: bool = False, symbolic: bool = False) -> tuple[str, str, list[str]]:
     """(outcome, explanation, ATen calls kept) of one sample of an OpInfo; `backward` also lowers the gradients of its float inputs."""
     leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
     places = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
@@ -129,7 +129,7 @@ def run_sample(op: Any, sample: Any, *, backward: bool = False) -> tuple[str, st
     except Exception as e:
         return "untraced", f"eager: {e}"[:80], []
     try:
-        gm, _ = functional_trace(call, reals)
+        gm, _ = functional_trace(call, reals, symbolic=symbolic)
     except Exception as e:
         return "untraced", f"{type(e).__name__}: {e}".replace("\n", " ")[:120], []
     expected = [e if isinstance(e, (torch.Tensor, int, float, bool)) else None for e in expected]
@@ -159,7 +159,7 @@ def run_sample(op: Any, sample: Any, *, backward: bool = False) -> tuple[str, st
     return ("fallback" if missing else "aten"), "", sorted({k for k, _ in kept})
 
 
-def sweep(dtype: torch.dtype = torch.float32, *, names: Any = None, limit: int = 1000, progress: bool = False, backward: bool = False) -> tuple[Counter, dict[str, Any]]:
+def sweep(dtype: torch.dtype = torch.float32, *, names: Any = None, limit: int = 1000, progress: bool = False, backward: bool = False, symbolic: bool = False) -> tuple[Counter, dict[str, Any]]:
     """Outcomes per sample, and per op the worst outcome with its explanation."""
     order = ["prims", "aten", "fallback", "untraced", "wrong"]
     samples: Counter = Counter()
@@ -175,7 +175,7 @@ def sweep(dtype: torch.dtype = torch.float32, *, names: Any = None, limit: int =
         worst = ("prims", "", [])
         for s in found:
             torch.manual_seed(0)
-            result = run_sample(op, s, backward=backward)
+            result = run_sample(op, s, backward=backward, symbolic=symbolic)
             samples[result[0]] += 1
             if order.index(result[0]) > order.index(worst[0]):
                 worst = result

@@ -37,7 +37,7 @@ class _Run:
         for n, a in zip(inputs, args, strict=True):
             self.env[n] = a
             self._learn(n.meta.get("val"), a)
-        lowered = any(prim_of(n.target) is not None for n in graph.nodes if n.op == "call_function")
+        lowered = any("fallback" in n.meta or prim_of(n.target) is not None for n in graph.nodes if n.op == "call_function")
         for n in graph.nodes:
             if n.op == "output":
                 flat = n.args[0] if isinstance(n.args[0], (tuple, list)) else (n.args[0],)

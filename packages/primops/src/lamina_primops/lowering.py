@@ -25,7 +25,7 @@ from .dialects import is_symbolic_function
 from .frames import stack_line
 from .fxtools import add_node, graph_module
 from .prims import prim_of
-from .symbolic import SymbolNodes, is_symbolic, size_key
+from .symbolic import SymbolNodes, is_symbolic, known_equal
 from .verify import verify
 
 __all__ = ["decompose", "fallback_table", "lower"]
@@ -240,12 +240,12 @@ def _agree(a: Any, b: Any) -> bool:
     """Whether two sizes are the same, as far as is known without a guard."""
     if type(a) is int and type(b) is int:
         return a == b
-    return True if size_key(a) == size_key(b) else type(a) is not int or type(b) is not int
+    return known_equal(a, b) or type(a) is not int or type(b) is not int
 
 
 def _same_strides(value: Value, strides: Any) -> bool:
     for size, have, want in zip(value.shape, value.strides, strides, strict=True):
-        if have is not want and not (type(size) is int and size <= 1) and size_key(have) != size_key(want):
+        if have is not want and not (type(size) is int and size <= 1) and not known_equal(have, want):
             return False
     return True
 
@@ -256,7 +256,7 @@ def _with_strides(builder: Builder, value: Value, strides: Any, *, fresh: bool =
         return value
     from .prims import PRIMS
 
-    flat = [d for d, (size, stride) in enumerate(zip(value.shape, strides, strict=True)) if type(stride) is int and stride == 0 and size_key(size) != 1]
+    flat = [d for d, (size, stride) in enumerate(zip(value.shape, strides, strict=True)) if type(stride) is int and stride == 0 and not known_equal(size, 1)]
     if flat and not fresh:
         inner = value
         for d in flat:

@@ -13,7 +13,7 @@ import torch
 
 from .prims import PRIMS
 from .prims.pointwise import BINARY, COMPARISONS, PREDICATES, REVERSED, UNARY
-from .symbolic import is_symbolic, size_key
+from .symbolic import is_symbolic, known_equal
 
 __all__ = ["SIMPLIFY", "constant_of", "same_shape"]
 
@@ -33,7 +33,7 @@ def _simplify(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def same_shape(a: Sequence[Any], b: Sequence[Any]) -> bool:
     """Whether two shapes are known to be equal; asks no guard."""
-    return len(a) == len(b) and all(x is y or size_key(x) == size_key(y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(x is y or known_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _made_by(x: Any, name: str) -> tuple[Any, ...] | None:
@@ -126,7 +126,7 @@ def permute(x: Any, dims: Sequence[int]) -> Any:
 
 @_simplify("slice")
 def slice_(x: Any, dim: int, start: Any, end: Any, step: Any) -> Any:
-    if type(start) is int and type(step) is int and start == 0 and step == 1 and size_key(end) == size_key(x.shape[dim]):
+    if type(start) is int and type(step) is int and start == 0 and step == 1 and known_equal(end, x.shape[dim]):
         return x
     if constant_of(x) is not None:
         spec = PRIMS["slice"].meta(x, dim, start, end, step)
@@ -151,7 +151,7 @@ def pad(x: Any, low: Sequence[Any], high: Sequence[Any], value: Any) -> Any:
 
 @_simplify("slice_scatter")
 def slice_scatter(x: Any, src: Any, dim: int, start: Any, end: Any, step: Any) -> Any:
-    whole = type(start) is int and type(step) is int and start == 0 and step == 1 and size_key(end) == size_key(x.shape[dim])
+    whole = type(start) is int and type(step) is int and start == 0 and step == 1 and known_equal(end, x.shape[dim])
     return src if whole else None
 
 

@@ -18,7 +18,7 @@ from torch import fx
 
 from .fxtools import add_node
 
-__all__ = ["SymbolNodes", "is_symbolic", "size_key"]
+__all__ = ["SymbolNodes", "is_symbolic", "known_equal", "plain", "size_key"]
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -38,6 +38,25 @@ def size_key(x: Any) -> Any:
         e = expr_of(x)
         return e.const if e.is_const else e
     return x
+
+
+def plain(x: Any) -> Any:
+    """A SymInt whose expression is constant as an int; anything else as it is."""
+    if type(x) is int:
+        return x
+    key = size_key(x)
+    return key if type(key) is int else x
+
+
+def known_equal(a: Any, b: Any) -> bool:
+    """Whether two sizes are certain to be equal: the same expression, or equal by what the environment knows. Records no guard."""
+    if a is b or (type(a) is int and type(b) is int):
+        return a is b or a == b
+    left, right = size_key(a), size_key(b)
+    if left is right or left == right:
+        return True
+    env = getattr(a.node if type(a) is not int else b.node, "env", None)
+    return env is not None and (bool(env.known_eq(left, right)) or env.simplify(left) is env.simplify(right))
 
 
 class SymbolNodes:

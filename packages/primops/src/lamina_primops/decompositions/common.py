@@ -16,7 +16,7 @@ from .. import builder as _builder
 from ..prims import PRIMS, Prim
 from ..prims.pointwise import BINARY
 from ..simplify import same_shape
-from ..symbolic import is_symbolic
+from ..symbolic import is_symbolic, plain
 
 __all__ = [
     "BINARY", "LOW", "add_scaled", "aten", "aten_call", "broadcast", "broadcast_shapes", "canonical", "canonical_dims", "compute_dtype", "contiguous_strides",
@@ -75,7 +75,7 @@ def numel(shape: Sequence[Any]) -> Any:
     n: Any = 1
     for s in shape:
         n = n * s
-    return n
+    return plain(n)
 
 
 def size_of(x: Any, dims: Sequence[int]) -> Any:

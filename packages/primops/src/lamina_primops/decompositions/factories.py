@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
+from ..prims.spec import ceildiv
+from ..symbolic import plain
 from .common import aten, full, p, to
+
 from .registry import register
 
 
@@ -100,10 +103,8 @@ def arange(start: Any, end: Any, step: Any = 1, *, dtype: Any = None, layout: An
 
 
 def _count(start: Any, end: Any, step: Any) -> Any:
-    if type(step) is int and step == 1:
-        n = end - start
-    else:
-        n = (end - start + step - (1 if step > 0 else -1)) // step
+    n = end - start if step > 0 else start - end
+    n = plain(n) if type(step) is int and abs(step) == 1 else ceildiv(n, abs(step))
     return n if n > 0 else 0
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-__all__ = ["Int", "Spec", "TensorLike", "check_dim", "contiguous", "dense_like", "is_contiguous", "same_sizes"]
+__all__ = ["Int", "Spec", "TensorLike", "ceildiv", "check_dim", "constant", "contiguous", "dense_like", "is_contiguous", "same_sizes"]
 
 Int = int  # or torch.SymInt, which is not an int to isinstance but is one to arithmetic
 
@@ -87,6 +87,23 @@ def dense_like(shape: Sequence[Int], operands: Sequence[TensorLike]) -> tuple[In
             step = step * (shape[d] if type(shape[d]) is not int or shape[d] > 0 else 1)
         return tuple(out)
     return contiguous(shape)
+
+
+def constant(size: Int) -> Int:
+    """An int where a symbolic size turned out constant, such as s0 + 1 - s0."""
+    if type(size) is int:
+        return size
+    from ..symbolic import plain
+
+    return plain(size)
+
+
+def ceildiv(n: Int, step: Int) -> Int:
+    """n / step rounded up, step > 0."""
+    if type(n) is int or type(step) is int:
+        return constant((n + step - 1) // step)
+    # Two spellings; an exact division of polynomials shows in one of them only.
+    return min((constant((n + step - 1) // step), constant(-(-n // step))), key=lambda e: len(str(e)))
 
 
 def check_dim(dim: int, ndim: int, what: str = "dim") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .registry import register
-from .spec import Int, Spec, TensorLike, check_dim, contiguous, same_sizes
+from .spec import Int, Spec, TensorLike, ceildiv, check_dim, constant, contiguous, same_sizes
 
 __all__ = ["slice_length"]
 
@@ -20,8 +20,8 @@ __all__ = ["slice_length"]
 def slice_length(start: Int, end: Int, step: Int) -> Int:
     """Elements that start, start+step, ... below end visits."""
     if type(step) is int and step == 1:
-        return end - start
-    return (end - start + step - 1) // step
+        return constant(end - start)
+    return ceildiv(end - start, step)
 
 
 def _expand_meta(x: TensorLike, size: Sequence[Int]) -> Spec:
@@ -107,7 +107,7 @@ def _cat_meta(tensors: Sequence[TensorLike], dim: int) -> Spec:
             raise TypeError(f"cat: operands have {first.dtype} and {t.dtype}; conversion is explicit")
         if t.ndim != first.ndim or not all(d == dim or same_sizes((a,), (b,)) for d, (a, b) in enumerate(zip(first.shape, t.shape, strict=True))):
             raise ValueError(f"cat along {dim}: shapes {tuple(first.shape)} and {tuple(t.shape)} differ")
-        total = total + t.shape[dim]
+        total = constant(total + t.shape[dim])
     shape = (*first.shape[:dim], total, *first.shape[dim + 1 :])
     return Spec(shape, contiguous(shape), first.dtype, first.device)
 
@@ -119,7 +119,7 @@ def _pad_meta(x: TensorLike, low: Sequence[Int], high: Sequence[Int], value: Any
         raise ValueError("pad: amounts are not negative; slice instead")
     if isinstance(value, float) and not x.dtype.is_floating_point:
         raise TypeError(f"pad: the value {value} is a float, the tensor {x.dtype}")
-    shape = tuple(a + n + b for a, n, b in zip(low, x.shape, high, strict=True))
+    shape = tuple(constant(a + n + b) for a, n, b in zip(low, x.shape, high, strict=True))
     return Spec(shape, contiguous(shape), x.dtype, x.device)
 
 
