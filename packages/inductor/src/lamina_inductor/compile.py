@@ -17,6 +17,7 @@ from lamina_dynshape.support.verifylevel import verify_level
 
 from .codegen.entry import GraphSource, full_source, write_graph
 from .ir.nodes import LoopGraph
+from .layout import assign
 from .ir.printer import print_loops
 from .ir.verify import verify_loops
 from .lowering.registry import LAYOUT_PASSES
@@ -82,6 +83,8 @@ def compile_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
     """Compile an ATen-dialect graph."""
     from lamina_primops import lower
     with stage("lower"):
+        if kind == "inference":  # training graphs are cut from a joint graph that has its layouts already
+            assign(gm)
         prims = lower(gm, to="prims")
     return compile_prims(prims, kind=kind)
 

@@ -154,12 +154,17 @@ def aot_eager(gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
 
 def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions) -> Callable[..., Any]:
     """Compile the ATen graphs to C++."""
-    from lamina_aotgrad import aot_function
+    from lamina_aotgrad import aot_function, min_cut
     from lamina_inductor import compile_graph
+    from lamina_inductor.layout import assign
+
+    def partition(joint: Any) -> Any:
+        assign(joint.graph_module)  # before the cut: both halves then agree on the layout of what is saved
+        return min_cut(joint)
 
     compiler = functools.partial(compile_graph, options=dict(options.backend_options) or None)
     compiler.supports_input_mutation = getattr(compile_graph, "supports_input_mutation", False)  # type: ignore[attr-defined]
-    return aot_function(gm, example_inputs, fw_compiler=compiler, bw_compiler=compiler, inference_compiler=compiler)
+    return aot_function(gm, example_inputs, fw_compiler=compiler, bw_compiler=compiler, inference_compiler=compiler, partition=partition)
 
 
 _OWN: tuple[Backend, ...] = (eager, aot_eager, inductor)
