@@ -17,6 +17,8 @@ from ..ir.extern import ExternKernel
 from ..ir.nodes import LoopGraph
 from ..schedule.fuse import Unit
 from ..schedule.memory import plan_memory
+from ..config import config
+from .profile import profile_text
 from .ctext import RARE, STORAGE, ExprText, prelude
 from .kernel import Kernel, write_kernel
 
@@ -199,6 +201,9 @@ def write_graph(graph: LoopGraph, units: list[Unit]) -> GraphSource:
     _plan(w, graph, calls, outputs)
     n_calls = 0
     last_use = _last_uses(calls)
+    labels: list[str] = []
+    if config.profile:
+        w.line("lm_tick(-1);")
     for k, call in enumerate(calls):
         _allocate_before(w, call)
         if isinstance(call, ExternKernel):
@@ -206,6 +211,9 @@ def write_graph(graph: LoopGraph, units: list[Unit]) -> GraphSource:
         else:
             n_calls += 1
             _call_kernel(w, call, kernels)
+        if config.profile:
+            w.line(f"lm_tick({k});")
+            labels.append(_label(call, kernels))
         for b in sorted(last_use.get(k, ()), key=lambda x: x.name):
             if b.meta.get("allocated") and b not in outputs:
                 w.drop(b)
@@ -214,8 +222,17 @@ def write_graph(graph: LoopGraph, units: list[Unit]) -> GraphSource:
     counters["kernels"]["distinct"] += len(kernels)
     text = _kernels_text(kernels, linkage="static ")
     main = _assemble(w)
+    if config.profile:
+        main = profile_text(labels) + main
     return GraphSource(main, text, in_kinds, out_kinds, w.callbacks, objects, list(w.libraries), n_calls, list(kernels.values()),
                        [t for _, t in graph.constants])
+
+
+def _label(call: Any, kernels: dict[str, str]) -> str:
+    if isinstance(call, ExternKernel):
+        shapes = " ".join("x".join(map(str, v.size)) for v in call.inputs if v is not None)
+        return f"{type(call).__name__} {call.name} [{shapes}] {call.origin}"
+    return f"loops {kernels[call.text]} {call.origin}"
 
 
 def _inputs(w: _EntryWriter, graph: LoopGraph) -> str:
