@@ -13,7 +13,7 @@ from lamina_dynshape.support.errors import UserError
 from .convert import Converted, listening
 from .runtime import optimize
 
-__all__ = ["allow_in_graph", "capture", "graph_break", "is_allowed", "is_compiling"]
+__all__ = ["allow_in_graph", "capture", "graph_break", "is_compiling"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,16 +39,11 @@ def is_compiling() -> bool:
     return False
 
 
-_allowed: dict[int, Any] = {}
-
-
 def allow_in_graph(fn: F) -> F:
     """Record calls of `fn` as one node instead of looking inside: it must be a pure function of tensors."""
     if not callable(fn):
         raise UserError(f"allow_in_graph takes a function, got {type(fn).__name__}")
-    _allowed[id(fn)] = fn
+    from .rules.own_api import record_whole
+
+    record_whole(fn)
     return fn
-
-
-def is_allowed(fn: Any) -> bool:
-    return id(fn) in _allowed
