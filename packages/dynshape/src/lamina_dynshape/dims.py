@@ -74,7 +74,7 @@ def numel(sizes: Iterable[Dim]) -> Dim:
     result: Dim = 1
     for s in sizes:
         result = result * s
-    return plain(result)
+    return result if type(result) is int else plain(result)
 
 
 def minimum(a: Dim, b: Dim) -> Dim:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lamina_dynshape import meta_fallback
 from lamina_dynshape.boolean import le
 from lamina_dynshape.dims import active
-from lamina_dynshape.fake_tensor import DataDependent, FakeTensor, new_storage_key
+from lamina_dynshape.fake_tensor import DataDependent, FakeTensor, _storage_keys, new_storage_key
 from lamina_dynshape.shape_rules.derived import derive
 from lamina_dynshape.shape_rules.registry import RULES
 from lamina_dynshape.support.counters import counters
@@ -50,7 +50,14 @@ class FakeMode(TorchDispatchMode):
         return False  # True would import torch._dynamo at the first dispatch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.dispatch(func, args, kwargs or {})
+        rule = RULES.get(func)
+        if rule is None or self.shape_env is not active.env:
+            return self.dispatch(func, args, kwargs or {})
+        try:
+            result = rule(self, *args, **kwargs) if kwargs else rule(self, *args)
+        except AttributeError:
+            return self.dispatch(func, args, kwargs or {})
+        return result if result is not NotImplemented else self._without_rule(func, args, kwargs or {})
 
     # -- operators ----------------------------------------------------------------------------------------------------
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -137,7 +144,7 @@ class FakeMode(TorchDispatchMode):
         fake.offset = offset
         fake.scalar_type = dtype
         fake.dev = device
-        fake.storage_key = new_storage_key() if storage_key is None else storage_key
+        fake.storage_key = next(_storage_keys) if storage_key is None else storage_key
         return fake
 
     def to_int(self, x: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 
 from lamina_dynshape.fake_tensor import FakeTensor
 from lamina_dynshape.layout import broadcast, contiguous, iterator_strides
-from lamina_dynshape.promotion import result_type, to_float
+from lamina_dynshape.promotion import FLOATS, result_type, to_float
 from lamina_dynshape.shape_rules.registry import RULES, overload, register, rule
 
 __all__ = ["elementwise", "inplace"]
@@ -19,8 +19,11 @@ def _same(operands: Any) -> torch.dtype:
     if len(operands) == 1:
         return operands[0].scalar_type
     a, b = operands[0], operands[1]
-    if len(operands) == 2 and type(a) is type(b) is FakeTensor and a.scalar_type is b.scalar_type:
-        return a.scalar_type
+    if len(operands) == 2:
+        if type(a) is type(b) is FakeTensor and a.scalar_type is b.scalar_type:
+            return a.scalar_type
+        if (type(b) is float or type(b) is int) and a.scalar_type in FLOATS:
+            return a.scalar_type
     return result_type(operands)
 
 
@@ -51,6 +54,10 @@ def _real(operands: Any) -> torch.dtype:
 # -- the family ----------------------------------------------------------------------------------------------------------
 def elementwise(mode: Any, operands: Any, dtype: torch.dtype) -> FakeTensor:
     """New tensor of the common shape of `operands` (fakes and numbers), laid out as TensorIterator does."""
+    if len(operands) == 2:
+        a, b = operands
+        if type(a) is type(b) is FakeTensor and a.sizes == b.sizes and a.strides == b.strides == contiguous(a.sizes) and a.dev == b.dev:
+            return mode.make(a.sizes, a.strides, dtype, a.dev)
     layouts = []
     device = None
     has_number = False
@@ -112,7 +119,10 @@ def _name(dtype: torch.dtype) -> str:
 
 def _unary(dtype_rule: Any) -> Any:
     def rule_(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return elementwise(mode, (x,), dtype_rule((x,)))
+        sizes, strides = x.sizes, x.strides
+        if strides != contiguous(sizes):
+            sizes, strides = iterator_strides(((sizes, strides),), False)
+        return mode.make(sizes, strides, dtype_rule((x,)), x.dev)
 
     return rule_
 

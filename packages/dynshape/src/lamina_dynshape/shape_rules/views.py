@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,18 @@ def view_of(mode: Any, x: FakeTensor, sizes: Dims, strides: Dims, offset: Any = 
 
 def infer_shape(mode: Any, sizes: Sequence[Any], count: Any) -> Dims:
     """The sizes with -1 resolved against the number of elements; RuntimeError as eager when they disagree."""
-    new = tuple(sizes) if all(type(s) is int for s in sizes) else tuple(mode.dim(s) for s in sizes)
+    if type(count) is int:
+        try:
+            rest = math.prod(sizes)
+        except TypeError:
+            rest = None
+        if type(rest) is int:
+            if rest == count:
+                if min(sizes, default=0) >= 0:
+                    return tuple(sizes)
+            elif rest < 0 and count % rest == 0 and list(sizes).count(-1) == 1:
+                return tuple(count // -rest if s == -1 else s for s in sizes)
+    new = tuple(mode.dim(s) for s in sizes)
     if -1 not in new:
         if not eq(numel(new), count):
             raise RuntimeError(f"shape '{list(new)}' is invalid for input of size {count}")
@@ -57,7 +69,7 @@ def _divides(count: Any, rest: Any) -> bool:
 @rule("view", "_unsafe_view")
 def _view(mode: Any, x: Any, sizes: Any) -> Any:
     new = infer_shape(mode, sizes, numel(x.sizes))
-    strides = view_strides(x.sizes, x.strides, new)
+    strides = view_strides(x.sizes, x.strides, new)  # never guards for contiguous x
     if strides is None:
         raise RuntimeError(
             "view size is not compatible with input tensor's size and stride (at least one dimension spans across two contiguous "
