@@ -231,6 +231,7 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
     calls = any(n.op in ("call_function", "call_method") for n in graph.nodes)
     if not calls and not outs:
         return None, [], []
+    _symbols_as_inputs(cap)
     out = graph.output(tuple(outs))
     out.meta["val"] = tuple(cg.output_values)
     out.meta["stack"] = ()
@@ -251,6 +252,18 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
     gm = fx.GraphModule(torch.nn.Module(), graph)
     counters["graphs"]["captured"] += 1
     return gm, sources, examples
+
+
+def _symbols_as_inputs(cap: Capture) -> None:
+    """Every symbol in an input's metadata is a `size` placeholder, used or not: a backend finds the sizes of its loops there."""
+    from lamina_dynshape import expr_of
+
+    for node in [n for n in cap.graph.nodes if n.op == "placeholder" and isinstance(n.meta["val"], torch.Tensor)]:
+        val = node.meta["val"]
+        for number in (*val.shape, *val.stride(), val.storage_offset()):
+            if isinstance(number, torch.SymInt):
+                for symbol in sorted(expr_of(number).free_symbols, key=str):
+                    cap.symbol_node(cap.mode.shape_env.sym_int(symbol))
 
 
 def _call_backend(backend: Any, gm: fx.GraphModule, examples: list[Any]) -> Any:
