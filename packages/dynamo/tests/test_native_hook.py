@@ -146,21 +146,19 @@ def test_exceptions_propagate(replacement):
 
 
 def test_recursion():
-    def fib(n):
-        return n if n < 2 else fib(n - 1) + fib(n - 2)
-
     def down(n):
         return n if n == 0 else 1 + down(n - 1)
 
     def down2(n, again):
         return n if n == 0 else 2 + again(n - 1)
 
-    callback, _ = hook_for(down, entry_for(down, down2, constants=(down,)))
+    callback, _ = hook_for(down, entry_for(down, down2, constants=(lambda n: call_with_hook(callback, down, n),)))
     with hook_enabled(callback):
-        assert down(300) == 600
+        assert down(200) == 400
         with pytest.raises(RecursionError):
             down(10**6)
         assert down(100) == 200
+        assert boom(1) == 2
     assert down(10) == 10
 
 

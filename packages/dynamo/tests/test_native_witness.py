@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+
 from lamina_dynamo.guards import GuardKind, GuardSet, TensorSpec
 from lamina_dynamo.native import compile_guards
 from lamina_dynamo.source import (

@@ -17,7 +17,7 @@ import torch
 
 from .source import LocalSource, Source
 
-__all__ = ["Described", "GlobalState", "Guard", "GuardFailure", "GuardKind", "GuardSet", "ShapeCondition", "TensorSpec", "describe", "global_state", "shape_guard", "state_guard"]
+__all__ = ["Described", "GlobalState", "Guard", "GuardFailure", "GuardKind", "GuardSet", "ShapeCondition", "TensorSpec", "describe", "global_state", "shape_guard", "shorten", "state_guard", "type_name"]
 
 
 class GuardKind(Enum):
@@ -138,7 +138,9 @@ class Guard:
         return _TEXT[self.kind](self.source.name(), self.expected)
 
 
-def _name(t: type) -> str:
+def type_name(t: Any) -> str:
+    if isinstance(t, Described):
+        return t.text
     return t.__qualname__ if t.__module__ == "builtins" else f"{t.__module__}.{t.__qualname__}"
 
 
@@ -164,7 +166,7 @@ def shorten(text: str, limit: int = 200) -> str:
 
 
 _TEXT = {
-    GuardKind.TYPE: lambda s, e: f"type({s}) is {_name(e)}",
+    GuardKind.TYPE: lambda s, e: f"type({s}) is {type_name(e)}",
     GuardKind.ID: lambda s, e: f"{s} is <{describe(e)}>",
     GuardKind.EQUALS: lambda s, e: f"{s} == {shorten(repr(e))}",
     GuardKind.NONE: lambda s, e: f"{s} is None",
@@ -176,12 +178,12 @@ _TEXT = {
     GuardKind.NO_KEY: lambda s, e: f"{e!r} not in {s}",
     GuardKind.HAS_ATTR: lambda s, e: f"hasattr({s}, {e!r})",
     GuardKind.NO_ATTR: lambda s, e: f"not hasattr({s}, {e!r})",
-    GuardKind.TENSOR: lambda s, e: f"{s} is {e}",
+    GuardKind.TENSOR: lambda s, e: f"{s} is {e.text if isinstance(e, Described) else e}",
     GuardKind.ALIAS: lambda s, e: f"{s} is {e.name()}",
     GuardKind.NO_ALIAS: lambda s, e: f"distinct({', '.join([s, *(o.name() for o in e)])})",
     GuardKind.GLOBAL_STATE: lambda s, e: "global_state() is as it was",
     GuardKind.SHAPE: lambda s, e: str(e),
-    GuardKind.WEAK_TYPE: lambda s, e: f"isinstance({s}, {_name(e)})",
+    GuardKind.WEAK_TYPE: lambda s, e: f"isinstance({s}, {type_name(e)})",
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import os
 import threading
 import types
 from collections.abc import Callable
@@ -31,6 +32,14 @@ from .recompile import note_miss, over_limit
 __all__ = ["Options", "compile_callable", "compile_function", "frame_callback", "optimize", "reset"]
 
 _compiling = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _compiling
+    _compiling = threading.RLock()  # its holder may exist only in the parent
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 __all__ = [
     "AttrSource", "BuiltinSource", "CallSource", "CellSource", "ClosureSource", "CodeSource", "ConstantSource", "DefaultsSource", "GlobalSource", "GlobalsSource",
-    "InstanceDictSource", "ItemSource", "KeySource", "KwDefaultsSource", "LocalSource", "MethodFunctionSource", "MethodSelfSource", "OffsetSource",
+    "InstanceDictSource", "ItemSource", "KeySource", "KwDefaultsSource", "LocalSource", "MethodFunctionSource", "MethodSelfSource", "OffsetSource", "PrintedSource",
     "Rebuilder", "SizeSource", "Source", "StrideSource", "TypeAttrSource", "TypeSource", "instance_attr", "module_member",
 ]  # fmt: skip
 
@@ -220,6 +220,16 @@ class ConstantSource(Source):
 
     def rebuild(self, cg: Rebuilder) -> None:
         cg.load_const(self.value)
+
+
+class PrintedSource(Source):
+    """Only the text of a source: what is left in a record that must not keep the root's object alive."""
+
+    __slots__ = fields = ("text",)
+    text: str
+
+    def name(self) -> str:
+        return self.text
 
 
 # ---- attributes ------------------------------------------------------------------------------------------------------

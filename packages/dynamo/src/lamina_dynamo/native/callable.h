@@ -83,8 +83,9 @@ bool parse_program(PyObject* args, Program& p) {
     PyObject* key;
     if (!PyArg_ParseTuple(t, "iinOp", &access, &parent, &index, &key, &container)) return false;
     if (PyUnicode_CheckExact(key)) { Py_INCREF(key); PyUnicode_InternInPlace(&key); Py_DECREF(key); }
-    p.nodes.push_back(Node{(Access)access, parent, index, Ref::of(key), 0, 0, (bool)container});
-    return true;
+    bool weak = access == CONST && PyType_Check(key) && is_mutable_type((PyTypeObject*)key);
+    p.nodes.push_back(Node{(Access)access, parent, index, weak ? Ref(PyWeakref_NewRef(key, nullptr)) : Ref::of(key), 0, 0, (bool)container, weak});
+    return (bool)p.nodes.back().key;
   });
   ok = ok && each(checks, [&](PyObject* t) { p.checks.emplace_back(); return parse_check(t, p.checks.back()); });
   for (size_t c = 0; ok && c < p.checks.size(); c++) {  // sorted by node
@@ -214,6 +215,8 @@ PyObject* program_failure(ProgramObject* self, PyObject* args) {
 PyObject* program_is_dead(ProgramObject* self, PyObject*) {  // can it never match again?
   for (const Check& c : self->program.checks)
     if (c.weak && c.object() == Py_None) Py_RETURN_TRUE;
+  for (const Node& n : self->program.nodes)
+    if (n.weak && weak_target(n.key.p) == Py_None) Py_RETURN_TRUE;
   Py_RETURN_FALSE;
 }
 PyObject* program_stats(ProgramObject* self, PyObject*) {  // for tests and tuning
@@ -343,6 +346,15 @@ PyMemberDef cache_members[] = {{"code", T_OBJECT, offsetof(CodeCache, code), REA
 PyGetSetDef cache_getset[] = {{"entries", (getter)cache_entries, nullptr, "tuple, most recent first", nullptr}, {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 // ---- calling an entry ----------------------------------------------------------------------------------------------
+thread_local PyObject* hook_callback = nullptr;  // see frame.h; null: frames of this thread are not looked at
+
+// Replacement code and the graphs it calls are not foreign: the hook rests until the code asks for it again.
+struct HookRests {
+  PyObject* saved = hook_callback;
+  HookRests() { hook_callback = nullptr; }
+  ~HookRests() { hook_callback = saved; }
+};
+
 struct Binding {  // an entry as one function sees it: its own function object and its own memory of what matched
   Entry* entry;
   PyObject* function = nullptr;
@@ -468,6 +480,7 @@ PyObject* call_binding(CompiledFunction* self, Binding& b, PyObject** all, Py_ss
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(constants); i++) all[used + i] = PyTuple_GET_ITEM(constants, i);
   b.entry->hits++;
   Ref function = Ref::of(b.function);
+  HookRests rests;
   return ((PyFunctionObject*)function.p)->vectorcall(function.p, all, used + PyTuple_GET_SIZE(constants), nullptr);
 }
 

@@ -10,7 +10,7 @@ extern "C" PyAPI_FUNC(void) _PyEval_FrameClearAndPop(PyThreadState*, _PyInterpre
 
 namespace {
 
-thread_local PyObject* hook_callback = nullptr;  // callback(code, globals, closure, slots) -> CodeCache, or None: leave this code alone
+// hook_callback(function, slots, code) -> CodeCache with an entry that matches; None: not this time; SKIP: never this code
 thread_local bool in_callback = false;
 int hook_threads = 0;
 
@@ -116,6 +116,7 @@ PyObject* call_on_slots(_PyInterpreterFrame* f, Py_ssize_t n, Binding& b, PyObje
   std::copy(supplied, supplied + ns, all.p + n);
   for (size_t i = 0; i < nc; i++) all.p[n + ns + i] = PyTuple_GET_ITEM(constants, i);
   Ref function(make_function(b.entry->code, fn->func_globals, fn->func_closure));
+  HookRests rests;
   return function ? PyObject_Vectorcall(function.p, all.p, n + ns + nc, nullptr) : nullptr;
 }
 
@@ -225,6 +226,7 @@ PyObject* evaluate(PyThreadState* ts, _PyInterpreterFrame* f, int throwing) {
     b->entry->hits++;
     if (enter_in_place(f, n, *b, supplied.data())) {
       hold.clear(), b.reset();
+      HookRests rests;
       return _PyEval_EvalFrameDefault(ts, f, 0);
     }
   }

@@ -16,6 +16,7 @@ struct Node {
   Ref key;          // attribute, dictionary key, constant, function
   int first, last;  // its checks
   bool is_container = false;  // something depends on what it holds as a dictionary
+  bool weak = false;          // CONST: `key` is a weak reference (classes: a guard must not keep one alive)
 };
 
 struct Roots {
@@ -154,7 +155,10 @@ PyObject* read_borrowed(const Node& n, PyObject* base, const Roots& r) {
     case SLOT: return r.slots[n.index];
     case GLOBALS: return r.globals;
     case CELL: return r.closure && n.index < PyTuple_GET_SIZE(r.closure) ? PyCell_GET(PyTuple_GET_ITEM(r.closure, n.index)) : nullptr;
-    case CONST: return n.key.p;
+    case CONST: {
+      PyObject* v = n.weak ? weak_target(n.key.p) : n.key.p;
+      return n.weak && v == Py_None ? nullptr : v;
+    }
     case ATTR: { Found by; return plain_attr(base, n.key.p, &by); }
     case INST_DICT: return instance_dict(base);
     case TYPE_OF: return (PyObject*)Py_TYPE(base);

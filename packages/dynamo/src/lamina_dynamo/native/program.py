@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..guards import Described, Guard, GuardFailure, GuardKind, TensorSpec, describe, global_state, shorten
-from ..source import Source
+from ..guards import Described, Guard, GuardFailure, GuardKind, TensorSpec, describe, global_state, shorten, type_name
+from ..source import ConstantSource, PrintedSource, Source
 from .build import extension
 from .lower import lower
 
@@ -88,8 +88,8 @@ def _keys_text(value: Any) -> str:
 
 
 _VALUE_TEXT = {
-    GuardKind.TYPE: lambda v: type(v).__qualname__,
-    GuardKind.WEAK_TYPE: lambda v: type(v).__qualname__,
+    GuardKind.TYPE: lambda v: type_name(type(v)),
+    GuardKind.WEAK_TYPE: lambda v: type_name(type(v)),
     GuardKind.TENSOR: _tensor_text,
     GuardKind.LEN: _length_text,
     GuardKind.DICT_KEYS: _keys_text,
@@ -109,13 +109,13 @@ def _expected_text(guard: Guard) -> str:
         case GuardKind.NO_KEY:
             return f"no {guard.expected!r}"
         case GuardKind.TYPE | GuardKind.WEAK_TYPE:
-            return guard.expected.__qualname__
+            return type_name(guard.expected)
         case GuardKind.ID:
             return f"that {describe(guard.expected)}"
         case GuardKind.GLOBAL_STATE:
             return "the state of the first call"
         case GuardKind.TENSOR:
-            return str(guard.expected)
+            return guard.expected.text
     return shorten(repr(guard.expected))
 
 
@@ -129,7 +129,17 @@ def compile_guards(guards: Iterable[Guard], arg_names: Sequence[str], *, free_na
 
 
 def _without_strong_references(guard: Guard) -> Guard:
-    """ID guards are weak in the program; their records must not keep the object either."""
-    if guard.kind is not GuardKind.ID:
-        return guard
-    return Guard(guard.source, guard.kind, Described(describe(guard.expected)), guard.stack)
+    """The program holds classes and the objects of ID guards weakly; the records, made for printing, must not keep them either."""
+    source, kept = guard.source, guard.expected
+    root = source
+    while root.parent is not None:
+        root = root.parent
+    if type(root) is ConstantSource and isinstance(root.value, type):
+        source = PrintedSource(source.name())
+    if guard.kind is GuardKind.ID:
+        kept = Described(describe(kept))
+    elif guard.kind in (GuardKind.TYPE, GuardKind.WEAK_TYPE):
+        kept = Described(type_name(kept))
+    elif guard.kind is GuardKind.TENSOR:
+        kept = Described(str(kept))
+    return guard if source is guard.source and kept is guard.expected else Guard(source, guard.kind, kept, guard.stack)

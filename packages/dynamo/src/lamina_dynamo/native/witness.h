@@ -241,7 +241,10 @@ class WitnessBuilder {
     bool base_pinned = n.parent >= 0 && is_pinned[n.parent];
     switch (n.access) {
       case SLOT: return reread(i);
-      case CONST: is_pinned[i] = true; return;
+      case CONST:
+        is_pinned[i] = true;
+        if (n.weak && !anchor(i, value(i))) failed = true;
+        return;
       case GLOBALS:
         w->pinned.push_back({F_GLOBALS, false, true, i, nullptr, (uint64_t)r.globals});
         is_pinned[i] = true;
