@@ -27,6 +27,7 @@ K = GuardKind
 LARGE_DICT = 400  # entries; larger dictionaries are not copied, only read by constant key
 _SCALARS = frozenset({int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, range, slice, torch.iinfo, torch.finfo})
 _SINGLETONS = frozenset({type(...), type(NotImplemented)})
+_BOUND = frozenset({types.BuiltinFunctionType, types.MethodWrapperType})
 _BY_IDENTITY = frozenset({
     types.BuiltinFunctionType, types.ModuleType, type, types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType,
     types.GetSetDescriptorType, types.MemberDescriptorType, types.CodeType, property, staticmethod, classmethod, types.GenericAlias, types.UnionType, functools._lru_cache_wrapper,
@@ -52,6 +53,8 @@ class Lifting:
         if t in _SCALARS:
             self.guard(source, K.EQUALS, v)
             return v
+        if t in _BOUND and not isinstance(v.__self__, (types.ModuleType, type, type(None))):
+            return self._lift_bound_builtin(v, source)
         if t in _BY_IDENTITY or t in _SINGLETONS:
             return self._lift_identity(v, source)
         if t is types.FunctionType:
@@ -146,7 +149,7 @@ class Lifting:
             return v
         self._guard_tuple(v, source)
         items = [self.lift(x, ItemSource(source, i)) for i, x in enumerate(v)]
-        new = v if all(a is b for a, b in zip(items, v)) else tuple.__new__(type(v), items)
+        new = v if all(a is b for a, b in zip(items, v)) else type(v)(items) if hasattr(type(v), "n_sequence_fields") else tuple.__new__(type(v), items)
         self.lifted[id(v)] = new
         self.keep[id(v)] = v
         self.remember(new, source)
@@ -165,6 +168,19 @@ class Lifting:
         self.lifted[id(v)] = new
         self.keep[id(v)] = v
         self.remember(new, source)
+        return new
+
+    def _lift_bound_builtin(self, v: Any, source: Source) -> Any:
+        """A C method bound to an object, such as `list.append`: the method of the lifted object."""
+        known = self.lifted.get(id(v))
+        if known is not None:
+            return known
+        self.guard(source, K.TYPE, type(v))
+        self.guard(AttrSource(source, "__name__"), K.EQUALS, v.__name__)
+        owner = self.lift(v.__self__, AttrSource(source, "__self__"))
+        new = getattr(owner, v.__name__)
+        self.lifted[id(v)] = new
+        self.keep[id(v)] = v
         return new
 
     def _lift_partial(self, v: functools.partial[Any], source: Source) -> Any:

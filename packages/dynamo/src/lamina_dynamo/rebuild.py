@@ -153,6 +153,8 @@ class Codegen:
             return f"{self.constant(slice)}({self.value(v.start)}, {self.value(v.stop)}, {self.value(v.step)})"
         if t is torch.Size:
             return self._named(v, lambda: f"{self.constant(torch.Size)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if t is types.BuiltinFunctionType and not isinstance(v.__self__, (types.ModuleType, type, type(None))):
+            return self.builtin_method(v)
         if t is float or t is complex or isinstance(v, _HELD):
             return self.constant(v)
         if t is types.FunctionType:
@@ -172,6 +174,8 @@ class Codegen:
         if isinstance(v, tuple):
             if raw_dict(v):
                 self._refuse(v, t, "an object of a tuple subclass with attributes")
+            if hasattr(t, "n_sequence_fields"):  # torch.return_types and other structure sequences
+                return self._named(v, lambda: f"{self.constant(t)}((" + "".join(f"{self.value(x)}, " for x in v) + "))", None)
             return self._named(v, lambda: f"{self.constant(tuple.__new__)}({self.constant(t)}, (" + "".join(f"{self.value(x)}, " for x in tuple.__iter__(v)) + "))", None)
         return self._object(v, t)
 
@@ -207,8 +211,6 @@ class Codegen:
 
     def _object(self, v: Any, t: type) -> str:
         """An instance of a Python class: `__new__`, contents, attributes."""
-        if t is types.BuiltinFunctionType or isinstance(v, types.BuiltinFunctionType):
-            return self.builtin_method(v)
         if isinstance(v, BaseException):
             return self._exception(v, t)
         if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or hasattr(t, "__next__"):
@@ -264,6 +266,7 @@ class Codegen:
                 self.emit(f"{name}.{link} = {self.value(x)}")
         if v.__suppress_context__:
             self.emit(f"{name}.__suppress_context__ = True")
+        self.emit(f"{self.constant(_give_traceback)}({name})")
         return name
 
     def _refuse(self, v: Any, t: type, what: str = "an object that cannot be rebuilt") -> NoReturn:
@@ -335,6 +338,15 @@ class Codegen:
         module = compile(outer, "<lamina replacement>", "exec")
         outer_code = next(c for c in module.co_consts if isinstance(c, types.CodeType))
         return next(c for c in outer_code.co_consts if isinstance(c, types.CodeType) and c.co_name == "replacement")
+
+
+def _give_traceback(exc: BaseException) -> None:
+    """A traceback, which C code expects of a handled exception."""
+    context = exc.__context__
+    try:
+        raise exc
+    except BaseException:
+        exc.__context__ = context
 
 
 def _slots_of(k: type) -> list[str]:

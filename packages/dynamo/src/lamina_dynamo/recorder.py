@@ -141,8 +141,9 @@ class Recorder(TorchFunctionMode):
         nkwargs = {k: self.arg(v) for k, v in kwargs.items()} if kwargs else {}
         kind, target = "call_function", func
         t = type(func)
-        if t is _METHOD_DESCRIPTOR or t is _WRAPPER or (t is FunctionType and getattr(torch.Tensor, func.__name__, None) is func):
-            name = func.__name__
+        method = func.__name__ if t is _METHOD_DESCRIPTOR or t is _WRAPPER else _PYTHON_METHODS.get(func) if t is FunctionType else None
+        if method is not None:
+            name = method
             if name in _REFLECTED:
                 target, nargs = _REFLECTED[name], nargs[::-1]
             elif name == "__setitem__":
@@ -227,6 +228,7 @@ class Recorder(TorchFunctionMode):
         return node
 
 
+_PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})
 

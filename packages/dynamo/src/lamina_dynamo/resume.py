@@ -77,6 +77,8 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
     at = frame.pc - origin.shift
     if at < 0:
         raise CannotRebuild(None, Unsupported("a graph break before the first instruction", code="break-at-start"))
+    while program.instructions[at].op in ("KW_NAMES", "PRECALL"):
+        at += 1
     start = _start(program, at)
     values = _values_by_name(frame)
     cells = _cell_names(code)
@@ -261,8 +263,8 @@ def _make_break_code(code: types.CodeType, at: int, entry: State, globals_: Any,
     splices: list[Asm] = []
     ins, asm = program.instructions[at], index[at]
     inserted: list[Asm] = []
-    for jump, successor, kinds in _successors(program, at, entry.stack):
-        bound = tuple(n for n in entry.locals if n in _names_live(program, successor))
+    for jump, successor, kinds in _successors(program, at, entry):
+        bound = _bound_after(program, ins, entry, successor)
         state = State(successor, bound, kinds)
         first, splice = _leave(code, state, entry, globals_, options, varnames, consts, ins.line)
         if jump:
@@ -304,23 +306,46 @@ def _names_live(program: Program, index: int) -> set[str]:
     return {names[i] for i in live_locals(program, index)}
 
 
-def _successors(program: Program, at: int, stack: tuple[str, ...]) -> list[tuple[bool, int, tuple[str, ...]]]:
+def _bound_after(program: Program, ins: Any, entry: State, successor: int) -> tuple[str, ...]:
+    """Names that are bound and live after the instruction."""
+    names = all_names(program.code)
+    bound = set(entry.locals)
+    if ins.op == "STORE_FAST":
+        bound.add(names[ins.arg])
+    elif ins.op in ("STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST"):
+        bound.add(names[ins.arg >> 4])
+        if ins.op == "STORE_FAST_STORE_FAST":
+            bound.add(names[ins.arg & 15])
+    elif ins.op in ("DELETE_FAST", "LOAD_FAST_AND_CLEAR"):
+        bound.discard(names[ins.arg])
+    live = _names_live(program, successor)
+    return tuple(n for n in names if n in bound and n in live and n not in _cell_names(program.code))
+
+
+def _successors(program: Program, at: int, entry: State) -> list[tuple[bool, int, tuple[str, ...]]]:
     """(by jump?, index, kinds of the stack there) of each way out of an instruction."""
     from .bytecode import NO_FALLTHROUGH
 
-    ins = program.instructions[at]
+    ins, stack = program.instructions[at], entry.stack
+    bound = {i for i, n in enumerate(all_names(program.code)) if n in entry.locals or n in _cell_names(program.code)}
     out = []
     if ins.op not in NO_FALLTHROUGH:
-        out.append((False, at + 1, _kinds_after(ins, stack, False)))
+        out.append((False, at + 1, _kinds_after(ins, stack, False, bound)))
     if ins.target is not None:
-        kinds, target = _kinds_after(ins, stack, True), ins.target
+        kinds, target = _kinds_after(ins, stack, True, bound), ins.target
         if ins.op == "FOR_ITER" and VERSION >= (3, 12):
             kinds, target = stack[:-1], target + (1 if VERSION == (3, 12) else 2)
         out.append((True, target, kinds))
     return out
 
 
-def _kinds_after(ins: Any, stack: tuple[str, ...], jump: bool) -> tuple[str, ...]:
+def _kinds_after(ins: Any, stack: tuple[str, ...], jump: bool, bound: set[int]) -> tuple[str, ...]:
+    """Kinds of the stack items after an instruction; what it pushes is a plain value unless it is listed here."""
+    shuffled = _SHUFFLES.get(ins.op)
+    if shuffled is not None:
+        return shuffled(stack, ins.arg)
+    if ins.op == "LOAD_FAST_AND_CLEAR":
+        return (*stack, PLAIN if ins.arg in bound else EMPTY)
     arg = ins.arg if ins.code >= dis.HAVE_ARGUMENT else None
     depth = len(stack) + dis.stack_effect(ins.code, arg, jump=jump)
     if ins.op == "CALL" and VERSION == (3, 11):
@@ -334,6 +359,20 @@ def _kinds_after(ins: Any, stack: tuple[str, ...], jump: bool) -> tuple[str, ...
     if ins.op in ("CALL", "CALL_KW", "CALL_FUNCTION_EX"):
         return (*grown[:-1], PLAIN)
     return grown
+
+
+def _swap(stack: tuple[str, ...], i: int) -> tuple[str, ...]:
+    items = list(stack)
+    items[-1], items[-i] = items[-i], items[-1]
+    return tuple(items)
+
+
+_SHUFFLES: dict[str, Any] = {
+    "PUSH_NULL": lambda s, a: (*s, EMPTY),
+    "COPY": lambda s, a: (*s, s[-a]),
+    "SWAP": _swap,
+    "PUSH_EXC_INFO": lambda s, a: (*s[:-1], SLOT, PLAIN),
+}
 
 
 def _leave(code: types.CodeType, state: State, entry: State, globals_: Any, options: Any, varnames: tuple[str, ...], consts: list[Any], line: int | None) -> tuple[Asm, list[Asm]]:

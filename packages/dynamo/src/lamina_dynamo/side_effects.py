@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Any
 
+from .attributes import raw_dict
 from .control import DELETED, MISSING
 from .lift import _contents
 from .rebuild import Codegen
@@ -76,6 +77,8 @@ def _attributes(cap: Any, cg: Codegen, stores: list[str]) -> None:
         tensor = cap.is_fake(obj)
         for attr, v in attributes.items():
             if v is DELETED:
+                if not tensor and attr not in (raw_dict(obj) or (attr,)):
+                    continue  # made and deleted within the frame
                 stores.append(f"{cg.constant(object.__delattr__)}({name}, {attr!r})")
             elif tensor or callable(getattr(obj, "__code__", None)):
                 stores.append(f"{cg.constant(setattr)}({name}, {attr!r}, {cg.value(v)})")
