@@ -147,7 +147,11 @@ def _apply(group: Group, mapping: dict, sizes: dict[Expr, Expr]) -> Group:
             out.sizes[v] = n
             continue
         for s in mapping[v].free_symbols:
-            out.sizes[s] = sizes.get(s) or group.sizes.get(s) or n
+            size = sizes.get(s, group.sizes.get(s))
+            if size is not None:
+                out.sizes[s] = size
+            elif mapping[v] is s:
+                out.sizes[s] = n  # else a symbolic size, which is no loop
     out.accesses = [GroupAccess(a.node, a.buffer, a.index.subs(mapping), a.write, a.affine) for a in group.accesses]
     return out
 
