@@ -138,7 +138,12 @@ class _EntryWriter:
         def array(values: Any) -> str:
             if not values:
                 return "(const i64*)0"
-            return f"(const i64[]){{{', '.join(self.expr(v) for v in values)}}}"
+            text = f"{{{', '.join(self.expr(v) for v in values)}}}"
+            if all(isinstance(v, int) or v.is_const for v in values):
+                return f"(const i64[]){text}"
+            name = self.fresh("shape")  # C++ refuses the address of a temporary array that is not constant
+            self.line(f"const i64 {name}[] = {text};")
+            return name
         return len(size), array(size), array(stride)
 
     def assign_output(self, buffer: Buffer, handle: str) -> None:
