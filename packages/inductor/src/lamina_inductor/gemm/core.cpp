@@ -18,8 +18,12 @@ typedef long i64;
 #define NPAD 2
 #endif
 #define NR (NPAD * LANES)
-#define KC 256
-#define NC (NR * (384 / NR))
+#ifndef KC
+#define KC 384
+#endif
+#ifndef NC
+#define NC (NR * (256 / NR))
+#endif
 typedef float V __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int VI __attribute__((vector_size(4 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
@@ -189,9 +193,9 @@ NOINLINE void pack_panel(i64 K, i64 n, const float* B, i64 rs, i64 cs, float* P)
   }
 }
 
-// Q[k * MR + i] = A[i, k] for i < m
-NOINLINE void pack_rows(i64 K, int m, const float* A, i64 rs, i64 cs, float* Q) {
-  if (m == MR && rs == 1) {
+// Q[k * MR + i] = A[i, k] for i < m; `whole`: MR rows may be read
+NOINLINE void pack_rows(i64 K, int m, bool whole, const float* A, i64 rs, i64 cs, float* Q) {
+  if (whole && rs == 1) {
     for (i64 k = 0; k < K; k++)
       for (int i = 0; i < MR; i++) Q[k * MR + i] = A[i + k * cs];
     return;
@@ -228,7 +232,7 @@ NOINLINE void tile(const lamina_gemm_call& g, i64 b, i64 m0, i64 m1, i64 n0, i64
         i64 i0 = m0 + i * (m1 - m0) / nm, i1 = m0 + (i + 1) * (m1 - m0) / nm;
         int m = (int)(i1 - i0);
         const float* a = A + i0 * g.a_row + k0 * g.a_col;
-        if (!in_place) { pack_rows(kn, m, a, g.a_row, g.a_col, rows); a = rows; }
+        if (!in_place) { pack_rows(kn, m, i0 + MR <= g.M, a, g.a_row, g.a_col, rows); a = rows; }
         for (i64 j = 0; j < jn; j += NR) {
           i64 cols = least(NR, jn - j);
           int half = cols <= LANES;

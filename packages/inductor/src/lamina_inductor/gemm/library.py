@@ -1,4 +1,4 @@
-"""The shared library of `core.cpp`: where it is, and what a caller in generated code must declare."""
+"""The shared library of `core.cpp` and `attention.cpp`: where it is, and what a caller in generated code must declare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lamina_dynshape.support.toolchain import compile_shared
 
-__all__ = ["DECLARATION", "DEFINITION", "library_path"]
+__all__ = ["ATTENTION_DECLARATION", "ATTENTION_DEFINITION", "DECLARATION", "DEFINITION", "library_path"]
 
 FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti")
 
@@ -24,10 +24,25 @@ struct lamina_gemm_call {
   lamina_epilogue epilogue; void* context;
 };"""
 
+ATTENTION_DECLARATION = """struct lamina_attention_call;
+int lamina_attention(const lamina_attention_call*); int lamina_attention_backward(const lamina_attention_call*);"""
+ATTENTION_DEFINITION = """struct lamina_attention_call {
+  i64 B, H, Q, K, D;
+  float scale; int causal;
+  const float *q, *k, *v, *mask;
+  i64 qs[3], ks[3], vs[3], ms[4];
+  float *o, *lse;
+  i64 os[3], ls[3];
+  const float* go;
+  i64 gs[3];
+  float *dq, *dk, *dv;
+  i64 dqs[3], dks[3], dvs[3];
+};"""
+
 
 @cache
 def _source() -> str:
-    return Path(__file__).with_name("core.cpp").read_text()
+    return "".join(Path(__file__).with_name(name).read_text() for name in ("core.cpp", "attention.cpp"))
 
 
 def library_path() -> str:
