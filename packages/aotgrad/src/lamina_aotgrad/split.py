@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lamina_dynshape import expr_of
 from lamina_primops.fxtools import add_node, graph_module, is_random, target_name
-from torch import Tensor, fx
+from torch import SymInt, Tensor, fx
 
 from .joint import Joint
 from .signature import SavedSource
@@ -145,11 +146,26 @@ class _Writer:
 def emit(joint: Joint, split: Split, saved: Sequence[fx.Node]) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The forward and backward graphs that keep `saved`; fills the signature's `saved` fields."""
     signature = joint.signature
+    saved = [*saved, *_symbols_of(split, saved)]
     saved = sorted(saved, key=lambda n: not isinstance(n.meta["val"], Tensor))  # stable: symbolic numbers last
     signature.saved = [n.meta["val"] for n in saved]
     signature.num_saved_symbols = sum(not isinstance(v, Tensor) for v in signature.saved)
     forward, signature.saved_sources = _forward(joint, split, saved)
     return forward, _backward(joint, split, saved)
+
+
+def _symbols_of(split: Split, saved: Sequence[fx.Node]) -> list[fx.Node]:
+    """Size inputs, not saved yet, of the symbols in the backward's inputs: a compiler takes the sizes of its loops from them."""
+    sizes = {expr_of(n.meta["val"]): n for n in split.primals if isinstance(n.meta["val"], SymInt)}
+    if not sizes:
+        return []
+    wanted: dict[fx.Node, None] = {}
+    for node in (*saved, *split.tangents):
+        val = node.meta["val"]
+        numbers = (*val.shape, *val.stride(), val.storage_offset()) if isinstance(val, Tensor) else (val,)
+        symbols = {s for number in numbers if isinstance(number, SymInt) for s in expr_of(number).free_symbols}
+        wanted.update((sizes[s], None) for s in sorted(symbols, key=str) if s in sizes and sizes[s] not in saved)
+    return list(wanted)
 
 
 def _forward(joint: Joint, split: Split, saved: Sequence[fx.Node]) -> tuple[fx.GraphModule, list[SavedSource]]:
