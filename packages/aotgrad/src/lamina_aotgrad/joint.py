@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lamina_dynshape import fake_mode_of
+from lamina_dynshape import FakeMode, fake_mode_of
 from lamina_dynshape.support.errors import InternalError, Unsupported
 from lamina_primops.tracer import TraceMode, Tracer
 from lamina_primops.fxtools import is_random
@@ -42,7 +42,8 @@ class Joint:
 
     @property
     def has_backward(self) -> bool:
-        return bool(self.signature.grad_inputs)
+        """Whether an output is differentiable; there may still be no gradient for any input."""
+        return bool(self.signature.tangents)
 
 
 class _JointTracer(Tracer):
@@ -109,9 +110,9 @@ def trace_joint(
     tensors = [f for f in fakes if isinstance(f, Tensor)]
     if training is None:
         training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    mode = fake_mode_of(*tensors)
-    if mode is None:
-        raise InternalError("trace_joint needs fake tensors as inputs")
+    mode = fake_mode_of(*tensors) or FakeMode()
+    if len(tensors) > 0 and fake_mode_of(*tensors) is None:
+        raise InternalError("trace_joint needs fake tensors, got real ones")
     names, roles, sources = _describe_inputs(target, fakes, roles)
     signature = GraphSignature(roles=list(roles), autocast=torch.is_autocast_enabled("cpu"))
     tracer = _JointTracer(mode)
@@ -119,7 +120,8 @@ def trace_joint(
         run = _Run(tracer, [_bind(tracer, mode, n, f, r, s) for n, f, r, s in zip(names, fakes, roles, sources, strict=True)])
         with mode, TraceMode(tracer), functionalization():
             _make_arguments(run, fakes, training)
-            flat = _flat_tuple(_run_program(target, run))
+            with _memory_reads_refused():
+                flat = _flat_tuple(_run_program(target, run))
             _refuse_hidden_parameters(tracer, training)
             table = _classify(run, flat, signature)
             _record_mutations(run, fakes, signature, table)
@@ -144,9 +146,19 @@ def _describe_inputs(target: Any, fakes: Sequence[Any], roles: Sequence[str] | N
 
 @contextlib.contextmanager
 def _plain_grad_mode(training: bool) -> Iterator[None]:
-    """Grad mode of the trace; inference mode is left, since its tensors cannot be traced."""
-    with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and training):
-        yield
+    """Grad mode of the trace; inference mode is left, since its tensors cannot be traced.
+
+    oneDNN is off while gradients are traced: its recurrent layer keeps a workspace only under autograd, which compiled forwards run below.
+    Recurrent layers then trace as their steps; no other composite looks at the flag.
+    """
+    one_dnn = torch._C._get_mkldnn_enabled()
+    if training:
+        torch._C._set_mkldnn_enabled(False)
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and training):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(one_dnn)
 
 
 def _bind(tracer: Tracer, mode: Any, name: str, fake: Any, role: str, source: str | None) -> Any:
@@ -219,6 +231,17 @@ def _refuse_hidden_parameters(tracer: Tracer, training: bool) -> None:
     """A real tensor that the program reaches without it being an input is a constant: it must not want a gradient."""
     if training and any(real.requires_grad for real in tracer._known.values()):
         raise Unsupported("tensor that requires gradients and is no input of the graph", hint="pass it as an input", code="hidden_parameter")
+
+
+@contextlib.contextmanager
+def _memory_reads_refused() -> Iterator[None]:
+    """Kernels that look at a tensor's elements fail on fakes with an error of PyTorch's own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "data is not allocated" in str(error) or "Cannot access data pointer" in str(error):
+            raise Unsupported("operator that reads a tensor's memory while tracing", saw=str(error).splitlines()[0]) from error
+        raise
 
 
 def _attribute(module: Any, path: str) -> Any:

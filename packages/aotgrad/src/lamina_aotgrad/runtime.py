@@ -22,12 +22,13 @@ __all__ = ["avoid_overlap", "inference_callable", "training_callable"]
 Compiled = Callable[..., Sequence[Any]]
 _aten = torch.ops.aten
 _copy_each = torch._foreach_copy_
+_autocast_enabled = torch._C._is_any_autocast_enabled
 
 
 def inference_callable(compiled: Compiled, signature: GraphSignature, *, writes_inputs: bool = False) -> Compiled:
     """A callable for a graph without gradients. `writes_inputs`: the compiled callable has done the plain `mutations` itself."""
     finish = _finisher(signature, writes_inputs)
-    call = _guarded(compiled, signature)
+    call = _guarded(_unwrapped(compiled), signature)
     if finish is None:
         return call
 
@@ -35,6 +36,11 @@ def inference_callable(compiled: Compiled, signature: GraphSignature, *, writes_
         return finish(args, call(*args))
 
     return run
+
+
+def _unwrapped(compiled: Compiled) -> Compiled:
+    """The native `entry` of a compiled graph, when it shows one: a Python frame less per call."""
+    return getattr(compiled, "entry", compiled)
 
 
 def _guarded(compiled: Compiled, signature: GraphSignature) -> Compiled:
@@ -183,7 +189,7 @@ class _Plan:
     """What one compiled forward and backward need at each call, as index lists."""
 
     __slots__ = (
-        "backward", "compile_backward", "differentiable", "edges", "forward", "gradient_slots", "num_edges", "num_outputs", "saved", "saved_symbols",
+        "backward", "compile_backward", "differentiable", "edges", "forward", "no_gradients", "num_outputs", "saved", "saved_symbols",
         "tangents",
     )  # fmt: skip
 
@@ -194,7 +200,7 @@ class _Plan:
         self.num_outputs = signature.num_outputs
         self.differentiable = tuple(signature.differentiable)
         self.edges = tuple(signature.grad_inputs or signature.requires_grad[:1])
-        self.num_edges = len(self.edges)
+        self.no_gradients = not signature.grad_inputs  # one edge all the same: outputs have a history
         tensors = len(signature.saved) - signature.num_saved_symbols
         self.saved = tuple((s.is_input, s.index) for s in signature.saved_sources[:tensors])
         self.saved_symbols = tuple((s.is_input, s.index) for s in signature.saved_sources[tensors:])
@@ -243,17 +249,21 @@ class _CompiledGraph(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         plan = ctx.plan
+        if plan.no_gradients:
+            return (None, None, None)
         layouts = ctx.layouts
         tangents = [
             spec.fit(g, layouts[i] if layouts else None) for i, (spec, g) in enumerate(zip(plan.tangents, grads, strict=True))
         ]
         symbols = ctx.symbols if plan.saved_symbols else ()
         if plan.backward is None:
-            plan.backward = plan.compile_backward()
-        if not torch.is_grad_enabled():
+            plan.backward = _unwrapped(plan.compile_backward())
+        if not torch.is_grad_enabled() and not _autocast_enabled():
             return (None, None, *plan.backward(*ctx.saved_tensors, *symbols, *tangents))
-        with torch.no_grad():
+        with torch.no_grad(), torch._C._DisableAutocast():
             gradients = plan.backward(*ctx.saved_tensors, *symbols, *tangents)
+        if not torch.is_grad_enabled():
+            return (None, None, *gradients)
         return (None, None, *_refuse_second_order(gradients))
 
 
@@ -282,7 +292,7 @@ def training_callable(
     forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature, *, writes_inputs: bool = False
 ) -> Compiled:
     """A callable whose differentiable outputs hang on one autograd node. The backward is compiled when first needed."""
-    plan = _Plan(_guarded(forward, signature), compile_backward, signature)
+    plan = _Plan(_guarded(_unwrapped(forward), signature), compile_backward, signature)
     finish = _finisher(signature, writes_inputs) or (lambda args, outs: tuple(outs[: signature.num_outputs]))
     edges, differentiable, count = plan.edges, plan.differentiable, plan.num_outputs
     every_output = differentiable == tuple(range(count))
