@@ -101,3 +101,8 @@ def check_same(
 @pytest.fixture
 def same() -> Callable[..., Any]:
     return check_same
+
+
+@pytest.fixture
+def gradients_of() -> Callable[..., Any]:
+    return gradients

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lamina_dynshape import FakeMode
+from lamina_dynshape import FakeMode, fake_mode_of
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import Unsupported
 from lamina_dynshape.support.logs import artifact, enabled, log
@@ -43,7 +43,8 @@ def aot_function(
 ) -> Callable[..., tuple[Any, ...]]:
     """A callable on flat inputs that returns the flat tuple of outputs, run by the given compilers.
 
-    `target`: a `torch`-dialect graph, or a function of flat inputs that returns a flat tuple. `example_inputs`: the tensors and sizes of this call.
+    `target`: a `torch`-dialect graph, or a function of flat inputs that returns a flat tuple. `example_inputs`: the tensors and sizes of
+    this call, or fakes of them.
     Compilers: `compiler(gm, fake_inputs, *, kind, signature)`, `kind` in inference, forward, backward; with the attribute
     `supports_input_mutation` they write the signature's `mutations` themselves and return the outputs before those
     (`keep_inference_input_mutations=False` keeps inference from it). Raises `Unsupported` for what cannot be traced.
@@ -67,7 +68,7 @@ def _fakes(target: Any, example_inputs: Sequence[Any]) -> list[Any]:
         holders = [n for n in target.graph.nodes if n.op == "placeholder"]
         if all("val" in n.meta for n in holders) and holders:
             return [n.meta["val"] for n in holders]
-    mode = FakeMode()
+    mode = fake_mode_of(*example_inputs) or FakeMode()  # fakes may be given, with symbolic sizes for instance
     return [mode.from_real(x) if isinstance(x, Tensor) else x for x in example_inputs]
 
 

@@ -1,0 +1,97 @@
+"""Symbolic sizes through trace, partition and run time: one compilation serves several sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lamina_aotgrad import aot_function, run_graph
+from lamina_dynshape import FakeMode, ShapeEnv
+from torch import Tensor
+
+
+def compile_dynamic(fn, inputs, dims):
+    """`fn(size, *tensors)` with the dimensions `dims` (tensor -> dim) symbolic and equal; compiled graphs by kind."""
+    mode = FakeMode(ShapeEnv())
+    fakes = [mode.from_real(t, source=f"L['a{i}']", dynamic_dims={dims[i]} if i in dims else ()) for i, t in enumerate(inputs)]
+    size = fakes[0].shape[dims[0]]
+    assert isinstance(size, torch.SymInt)
+    graphs = {}
+
+    def compiler(gm, fake_inputs, *, kind, signature):
+        graphs[kind] = gm
+        return run_graph(gm, fake_inputs, kind=kind, signature=signature)
+
+    return aot_function(fn, [size, *fakes], fw_compiler=compiler), graphs
+
+
+@pytest.fixture
+def check(gradients_of):
+    return lambda *a, **k: compare(gradients_of, *a, **k)
+
+
+def compare(gradients, fn, make, dims, sizes=(5, 7, 3)):
+    compiled, graphs = compile_dynamic(fn, make(sizes[0]), dims)
+    for n in sizes:
+        torch.manual_seed(n)
+        ours = make(n)
+        torch.manual_seed(n)
+        theirs = make(n)
+        mine, eager = compiled(n, *ours), fn(n, *theirs)
+        for a, b in zip(mine, eager, strict=True):
+            assert not isinstance(a, Tensor) or (a.stride() == b.stride() and a.requires_grad == b.requires_grad)
+            torch.testing.assert_close(a, b)
+        for a, b in zip(gradients(ours, mine), gradients(theirs, eager), strict=True):
+            torch.testing.assert_close(a, b)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
+    return graphs
+
+
+def P(*size):
+    return torch.randn(*size, requires_grad=True)
+
+
+def test_pointwise_and_matmul(check):
+    check(lambda n, x, w: (F.gelu(x @ w).sum(0), x.mean()), lambda n: [P(n, 4), P(4, 6)], {0: 0})
+
+
+def test_reshape_with_the_size(check):
+    check(lambda n, x: (x.view(n * 2, 2).exp(), x.reshape(-1).sin(), n * 2), lambda n: [P(n, 4)], {0: 0})
+
+
+def test_views_of_inputs_and_outputs(check):
+    def f(n, x):
+        y = x * 2
+        return x.view(n * 2, 2), x[: n - 1], y, y.view(-1)
+
+    check(f, lambda n: [P(n, 4)], {0: 0})
+
+
+def test_attention(check):
+    def f(n, q, k, v):
+        return (F.scaled_dot_product_attention(q, k, v, is_causal=True),)
+
+    check(f, lambda n: [P(2, 2, n, 4), P(2, 2, n, 4), P(2, 2, n, 4)], {0: 2, 1: 2, 2: 2})
+
+
+def test_written_input(check):
+    def f(n, x):
+        x.add_(1)
+        return (x.view(2 * n, 2) * n,)
+
+    check(f, lambda n: [torch.randn(n, 4)], {0: 0})
+
+
+def test_dropped_gradient_has_the_size_of_the_call():
+    compiled, _ = compile_dynamic(lambda n, x: (x.exp(), x.sin()), [P(5, 2)], {0: 0})
+    x = P(9, 2)
+    compiled(9, x)[0].sum().backward()
+    torch.testing.assert_close(x.grad, x.detach().exp())
+
+
+def test_sizes_are_saved_as_numbers(check):
+    graphs = check(lambda n, x: (x.sum(0).expand(n, 3).sin(),), lambda n: [P(n, 3)], {0: 0})
+    saved = [h.meta["val"] for h in graphs["backward"].graph.nodes if h.op == "placeholder" and h.name.startswith("saved")]
+    assert any(isinstance(v, torch.SymInt) for v in saved)
+    assert all(tuple(v.shape) == (3,) for v in saved if isinstance(v, Tensor)), "the expanded value is recomputed from its base"
