@@ -75,10 +75,29 @@ class Facts:
             hi = bounds(e + f, self.ranges)[1]
             if hi is not None and hi < 0:  # e < -f <= 0
                 return False
+        if len(e.terms()[0]) > 1:
+            if self._positive_by_shift(e):
+                return True
+            if self._positive_by_shift(-e - 1):
+                return False
         relaxed = _without_quotient(e)
         if relaxed is not None and bounds(relaxed[0], self.ranges)[0] is not None and self.decide(_at_least_zero(relaxed[0])):
             return True
         return _ge_by_factors(e, self)
+
+    def _positive_by_shift(self, e: Expr) -> bool:
+        """e >= 0 because it has no negative coefficient when each symbol is written as its lower bound plus something >= 0."""
+        shift = {}
+        for s in e.free_symbols:
+            lo = self.ranges.get(s, (None, None))[0]
+            if lo is None:
+                return False
+            shift[s] = s + lo
+        pairs, const = e.subs(shift).terms()
+        if const < 0 or any(c < 0 for _, c in pairs):
+            return False
+        natural: dict[Symbol, Range] = dict.fromkeys(shift, (0, None))
+        return all((bounds(m, natural)[0] or 0) >= 0 and bounds(m, natural)[0] is not None for m, _ in pairs)
 
     def _decide_zero(self, relation: Relation) -> bool | None:
         e, if_zero = relation.e, relation.kind == "eq"

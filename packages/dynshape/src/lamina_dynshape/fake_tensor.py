@@ -118,15 +118,18 @@ class FakeTensor(torch.Tensor):
         if (sizes, strides, offset) == (self.sizes, self.strides, self.offset):
             return self
         device = self.dev
+        to_int = self.fake_mode.to_int
+        if self.fake_mode.shape_env is not None:
+            # `set_` takes no symbolic sizes; symbolic fakes have a storage large enough for any.
+            with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch(), self.fake_mode.shape_env.quiet():
+                torch.ops.aten.as_strided_.default(self, [to_int(s) for s in sizes], [to_int(s) for s in strides], to_int(offset))
+            return _mirror(self, sizes, strides, offset)
         storage = _big_storages.get(device)
         if storage is None:
             donor = torch.Tensor._make_wrapper_subclass(_Donor, (1,), dtype=torch.uint8, device=device, storage_size=_BIG_STORAGE_BYTES)
             storage = _big_storages[device] = donor.untyped_storage()
-        to_int = self.fake_mode.to_int
         with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
-            torch.ops.aten.set_.source_Storage_storage_offset(
-                self, storage, to_int(offset), [to_int(s) for s in sizes], [to_int(s) for s in strides]
-            )
+            torch.ops.aten.set_.source_Storage_storage_offset(self, storage, offset, sizes, strides)
         return _mirror(self, sizes, strides, offset)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -97,6 +99,7 @@ class ShapeEnv:
         self._nodes: dict[Expr, IntNode] = {}
         self._unbacked = 0
         self._frozen = 0
+        self._quiet = 0
 
     # -- symbols ------------------------------------------------------------------------------------------------------
     def create_symbol(
@@ -240,6 +243,8 @@ class ShapeEnv:
         known = self.facts.decide(condition)
         if known is not None:
             return known
+        if self._quiet:
+            return True if self.unbacked_in(condition) else condition.evaluate(self._hint_values)
         if self.unbacked_in(condition):
             raise self._no_value(condition)
         answer = condition.evaluate(self._hint_values)
@@ -376,6 +381,15 @@ class ShapeEnv:
     def source_of(self, s: Symbol) -> str:
         """How the program reaches a symbol's value, or its name."""
         return self.symbols[s].source or s.name if s in self.symbols else s.name
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Answer by the hints and record nothing: for questions whose answer the program does not depend upon."""
+        self._quiet += 1
+        try:
+            yield
+        finally:
+            self._quiet -= 1
 
     def freeze(self) -> None:
         """Refuse new guards from now on: later passes must not narrow what the entry checks."""
