@@ -18,6 +18,7 @@ from .control import Observed, native, unsupported
 from .guards import GuardKind
 from .lift import is_torch_owned
 from .control import DELETED, MISSING
+from .peer import peer_module
 from .source import AttrSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, instance_attr, module_member
 
 if TYPE_CHECKING:
@@ -255,6 +256,8 @@ def _module_attr(cap: Capture, m: types.ModuleType, name: str) -> Any:
     if key in cap.globals_overlay:
         return cap.globals_overlay[key]
     value = m.__dict__.get(name, MISSING)
+    if m is torch and name == "_dynamo":
+        return peer_module("torch._dynamo")
     if value is MISSING:
         value = native(getattr, m, name)
         return cap.lift(value, ConstantSource(value))

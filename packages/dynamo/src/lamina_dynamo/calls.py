@@ -11,8 +11,9 @@ import functools
 import itertools
 import operator
 import types
+import weakref
 from collections import OrderedDict, defaultdict, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -20,8 +21,9 @@ from .attributes import class_lookup, generic_attr, generic_delete, generic_stor
 from .binding import bind
 from .control import native, observe, unsupported
 from .frames import Frame, run
+from .peer import STAND_INS
 from .control import MISSING
-from .source import ClosureSource, ConstantSource
+from .source import CallSource, ClosureSource, ConstantSource
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -108,6 +110,9 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
         if type(method) is _FUNCTION:
             return call(cap, method, (fn, *args), kwargs)
         return call(cap, load_attr(cap, fn, "__call__"), args, kwargs)
+    if isinstance(fn, weakref.ref):
+        src = cap.sources.get(id(fn))
+        return native(fn) if src is None else cap.lift(fn(), CallSource(_referent, src))
     if t.__module__ in ("operator", "itertools", "functools", "_operator", "types", "typing", "builtins"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
     if t.__module__.startswith("torch.jit") or t.__name__ in ("ScriptFunction", "ScriptMethod"):
@@ -115,13 +120,30 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
     unsupported("c-call", "a call of an object implemented in C", saw=f"{t.__module__}.{t.__qualname__}")
 
 
+def _referent(ref: Any) -> Any:
+    return ref()
+
+
 # ---- Python functions --------------------------------------------------------------------------------------------------
 _policies: dict[types.CodeType, Any] = {}
-_INLINE, _NATIVE, _OWN = "inline", "native", "own"
+_INLINE, _NATIVE, _OWN, _HIDDEN = "inline", "native", "own", "hidden"
+
+
+class _Instead(NamedTuple):
+    """Call this function in its place."""
+
+    fn: Any
 
 
 def _policy_of(fn: Any) -> Any:
     module = fn.__globals__.get("__name__") or ""
+    if module == "torch._compile":
+        return _HIDDEN
+    if module.startswith("torch._dynamo"):
+        stand_in = STAND_INS.get(fn.__name__)
+        if stand_in is not None:
+            return _Instead(stand_in)
+        return ("peer", "a function of the reference compiler", "use lamina's")
     if module.startswith("lamina_dynamo."):
         return _OWN
     if module in _REFUSED_MODULES:
@@ -143,8 +165,19 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     policy = _policies.get(code)
     if policy is None:
         policy = _policies[code] = _policy_of(fn)
+    if "_lamina_disable" in fn.__dict__:
+        unsupported("disabled", "a call of a function marked by disable", saw=fn.__qualname__)
     if policy is not _INLINE:
+        if type(policy) is _Instead:
+            return call(cap, policy.fn, args, kwargs)
         if policy is _NATIVE or policy is _OWN:
+            return native(fn, *args, **(kwargs or {}))
+        if policy is _HIDDEN:  # torch's lazy wrapper of what it keeps from compilers: go to the function itself
+            from .rules.torch_api import unwrap_disabled
+
+            inner = unwrap_disabled(fn)
+            if inner is not None:
+                return call(cap, inner, args, kwargs)
             return native(fn, *args, **(kwargs or {}))
         if policy[0] == "numpy" and not cap.any_tensor(args, kwargs):
             return native(fn, *args, **(kwargs or {}))
@@ -173,7 +206,7 @@ _CONTAINER_TYPES = (list, dict, set, tuple, frozenset, deque, str, bytes, int, f
 
 def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     owner = fn.__self__
-    if owner is None or isinstance(owner, types.ModuleType):
+    if owner is None or isinstance(owner, types.ModuleType) or (fn.__module__ or "").startswith("torch._C"):
         return _call_module_function(cap, fn, args, kwargs)
     if isinstance(owner, torch.Tensor):
         return native(fn, *args, **(kwargs or {}))
@@ -224,7 +257,7 @@ def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any
 
 
 def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
-    module = getattr(fn.__self__, "__name__", None) or fn.__module__ or ""
+    module = (fn.__module__ or "") if (fn.__module__ or "").startswith("torch") else getattr(fn.__self__, "__name__", None) or fn.__module__ or ""
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
     if module in _PURE_C_MODULES:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "unsupported"]
 
 
 class Observed(Exception):
@@ -35,6 +35,10 @@ class CannotRebuild(BaseException):
     def __init__(self, step: int | None, reason: Unsupported) -> None:
         super().__init__(str(reason))
         self.step, self.reason = step, reason
+
+
+class CannotCheck(BaseException):
+    """The graph changes its inputs, so a condition cannot be checked after it: capture again and break at conditions."""
 
 
 def observe(exc: BaseException) -> NoReturn:

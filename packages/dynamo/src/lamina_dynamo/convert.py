@@ -20,7 +20,7 @@ from lamina_dynshape.support.timers import stage
 from torch import fx
 
 from . import native
-from .control import CannotRebuild, Observed, RestartCapture, Unsupported
+from .control import CannotCheck, CannotRebuild, Observed, RestartCapture, Unsupported
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
 from .guards import Guard, GuardKind, state_guard
@@ -70,8 +70,9 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     ext = extension()
     try:
         converted = _convert(fn, slots, options, DynamicPolicy(options.dynamic, frame_state))
-    except _UserException:
+    except _UserException as e:
         counters["frames"]["raised"] += 1
+        log("graph_breaks").info("%s raised during capture: %s", fn.__qualname__, e)
         return ext.RUN_EAGER
     except _CannotConvert as e:
         if options.fullgraph:
@@ -115,8 +116,10 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     break_at: int | None = options.__dict__.get("forced_break") if origin_of(code).shift == 0 else None  # the break fuzzer's
     reason: Unsupported | None = Unsupported("a break that a test forced", code="forced") if break_at is not None else None
     tried: set[int] = set()
+    no_checks = False
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
+        cap.no_checks = no_checks
         with stage("capture"), _deep_recursion():
             try:
                 with _capturing(cap):
@@ -128,6 +131,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 step, why = r.step, r.reason
             except Observed as e:
                 raise _UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
+            except CannotCheck:
+                no_checks = True
+                continue
             except CannotRebuild as r:  # break where the object was made, or give up
                 step, why = r.step, r.reason
         if options.fullgraph:
@@ -199,6 +205,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         value = cg.value(result)
         emit_side_effects(cap, cg)
         tail = [f"return {value}"]
+    head_checks = _checks(cap, cg)
     gm, inputs, examples = _graph_module(cap, cg)
     head: list[str] = []
     compiled = None
@@ -209,7 +216,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         head.append(f"{outs}= {call_text}" if outs else call_text)
         if cap.final_grad != cap.entry_grad:
             head.append(f"{cg.constant(torch._C._set_grad_enabled)}({cap.final_grad})")
-    body = head + cg.lines + tail
+    body = head + head_checks + cg.lines + tail
     replacement = cg.code(body)
     guards = _guards(cap)
     converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), guards, gm, examples, reason, compiled, "\n".join(body))
@@ -217,6 +224,24 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         counters["graph_breaks"][reason.code] += 1
         log("graph_breaks").info("%s", reason)
     return converted
+
+
+def _checks(cap: Capture, cg: Codegen) -> list[str]:
+    """Lines that run the original where a condition that the path relies on does not hold. Only where the graph changed nothing yet."""
+    if not cap.checks:
+        return []
+    if cap.recorder.writes_inputs or cap.recorder.impure:
+        raise CannotCheck
+    code = cap.root_function.__code__
+    named = code.co_argcount + code.co_kwonlyargcount
+    args = [f"_a_{i}" for i in range(code.co_argcount)]
+    if code.co_flags & 4:
+        args.append(f"*_a_{named}")
+    args += [f"{code.co_varnames[i]}=_a_{i}" for i in range(code.co_argcount, named)]
+    if code.co_flags & 8:
+        args.append(f"**_a_{named + bool(code.co_flags & 4)}")
+    original = f"{cg.constant(cap.root_function)}({', '.join(args)})"
+    return [f"if bool({cg.value(t)}) is not {expected}: return {original}" for t, expected in cap.checks]
 
 
 def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, list[Any], list[Any]]:
@@ -278,7 +303,7 @@ def _call_backend(backend: Any, gm: fx.GraphModule, examples: list[Any]) -> Any:
 def _guards(cap: Capture) -> list[Guard]:
     guards = [cap.entry_state, *cap.guards]
     distinct = [inp.source for inp in cap.inputs.values() if inp.role == "input" and type(inp.source).__name__ != "ConstantSource"]
-    if cap.recorder.mutated and len(distinct) > 1:
+    if len(distinct) > 1 and cap.recorder.writes_inputs:
         guards.append(Guard(distinct[0], GuardKind.NO_ALIAS, tuple(distinct[1:])))
     guards += cap.shape_guards()
     return guards

@@ -53,7 +53,7 @@ class Lifting:
         if t in _SCALARS:
             self.guard(source, K.EQUALS, v)
             return v
-        if t in _BOUND and not isinstance(v.__self__, (types.ModuleType, type, type(None))):
+        if t in _BOUND and not isinstance(v.__self__, (types.ModuleType, type, type(None))) and hasattr(v.__self__, v.__name__):
             return self._lift_bound_builtin(v, source)
         if t in _BY_IDENTITY or t in _SINGLETONS:
             return self._lift_identity(v, source)

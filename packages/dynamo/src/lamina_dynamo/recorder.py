@@ -57,7 +57,8 @@ class Recorder(TorchFunctionMode):
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
         self.held: list[Any] = []
         self.last_placeholder: fx.Node | None = None
-        self.mutated: set[int] = set()  # ids of input fakes written in place
+        self.mutated: set[int] = set()  # storage keys of fakes written in place
+        self.impure = False  # random numbers were drawn, or state was set
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -91,9 +92,12 @@ class Recorder(TorchFunctionMode):
         if not _has_value(out):
             if name.endswith("_") and name not in _PURE_DUNDERS and (out is None or name in _WRITING_DUNDERS):
                 self.emit(func, args, kwargs, None)
+                self._written(args[0] if args else None)
             return out
         if type(out) is torch.Tensor:
             out = self.cap.lift_constant(out)
+        if "rand" in name or "drop" in name or name in _RANDOM:
+            self.impure = True
         node = self.emit(func, args, kwargs, out)
         if _is_tensor(out):
             if id(out) in self.nodes or id(out) in self.cap.inputs:
@@ -109,8 +113,17 @@ class Recorder(TorchFunctionMode):
             self.bind_parts(node, out)
         return out
 
-    def _written(self, fake: Any) -> None:
-        self.mutated.add(id(fake))
+    def _written(self, v: Any) -> None:
+        if isinstance(v, torch.Tensor):
+            self.mutated.add(v.storage_key)
+        elif isinstance(v, (list, tuple)):
+            for x in v:
+                self._written(x)
+
+    @property
+    def writes_inputs(self) -> bool:
+        """Whether memory of an input was written."""
+        return bool(self.mutated) and any(inp.fake.storage_key in self.mutated for inp in self.cap.inputs.values())
 
     def bind_parts(self, node: fx.Node, out: Any) -> None:
         """Give each tensor of a structured result its own node."""
@@ -229,6 +242,7 @@ class Recorder(TorchFunctionMode):
 
 
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
+_RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})
 
@@ -280,6 +294,9 @@ def _read_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _read_grad(rec: Recorder, t: Any) -> Any:
     cap = rec.cap
+    written = cap.overlay.get(id(t))
+    if written is not None and "grad" in written:
+        return written["grad"]
     inp = cap.inputs.get(id(t))
     if inp is None:
         if t.is_leaf:
@@ -294,6 +311,10 @@ def _read_grad(rec: Recorder, t: Any) -> Any:
 
 def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
+    if name == "grad" and len(args) == 2:
+        rec.cap.keep[id(args[0])] = args[0]
+        rec.cap.overlay.setdefault(id(args[0]), {})["grad"] = args[1]
+        return None
     if name == "requires_grad" and len(args) == 2 and isinstance(args[1], bool):
         return torch.Tensor.requires_grad_(*args)
     unsupported("tensor-attribute-write", f"assigning Tensor.{name}", hint="use in-place methods such as copy_")

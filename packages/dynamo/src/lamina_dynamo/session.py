@@ -15,7 +15,7 @@ import torch
 from lamina_dynshape import FakeMode, FakeTensor
 from torch import fx
 
-from .control import DELETED, MISSING, STANDS_FOR
+from .control import DELETED, MISSING, STANDS_FOR, unsupported
 from .dynamic import Dynamic, DynamicPolicy
 from .guards import GuardKind, GuardSet
 from .lift import Lifting
@@ -73,6 +73,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.root_function: Any = None
         self.size_inputs: dict[fx.Node, tuple[Any, int]] = {}
         self.state_changed = False
+        self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
+        self.no_checks = False
         self.entry_state: Any = None
         self.entry_grad = self.final_grad = True
 
@@ -95,7 +97,10 @@ class Capture(Lifting, Protocols, Dynamic):
     # ---- tensors -----------------------------------------------------------------------------------------------------
     def add_input(self, real: torch.Tensor, source: Source, role: str) -> Any:
         """The fake of an outside tensor; its placeholder appears when the graph first uses it."""
-        fake, dims = self.fake_input(real, source, role)
+        try:
+            fake, dims = self.fake_input(real, source, role)
+        except (NotImplementedError, RuntimeError) as e:
+            unsupported("tensor-kind", "a tensor without ordinary storage", saw=f"{type(e).__name__}: {str(e)[:80]}")
         inp = self.inputs[id(fake)] = Input(fake, real, source, role)
         inp.dynamic = dims
         self.keep[id(fake)] = fake

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from ..control import Observed
 from ..frames import NULL, Frame
 from . import VERSION, handler
@@ -15,15 +17,42 @@ def jump(f: Frame, target: int) -> None:
     f.pc = target
 
 
+def _leads_to_raise(f: Frame, index: int) -> bool:
+    """Whether the program runs straight from this instruction into a `raise`."""
+    for ins in f.program.instructions[index : index + MAX_STRAIGHT]:
+        if ins.op == "RAISE_VARARGS":
+            return f.program.handler_of[ins.index] is None or ins.arg == 1
+        if ins.target is not None or ins.op.startswith(("RETURN", "STORE_", "YIELD", "RERAISE")):
+            return False
+    return False
+
+
+MAX_STRAIGHT = 150
+
+
+def _branch(f: Frame, v: Any, target: int) -> bool:
+    """Truth of a jump's condition. A tensor whose one outcome only raises is taken not to: the entry checks it after the graph."""
+    if not isinstance(v, torch.Tensor) or f.cap.no_checks or v.numel() != 1:
+        return truth(f.cap, v)
+    jumps_if = "TRUE" in f.program.instructions[f.pc - 1].op
+    if _leads_to_raise(f, f.pc):
+        f.cap.checks.append((v, jumps_if))
+        return jumps_if
+    if _leads_to_raise(f, target):
+        f.cap.checks.append((v, not jumps_if))
+        return not jumps_if
+    return truth(f.cap, v)
+
+
 @handler("POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_BACKWARD_IF_FALSE", "POP_JUMP_IF_FALSE", arg="jump")
 def pop_jump_if_false(f: Frame, target: int) -> None:
-    if not truth(f.cap, f.stack.pop()):
+    if not _branch(f, f.stack.pop(), target):
         f.pc = target
 
 
 @handler("POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_BACKWARD_IF_TRUE", "POP_JUMP_IF_TRUE", arg="jump")
 def pop_jump_if_true(f: Frame, target: int) -> None:
-    if truth(f.cap, f.stack.pop()):
+    if _branch(f, f.stack.pop(), target):
         f.pc = target
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
+import torch
+
 from ..attributes import delete_attr, load_attr, store_attr
 from ..control import native, observe
 from ..frames import NULL, Frame
 from ..guards import GuardKind
 from ..lift import is_torch_owned
 from ..control import DELETED, MISSING
+from ..peer import is_peer, peer_module
 from ..source import ConstantSource, GlobalSource, GlobalsSource, ItemSource, Source
 from . import VERSION, handler
 
@@ -188,6 +191,9 @@ def delete_attr_(f: Frame, name: str) -> None:
 @handler("IMPORT_NAME", arg="name")
 def import_name(f: Frame, name: str) -> None:
     fromlist, level = f.stack.pop(), f.stack.pop()
+    if level == 0 and is_peer(name):
+        f.stack.append(peer_module(name) if fromlist else torch)
+        return
     f.stack.append(native(__import__, name, f.globals, None, fromlist, level))
 
 

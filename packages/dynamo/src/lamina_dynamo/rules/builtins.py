@@ -252,6 +252,21 @@ def all_(cap: Any, args: Any, kwargs: Any) -> bool:
     return native(lambda: all(truth(cap, x) for x in it))
 
 
+@rule(reversed)
+def reversed_(cap: Any, args: Any, kwargs: Any) -> Any:
+    v = args[0]
+    method = python_method(cap, v, "__reversed__")
+    if method is not None:
+        return cap.call(method, (v,))
+    get, size = python_method(cap, v, "__getitem__"), python_method(cap, v, "__len__")
+    if get is not None and size is not None:
+        return iter([cap.call(get, (v, i)) for i in range(cap.call(size, (v,)) - 1, -1, -1)])
+    if isinstance(v, torch.Tensor):
+        return native(reversed, v)
+    cap.refuse_foreign(v)
+    return native(reversed, v)
+
+
 @rule(abs)
 def abs_(cap: Any, args: Any, kwargs: Any) -> Any:
     method = python_method(cap, args[0], "__abs__")
