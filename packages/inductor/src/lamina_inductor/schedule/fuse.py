@@ -5,6 +5,8 @@ Legality is `plan_group` (dependences inside) and `_path_between` (no cycle outs
 
 from __future__ import annotations
 
+import itertools
+
 from lamina_dynshape.support.logs import log
 
 from ..config import config
@@ -16,6 +18,7 @@ from .group import Group, Plan, make_group, plan_group, primary_index, unify
 
 __all__ = ["Unit", "schedule"]
 
+_SERIALS = itertools.count()
 _MAX_MEMBERS = 40
 _MAX_BUFFERS = 28
 _MIN_RUN = 8            # shortest contiguous inner loop that a row kernel is worth
@@ -28,6 +31,7 @@ class Unit:
     def __init__(self, content: Group | ExternKernel, number: int) -> None:
         self.content = content
         self.number = number
+        self.serial = next(_SERIALS)
         self.reads: set[Buffer] = content.reads() if isinstance(content, Group) else set(read(content))
         self.writes: set[Buffer] = content.writes() if isinstance(content, Group) else set(written(content))
         if isinstance(content, Group):
@@ -120,7 +124,7 @@ def _best_merge(graph: LoopGraph, alive: set[Unit], u: Unit, refused: set[tuple[
     """Merge `u` with the partner that saves most traffic, if any."""
     partners: dict[Unit, int] = {}
     for other in u.before | u.after | _siblings(alive, u):
-        if other is u or not other.is_loops or (id(other), id(u)) in refused:
+        if other is u or not other.is_loops or (other.serial, u.serial) in refused:
             continue
         partners[other] = _shared_bytes(graph, u, other)
     for other in sorted(partners, key=lambda o: (-partners[o], o.number)):
@@ -129,8 +133,8 @@ def _best_merge(graph: LoopGraph, alive: set[Unit], u: Unit, refused: set[tuple[
         first, second = (other, u) if other in u.before or (other not in u.after and other.number < u.number) else (u, other)
         merged = _try_merge(graph, first, second)
         if merged is None:
-            refused.add((id(other), id(u)))
-            refused.add((id(u), id(other)))
+            refused.add((other.serial, u.serial))
+            refused.add((u.serial, other.serial))
             continue
         return _replace(alive, first, second, merged)
     return None
