@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.support.errors import UserError
+from lamina_dynshape.support.errors import CompilerError, UserError
 
-from .backends import Backend, resolve_backend
+from .backends import Backend, resolve_backend, warn_no_compiler
 from .module import CompiledModule, compile_module
 from .options import resolve
 from .settings import config
@@ -53,18 +53,25 @@ def compile(
         raise UserError(f"compile takes a function or a module, got the class {model.__name__}: compile an instance or a method")
     if disable:
         return model
-    from lamina_dynamo import optimize
-
     model = _original(model)
     settings = {"fullgraph": fullgraph, "dynamic": dynamic, "recompile_limit": config.recompile_limit}
-    call = optimize(model, backend_fn, **settings)
+    try:
+        return _compiled(model, backend_fn, settings)
+    except CompilerError as error:  # the native half of dynamo is built at the first use on a machine
+        if not chosen.fallback:
+            raise
+        warn_no_compiler(error)
+        return model
+
+
+def _compiled(model: Any, backend: Backend, settings: dict[str, Any]) -> Any:
+    """The compiled form of a function or module; a copy of a compiled module is compiled with the same settings."""
+    from lamina_dynamo import optimize
+
+    call = optimize(model, backend, **settings)
     if not isinstance(model, torch.nn.Module):
         return call
-
-    def compile_again(other: torch.nn.Module) -> Any:
-        return compile_module(other, optimize(other, backend_fn, **settings), compile_again)
-
-    return compile_module(model, call, compile_again)
+    return compile_module(model, call, lambda other: _compiled(other, backend, settings))
 
 
 def _original(model: Any) -> Any:

@@ -23,7 +23,7 @@ from lamina_dynshape.support.verifylevel import strict
 from .exc import BackendFailed
 from .options import CompileOptions
 
-__all__ = ["Backend", "list_backends", "lookup_backend", "register_backend", "resolve_backend"]
+__all__ = ["Backend", "list_backends", "lookup_backend", "register_backend", "resolve_backend", "warn_no_compiler"]
 
 Backend: TypeAlias = Callable[..., Callable[..., Any]]
 
@@ -101,8 +101,7 @@ def _protected(backend: Backend, options: CompileOptions) -> Backend:
         except CompilerError as error:
             if not options.fallback:
                 raise
-            counters["fallbacks"]["no C++ compiler"] += 1
-            _warn_compiler(str(error).splitlines()[0])
+            warn_no_compiler(error)
             return gm.forward
         except Exception as error:
             if isinstance(error, Unsupported):
@@ -126,9 +125,15 @@ def _graph_text(gm: Any) -> str:
         return str(getattr(gm, "code", gm))
 
 
+def warn_no_compiler(error: CompilerError) -> None:
+    """Count a fallback to eager for want of a C++ compiler; warn once per reason."""
+    counters["fallbacks"]["no C++ compiler"] += 1
+    _warn_once(str(error).splitlines()[0])
+
+
 @functools.cache
-def _warn_compiler(message: str) -> None:
-    warnings.warn(f"lamina runs eagerly: {message}", RuntimeWarning, stacklevel=4)
+def _warn_once(message: str) -> None:
+    warnings.warn(f"lamina runs eagerly: {message}", RuntimeWarning, stacklevel=5)
 
 
 # --------------------------------------------------------------------------------------------------------------------------
