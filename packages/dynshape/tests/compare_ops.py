@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from lamina_dynshape import DataDependent, FakeMode, FakeTensor
-from lamina_dynshape.layout import contiguous
 from lamina_dynshape.shape_rules.registry import RULES
 from lamina_dynshape.support.errors import Unsupported
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from lamina_dynshape import FakeMode, ShapeEnv
-from lamina_dynshape.support.errors import Unsupported
 from lamina_primops import TraceMode, Tracer, interpret, lower, verify
 from lamina_primops.fxtools import output_of
 from torch.testing._internal.common_methods_invocations import op_db

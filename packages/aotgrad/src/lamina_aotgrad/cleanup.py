@@ -7,7 +7,6 @@ Keeps:   values and their geometry (sizes, strides, dtype) of every remaining no
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from lamina_primops.fxtools import add_node, eliminate_dead, is_random
 from torch import Tensor, fx
 
-from .views import is_view_op, memory_root, same_geometry, view_parent
+from .views import memory_root, same_geometry, view_parent
 
 __all__ = ["clean", "own_outputs"]
 

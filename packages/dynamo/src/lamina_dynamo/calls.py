@@ -57,7 +57,7 @@ NATIVE_MODULES = frozenset({
     "torch.torch_version", "torch._sources", "torch.hub", "torch.nn.utils.rnn", "torch.masked", "torch._namedtensor_internals",
     "re", "re._compiler", "re._parser", "enum", "typing", "inspect", "string", "textwrap", "os", "posixpath", "genericpath", "importlib", "importlib.metadata", "importlib.util", "importlib._bootstrap", "packaging.version", "packaging",
     "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "heapq", "operator", "colorsys",
-    "typing_extensions", "statistics", "dataclasses", "collections.abc", "_collections_abc_", "annotationlib", "importlib.resources", "importlib.machinery", "functools_", "torch._vendor.packaging.version", "torch.torch_version", "safetensors",
+    "typing_extensions", "statistics", "dataclasses", "collections.abc", "_collections_abc_", "annotationlib", "importlib.resources", "importlib.machinery", "functools_", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({"replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance"})
 _REFUSED_MODULES = {

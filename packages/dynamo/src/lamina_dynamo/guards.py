@@ -40,7 +40,7 @@ class GuardKind(Enum):
     NO_ALIAS = auto()  # tuple of Sources: x and those are pairwise different objects
     GLOBAL_STATE = auto()  # GlobalState; the source is ignored
     SHAPE = auto()  # ShapeCondition; the source is ignored
-    WEAK_TYPE = auto()  # type: isinstance(x, expected), no metaclass hook
+    WEAK_TYPE = auto()  # a type: isinstance(x, expected), no metaclass hook
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,7 @@ import torch
 from torch import fx
 from torch.overrides import TorchFunctionMode
 
-from .control import InternalError, Observed, unsupported
-from .source import ConstantSource
+from .control import InternalError, unsupported
 
 if TYPE_CHECKING:
     from .session import Capture

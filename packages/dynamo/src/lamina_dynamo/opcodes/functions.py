@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import FunctionType
-from typing import Any
 
 from ..frames import Frame
 from . import VERSION, handler

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.dims import active, eq, is_one, is_zero, lt, plain
+from lamina_dynshape.dims import eq, lt, plain
 from lamina_dynshape.layout import broadcast, channels_last_strides, contiguous, dense_like, suggest_format
 from lamina_dynshape.shape_rules.registry import rule
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.dims import numel
 from lamina_dynshape.fake_tensor import DataDependent
 from lamina_dynshape.layout import contiguous
 from lamina_dynshape.shape_rules.registry import rule

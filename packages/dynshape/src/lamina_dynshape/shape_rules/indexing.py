@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.dims import eq, plain
 from lamina_dynshape.fake_tensor import DataDependent
 from lamina_dynshape.layout import broadcast, contiguous, dense_like
 from lamina_dynshape.shape_rules.registry import rule

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.dims import eq, is_one, numel, plain
-from lamina_dynshape.layout import contiguous, dense_like, format_strides, suggest_format
+from lamina_dynshape.dims import eq, plain
+from lamina_dynshape.layout import contiguous, format_strides, suggest_format
 from lamina_dynshape.promotion import result_type
 from lamina_dynshape.shape_rules.registry import rule
 from lamina_dynshape.shape_rules.views import wrap_dim

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.dims import numel, plain
 from lamina_dynshape.layout import contiguous, dense_like, format_strides, suggest_format
 from lamina_dynshape.shape_rules.registry import rule
 
