@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lamina_dynshape.support.errors import InternalError, Unsupported
 from torch import fx
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .frames import Frame, location
 from .fxtools import add_node, eliminate_dead, graph_module, target_name
@@ -181,7 +181,8 @@ class Tracer:
         if kind == _LIFT:
             return args[0]
         if kind == _SCALAR and id(args[0]) in self._known:
-            return self._known[id(args[0])].item()
+            with _disable_current_modes():
+                return self._known[id(args[0])].item()
         out = func(*args, **kwargs)
         if kind == _ALIAS:
             if out is not args[0]:

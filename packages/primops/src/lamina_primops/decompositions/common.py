@@ -200,7 +200,7 @@ def full_like(x: Any, value: Any, dtype: torch.dtype | None = None) -> Any:
 
 # -- templates --------------------------------------------------------------------------------------------------------
 # Binary ops where eager keeps a Python scalar in float32 next to half operands; elsewhere it is rounded to the operand's dtype first.
-_WIDE_SCALAR = frozenset({"add", "sub", "mul", "div"})
+_WIDE_SCALAR = frozenset({"mul", "div"})
 _COMMUTED = {"sub": "rsub_scalar", "div": "rdiv_scalar", "pow": "rpow_scalar"}
 
 
