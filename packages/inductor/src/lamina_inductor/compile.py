@@ -1,6 +1,6 @@
 """`compile_graph`: an ATen graph in, a native callable out.
 
-The driver of the stages: lower to prims -> layout passes -> loop graph -> schedule -> C++ -> shared object -> entry.
+Stages: graph cache -> layouts -> lower to prims -> `driver` (loop graph, schedule, C++) -> shared object -> entry.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lamina_dynshape.support.logs import artifact, log
+from lamina_dynshape.support.errors import LaminaError
+from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.toolchain import compile_shared
-from lamina_dynshape.support.verifylevel import verify_level
 
-from .codegen.entry import GraphSource, full_source, write_graph
-from .ir.nodes import LoopGraph
-from .layout import assign
-from .ir.printer import print_loops
-from .ir.verify import verify_loops
-from .lowering.registry import LAYOUT_PASSES
+from . import cache
+from .config import config
 from .runtime.fallbacks import make_callbacks
 from .runtime.load import load_entry
 
@@ -80,45 +76,37 @@ class CompiledGraph:
 
 def compile_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, kind: str = "inference", signature: Any = None,
                   options: Any = None) -> CompiledGraph:
-    """Compile an ATen-dialect graph."""
+    """Compile an ATen-dialect graph, or load what an earlier process compiled from an equal one."""
+    key = None
+    if config.cache:
+        with stage("graph cache"):
+            key = cache.graph_key(gm, kind, config)
+            found = cache.load(key)
+        if found is not None:
+            try:
+                return CompiledGraph(found)
+            except (OSError, ImportError, LaminaError) as error:  # such as a library that was deleted
+                log("cache").info("stored graph does not load: %s", error)
     from lamina_primops import lower
+
+    from .layout import assign
     with stage("lower"):
         if kind == "inference":  # training graphs are cut from a joint graph that has its layouts already
             assign(gm)
         prims = lower(gm, to="prims")
-    return compile_prims(prims, kind=kind)
+    compiled = compile_prims(prims, kind=kind)
+    if key is not None:
+        cache.store(key, compiled.data)
+    return compiled
 
 
 def compile_prims(gm: torch.fx.GraphModule, *, kind: str = "inference", name: str | None = None) -> CompiledGraph:
     """Compile a prims-dialect graph."""
+    from .driver import generate
     return CompiledGraph(generate(gm, name or f"graph_{kind}"))
 
 
-def generate(gm: torch.fx.GraphModule, name: str) -> GraphData:
-    """The C++ of a prims graph and its tables."""
-    with stage("loops"):
-        graph = build_loops(gm)
-    if level := verify_level():
-        verify_loops(graph, level=level)
-    artifact(f"{name}_loops.py", lambda: print_loops(graph))
-    with stage("schedule"):
-        from .schedule.fuse import schedule
-        units = schedule(graph)
-    with stage("codegen"):
-        source: GraphSource = write_graph(graph, units)
-        text = full_source(source)
-    artifact(f"{name}_output.cpp", lambda: text)
-    log("output_code").debug("%s", text)
-    return GraphData(name, text, source.in_kinds, source.out_kinds, source.callbacks, source.objects, source.libraries, len(source.kernel_names),
-                     source.kernel_calls, [c["target"] for c in source.callbacks], source.constants)
-
-
-def build_loops(gm: torch.fx.GraphModule) -> LoopGraph:
-    """Layout passes and lowering."""
-    from .lowering.graph import lower_graph
-    from . import extern  # noqa: F401, I001  (registers extern rules and passes)
-    for fn in LAYOUT_PASSES:
-        fn(gm)
-    return lower_graph(gm)
-
-
+def build_loops(gm: torch.fx.GraphModule) -> Any:
+    """The loop graph of a prims graph."""
+    from .driver import build_loops as build
+    return build(gm)
