@@ -4,7 +4,7 @@ Between: a traced ATen graph (inference, or joint before it is partitioned) -> t
 Keeps:   inputs, outputs and the values of every node; only strides of intermediates change, which are free in the dialect. The forward graph
          saves channels-last values for the backward graph, because both are cut from one annotated joint graph.
 Why:     1x1 convolutions become one matrix product over all pixels, one filter per channel vectorises over channels, and both have fused kernels
-         of ours; dense k x k convolutions run alike in both layouts in the library, but then their weights are converted at each call.
+         of ours. Dense k x k convolutions run in the library, a little faster channels last, but then their weights are converted at each call.
 """
 
 from __future__ import annotations
@@ -28,44 +28,62 @@ _VIEWS = frozenset({
     aten.slice.Tensor,
 })
 
+_DEPTHWISE_WEIGHT = 40.0
+_IMAGE_TO_WEIGHT = 4.0
+
 
 def assign(gm: fx.GraphModule) -> bool:
-    """Give the images of `gm` channels-last strides if that pays; says whether it did."""
+    """Give images of `gm` channels-last strides where that pays; says whether there are any."""
     nodes = [n for n in gm.graph.nodes if n.op == "call_function"]
-    if any(n.target in (aten.as_strided.default, aten.as_strided_scatter.default) for n in nodes) or not prefers_channels_last(gm):
+    if any(n.target in (aten.as_strided.default, aten.as_strided_scatter.default) for n in nodes):
         return False
-    outputs = {n for n in gm.graph.output_node().all_input_nodes} if hasattr(gm.graph, "output_node") else set(next(iter(reversed(gm.graph.nodes))).all_input_nodes)
+    everywhere = prefers_channels_last(gm)
+    outputs = set(next(iter(reversed(gm.graph.nodes))).all_input_nodes)
     images: dict[fx.Node, tuple[int, ...]] = {}  # node -> places of images among its results
     for n in nodes:
-        places = _image_places(n, images)
+        places = _image_places(n, images, everywhere)
         places = tuple(k for k in places if not _is_output(n, k, outputs))
         if places:
             images[n] = places
             _restride(n, places)
-    counters["layouts"]["channels_last"] += 1
-    return True
+    if images:
+        counters["layouts"]["channels_last"] += 1
+    return bool(images)
+
+
+def _operands(n: fx.Node) -> tuple[Any, Any, Any, bool, Any]:
+    """(x, w, y, transposed, groups) of a convolution or its backward."""
+    k = 0 if n.target is _CONVOLUTION else 1
+    x, w = n.args[k].meta["val"], n.args[k + 1].meta["val"]
+    y = n.meta["val"] if k == 0 else n.args[0].meta["val"]
+    return x, w, y, bool(n.args[6 + k]), n.args[8 + k]
 
 
 def prefers_channels_last(gm: fx.GraphModule) -> bool:
-    """Do 1x1 and one-filter-per-channel convolutions outweigh the dense ones? By multiply-adds, and by bytes for the latter kind."""
+    """Do 1x1 and one-filter-per-channel convolutions outweigh the dense ones? By multiply-adds; the latter kind, bound by memory, counts for more."""
     light = dense = 0.0
     for n in gm.graph.nodes:
         if n.op != "call_function" or n.target not in (_CONVOLUTION, _BACKWARD):
             continue
-        k = 0 if n.target is _CONVOLUTION else 1
-        x, w = n.args[k].meta["val"], n.args[k + 1].meta["val"]
-        out = n.meta["val"] if k == 0 else n.args[0].meta["val"]
-        transposed, groups = (n.args[6], n.args[8]) if k == 0 else (n.args[7], n.args[9])
+        x, w, y, transposed, groups = _operands(n)
         if x.dim() != 4 or x.dtype is not torch.float32 or transposed:
             continue
-        work = _hint(out.numel()) * _hint(w.numel()) / max(_hint(w.shape[0]), 1)
+        work = _hint(y.numel()) * _hint(w.numel()) / max(_hint(w.shape[0]), 1)
         if _hint(groups) > 1 and _hint(w.shape[1]) == 1:
-            light += 40.0 * work
-        elif all(_hint(s) == 1 for s in (*w.shape[2:], *(n.args[3] if k == 0 else n.args[4]))):
+            light += _DEPTHWISE_WEIGHT * work
+        elif all(_hint(s) == 1 for s in (*w.shape[2:], *(n.args[3] if n.target is _CONVOLUTION else n.args[4]))):
             light += work
         else:
             dense += work
     return light > dense
+
+
+def _dense_gains(n: fx.Node) -> bool:
+    """Does one dense convolution gain by channels last? The library converts its weights at each call, which large images outweigh."""
+    x, w, y, transposed, _ = _operands(n)
+    if x.dim() != 4 or x.dtype is not torch.float32 or transposed:
+        return False
+    return _hint(x.numel()) + _hint(y.numel()) > _IMAGE_TO_WEIGHT * _hint(w.numel())
 
 
 def _hint(n: Any) -> float:
@@ -79,14 +97,14 @@ def _is_image(v: Any) -> bool:
     return isinstance(v, torch.Tensor) and v.dim() == 4
 
 
-def _image_places(n: fx.Node, images: dict[fx.Node, tuple[int, ...]]) -> tuple[int, ...]:
+def _image_places(n: fx.Node, images: dict[fx.Node, tuple[int, ...]], everywhere: bool) -> tuple[int, ...]:
     """Places among the results of `n` that are images of the batch it reads; (0,) for a single result."""
     val = n.meta.get("val")
     if n.target is operator.getitem:
         return (0,) if n.args[1] in images.get(n.args[0], ()) and isinstance(n.args[0].meta["val"], (tuple, list)) else ()
     if n.target is _CONVOLUTION or n.target is _BACKWARD:
         first = val[0] if isinstance(val, (tuple, list)) else val
-        return (0,) if _is_image(first) else ()
+        return (0,) if _is_image(first) and (everywhere or _dense_gains(n)) else ()
     if n.target in _VIEWS:
         return ()
     sources = [a for a in n.all_input_nodes if a in images and not isinstance(a.meta["val"], (tuple, list))]

@@ -241,7 +241,7 @@ def convolution(g: Any, node: torch.fx.Node, x: Any, w: Any, bias: Any, stride: 
         kernel = _Depthwise(name, [_last(g, x), wv, bv], [out], {"function": "lamina_depthwise", "geometry": geo, "image": x.size, "out": size, "kernel": w.size[2:]})
     else:
         out = g.new_buffer(x.dtype, size, strides, prefix="conv")
-        xv = _last(g, x) if last else g.realize(x)
+        xv = _last(g, x) if last else g.realize(x, dense_strides(x.size, range(len(x.size))))
         kernel = _LibraryForward(name, [xv, g.realize(w), bv], [out], {"geometry": geo}, allocates=True)
     g.add_extern(kernel)
     return g.value(out)
@@ -260,7 +260,7 @@ def convolution_backward(g: Any, node: torch.fx.Node, dy: Any, x: Any, w: Any, b
         return NotImplemented
     geo = Geometry.of(len(x.size) - 2, stride, padding, dilation, transposed, output_padding, groups)
     own = _usable(dy, x, w)
-    last = is_channels_last(dy.size, g.exprs(node.args[0].meta["val"].stride())) or is_channels_last(x.size, g.exprs(node.args[1].meta["val"].stride()))
+    last = _backward_last(g, node, mask)
     if own and geo.is_pointwise(w.size):
         return _pointwise_backward(g, node, dy, x, w, mask, last)
     if own and geo.is_depthwise(x.size[1], w.size):
@@ -270,9 +270,18 @@ def convolution_backward(g: Any, node: torch.fx.Node, dy: Any, x: Any, w: Any, b
         if mask[k]:
             outs.append(g.new_buffer(x.dtype, g.meta_size(node, k), g.meta_strides(node, k), prefix="grad"))
         results.append(g.value(outs[-1]) if mask[k] else None)
-    views = [_last(g, dy), _last(g, x)] if last else [g.realize(dy), g.realize(x)]
+    views = [g.realize(t, dense_strides(t.size, (0, *range(2, len(t.size)), 1) if last else range(len(t.size)))) for t in (dy, x)]
     g.add_extern(_LibraryBackward(g.graph.fresh("convback"), [*views, g.realize(w)], outs, {"geometry": geo, "mask": tuple(mask[:2])}, allocates=True))
     return (*results, None)
+
+
+def _backward_last(g: Any, node: torch.fx.Node, mask: Sequence[bool]) -> bool:
+    """Channels last, as the gradient of the input is; without one, as most of the operands are."""
+    def last(v: torch.Tensor) -> bool:
+        return is_channels_last(g.exprs(v.shape), g.exprs(v.stride()))
+    if mask[0]:
+        return last(node.meta["val"][0])
+    return last(node.args[0].meta["val"]) or last(node.args[1].meta["val"])
 
 
 def _pointwise_backward(g: Any, node: torch.fx.Node, dy: Any, x: Any, w: Any, mask: Sequence[bool], last: bool) -> Any:
