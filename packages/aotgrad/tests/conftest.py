@@ -106,3 +106,8 @@ def same() -> Callable[..., Any]:
 @pytest.fixture
 def gradients_of() -> Callable[..., Any]:
     return gradients
+
+
+@pytest.fixture
+def observe_all() -> Callable[..., Any]:
+    return observe

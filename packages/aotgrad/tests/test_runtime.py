@@ -110,6 +110,7 @@ class TestMutation:
     def test_metadata(self, same):
         same(lambda x: (x.t_(), None)[1], lambda: [X(3, 4)])
         same(lambda x: x.unsqueeze_(0).add_(1), lambda: [X(3, 4)])
+        same(lambda x: x.resize_(2, 3), lambda: [X(3, 4)])
 
     def test_buffer_and_counter(self, same):
         def f(x, mean, count):

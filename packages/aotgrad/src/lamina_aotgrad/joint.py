@@ -120,7 +120,7 @@ def trace_joint(
         run = _Run(tracer, [_bind(tracer, mode, n, f, r, s) for n, f, r, s in zip(names, fakes, roles, sources, strict=True)])
         with mode, TraceMode(tracer), functionalization():
             _make_arguments(run, fakes, training)
-            with _memory_reads_refused():
+            with _refusals():
                 flat = _flat_tuple(_run_program(target, run))
             _refuse_hidden_parameters(tracer, training)
             table = _classify(run, flat, signature)
@@ -234,13 +234,16 @@ def _refuse_hidden_parameters(tracer: Tracer, training: bool) -> None:
 
 
 @contextlib.contextmanager
-def _memory_reads_refused() -> Iterator[None]:
-    """Kernels that look at a tensor's elements fail on fakes with an error of PyTorch's own."""
+def _refusals() -> Iterator[None]:
+    """Turn PyTorch's own errors about what cannot be traced into `Unsupported`."""
     try:
         yield
     except RuntimeError as error:
-        if "data is not allocated" in str(error) or "Cannot access data pointer" in str(error):
-            raise Unsupported("operator that reads a tensor's memory while tracing", saw=str(error).splitlines()[0]) from error
+        text = str(error).partition("\n")[0]
+        if "data is not allocated" in text or "Cannot access data pointer" in text:
+            raise Unsupported("operator that reads a tensor's memory while tracing", saw=text) from error
+        if "functionalization" in text:
+            raise Unsupported("write that functionalization refuses", saw=text) from error
         raise
 
 
@@ -434,9 +437,12 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
     inputs = [run.leaves[i] for i in signature.requires_grad]
     run.tracer.in_backward = True
     engine = torch.autograd.Variable._execution_engine
-    found = engine.run_backward(
-        tuple(t for _, t in ends), tuple(tangents), False, False, tuple(inputs), True, accumulate_grad=False
-    )
+    try:
+        found = engine.run_backward(
+            tuple(t for _, t in ends), tuple(tangents), False, False, tuple(inputs), True, accumulate_grad=False
+        )
+    except RuntimeError as error:  # eager raises the same only if the program is differentiated: leave it to eager
+        raise Unsupported("backward that fails while tracing", saw=str(error).partition("\n")[0]) from error
     pairs = [(i, g) for i, g in zip(signature.requires_grad, found, strict=True) if g is not None]
     signature.grad_inputs = [i for i, _ in pairs]
     return [run.node_of(g) for _, g in pairs]

@@ -38,10 +38,10 @@ def min_cut(joint: Joint) -> tuple[fx.GraphModule, fx.GraphModule]:
     with stage("partition"):
         split = split_joint(joint)
         plain = _plain(split)
-        limit = saved_bytes(plain)
+        limit = saved_bytes(plain, split)
         for cost in (_cost, _bytes_cost):
             saved = _cut(split, cost)
-            if saved is not None and saved_bytes(saved) <= limit:
+            if saved is not None and saved_bytes(saved, split) <= limit:
                 return emit(joint, split, saved)
         return emit(joint, split, plain)
 
@@ -156,7 +156,7 @@ def _bytes_cost(node: fx.Node, split: Split, distance: int) -> int:
     """Bytes to keep a value; views are kept by their base, inputs and constants are alive anyway."""
     if isinstance(node.meta["val"], (tuple, list)) or is_view(node):
         return INFINITE
-    return 1 if node.op == "placeholder" or not isinstance(node.meta["val"], Tensor) else bytes_of(node) + 2
+    return 1 if (node.op == "placeholder" and node not in split.written) or not isinstance(node.meta["val"], Tensor) else bytes_of(node) + 2
 
 
 def _cost(node: fx.Node, split: Split, distance: int) -> int:

@@ -42,10 +42,10 @@ def _hint(size: Any) -> int:
     return hint_of(size)
 
 
-def saved_bytes(nodes: Iterable[fx.Node]) -> int:
-    """Bytes that keeping `nodes` costs: inputs and constants are alive anyway, views of one storage count once."""
+def saved_bytes(nodes: Iterable[fx.Node], split: Split) -> int:
+    """Bytes that keeping `nodes` costs: inputs are alive anyway unless they are written, views of one storage count once."""
     roots = {memory_root(n): bytes_of(n) for n in nodes if isinstance(n.meta["val"], Tensor)}
-    return sum(size for root, size in roots.items() if root.op == "call_function")
+    return sum(size for root, size in roots.items() if root.op == "call_function" or root in split.written)
 
 
 @dataclass(slots=True)
@@ -58,6 +58,7 @@ class Split:
     gradients: list[Any]
     forward: set[fx.Node]       # what the forward's outputs need
     backward: set[fx.Node]      # what depends on a tangent
+    written: set[fx.Node]       # inputs that the program writes: kept as copies
     order: dict[fx.Node, int]
 
 
@@ -80,7 +81,8 @@ def split_joint(joint: Joint) -> Split:
     for node in reversed(nodes):
         if node in forward:
             forward.update(node.all_input_nodes)
-    return Split(primals, tangents, list(outputs), list(gradients), forward, backward, {n: i for i, n in enumerate(nodes)})
+    written = {primals[m.input] for m in joint.signature.input_mutations if m.output is not None}
+    return Split(primals, tangents, list(outputs), list(gradients), forward, backward, written, {n: i for i, n in enumerate(nodes)})
 
 
 def _runs_once(node: fx.Node) -> bool:
@@ -176,14 +178,13 @@ def _forward(joint: Joint, split: Split, saved: Sequence[fx.Node]) -> tuple[fx.G
     for node in sorted(split.forward, key=split.order.__getitem__):
         if node.op != "placeholder":
             writer.write(node)
-    written = {m.input for m in signature.input_mutations if m.output is not None}
     taken_over = {k for k, _ in signature.mutations}
     values: list[Any] = [writer.write(n) if isinstance(n, fx.Node) else n for n in split.outputs]
     input_of = {n: i for i, n in enumerate(split.primals)}
     output_of = {n: k for k, n in enumerate(split.outputs) if isinstance(n, fx.Node) and k not in taken_over}
     sources = []
     for node in saved:
-        if node in input_of and input_of[node] not in written:
+        if node in input_of and node not in split.written:
             sources.append(SavedSource(True, input_of[node]))
         elif node in output_of:
             sources.append(SavedSource(False, output_of[node]))
