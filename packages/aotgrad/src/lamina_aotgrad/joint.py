@@ -266,8 +266,11 @@ def _classify(run: _Run, outs: Sequence[Any], signature: GraphSignature) -> Outp
     input_of = {id(a): i for i, a in enumerate(run.args) if isinstance(a, Tensor)}
     storage_input = {s: i for i, s in enumerate(run.storages) if s}
     groups: dict[int, list[int]] = {}
+    first: dict[int, int] = {}
     for position, out in enumerate(outs):
-        if isinstance(out, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        if isinstance(out, Tensor) and first.setdefault(id(out), position) != position:
+            specs[position] = OutputSpec(OutputKind.SAME, first[id(out)])
+        elif isinstance(out, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             specs[position] = OutputSpec(OutputKind.FRESH, table.add(run.tracer.node_of(out), None))
         elif not isinstance(out, Tensor):
             specs[position] = OutputSpec(OutputKind.CONSTANT, value=out)
@@ -297,8 +300,8 @@ def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owner: int) -> Ou
 def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[OutputSpec]:
     """Specs of outputs that share one storage: one graph output is the base, the others are views of it."""
     nodes = [run.node_of(o) for o in outs]
-    if all(o is outs[0] for o in outs):
-        return [OutputSpec(OutputKind.FRESH, table.add(nodes[0], outs[0]), requires_grad=outs[0].requires_grad)] * len(outs)
+    if len(outs) == 1:
+        return [OutputSpec(OutputKind.FRESH, table.add(nodes[0], outs[0]), requires_grad=outs[0].requires_grad)]
     base_node, base = _common_base(run, outs, nodes)
     index = table.add(base_node, base)
     specs = []

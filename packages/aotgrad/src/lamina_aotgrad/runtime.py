@@ -147,10 +147,18 @@ def _output_maker(signature: GraphSignature) -> Callable[[Sequence[Any], Sequenc
             return None
         if fresh == list(range(len(fresh))):
             return lambda args, outs, n=len(fresh): tuple(outs[:n])
-    makers = [_maker(s) for s in specs]
+    makers = [_maker(s) for s in specs if s.kind is not OutputKind.SAME]
+    if len(makers) == len(specs):
+        return lambda args, outs: tuple([m(args, outs) for m in makers])
+    order: list[int] = []  # where each output of the program is among those made
+    made = 0
+    for spec in specs:
+        order.append(order[spec.index] if spec.kind is OutputKind.SAME else made)
+        made += spec.kind is not OutputKind.SAME
 
     def make(args: Sequence[Any], outs: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple([m(args, outs) for m in makers])
+        found = [m(args, outs) for m in makers]
+        return tuple([found[k] for k in order])
 
     return make
 

@@ -24,6 +24,7 @@ class OutputKind(Enum):
     INPUT = auto()          # the input `index` itself
     VIEW_OF_INPUT = auto()  # `view` replayed on input `index`
     VIEW_OF_OUTPUT = auto() # `view` replayed on graph output `index`
+    SAME = auto()           # output `index` of the program once more
     CONSTANT = auto()       # `value`, known when traced
 
 
