@@ -89,7 +89,9 @@ def compile_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
                 log("cache").info("stored graph does not load: %s", error)
     from lamina_primops import lower
 
+    from .extern import prefetch
     from .layout import assign
+    prefetch(gm)
     with stage("lower"):
         if kind == "inference":  # training graphs are cut from a joint graph that has its layouts already
             assign(gm)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
+from ..native_library import NativeLibrary
 
-from lamina_dynshape.support.toolchain import compile_shared
+__all__ = ["ATTENTION_DECLARATION", "ATTENTION_DEFINITION", "DECLARATION", "DEFINITION", "library", "library_path"]
 
-__all__ = ["ATTENTION_DECLARATION", "ATTENTION_DEFINITION", "DECLARATION", "DEFINITION", "library_path"]
-
-FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti")
+library = NativeLibrary("gemm", __file__, "core.cpp", "attention.cpp")
+library_path = library.path
 
 DECLARATION = "struct lamina_gemm_call; int lamina_gemm(const lamina_gemm_call*);"
 DEFINITION = """typedef void (*lamina_epilogue)(void* context, i64 r0, i64 r1, i64 c0, i64 c1);
@@ -38,13 +36,3 @@ ATTENTION_DEFINITION = """struct lamina_attention_call {
   float *dq, *dk, *dv;
   i64 dqs[3], dks[3], dvs[3];
 };"""
-
-
-@cache
-def _source() -> str:
-    return "".join(Path(__file__).with_name(name).read_text() for name in ("core.cpp", "attention.cpp"))
-
-
-def library_path() -> str:
-    """Absolute path of the library, built now if this machine has none."""
-    return str(compile_shared(_source(), name="gemm", flags=FLAGS))

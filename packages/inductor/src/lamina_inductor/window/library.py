@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
+from ..native_library import NativeLibrary
 
-from lamina_dynshape.support.toolchain import compile_shared
+__all__ = ["DECLARATION", "DEFINITION", "library", "library_path"]
 
-from ..gemm.library import FLAGS
-
-__all__ = ["DECLARATION", "DEFINITION", "library_path"]
+library = NativeLibrary("window", __file__, "window.cpp")
+library_path = library.path
 
 DECLARATION = """struct lamina_window_call;
 int lamina_depthwise(const lamina_window_call*, const float* x, const float* w, const float* bias, float* y);
@@ -17,13 +15,3 @@ int lamina_depthwise_grad_input(const lamina_window_call*, const float* dy, cons
 int lamina_depthwise_grad_weight(const lamina_window_call*, const float* dy, const float* x, float* dw);
 int lamina_max_pool(const lamina_window_call*, int channels_last, const float* x, float* y, i64* where);"""
 DEFINITION = "struct lamina_window_call { i64 N, C, H, W, OH, OW, kh, kw, sh, sw, ph, pw, dh, dw; };"
-
-
-@cache
-def _source() -> str:
-    return Path(__file__).with_name("window.cpp").read_text()
-
-
-def library_path() -> str:
-    """Absolute path of the library, built now if this machine has none."""
-    return str(compile_shared(_source(), name="window", flags=FLAGS))
