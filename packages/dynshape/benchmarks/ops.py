@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+
 from lamina_dynshape import FakeMode, ShapeEnv
 
 

@@ -6,6 +6,7 @@ import pickle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lamina_dynshape import expr as E
 from lamina_dynshape.expr import bounds, emax, emin, exact_div, floordiv, integer, mod, simplify, symbol
 

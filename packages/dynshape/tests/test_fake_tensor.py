@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+
 from lamina_dynshape import DataDependent, FakeMode, FakeTensor, fake_mode_of
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import InternalError, Unsupported
-from torch import nn
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+
 from lamina_dynshape import DataDependent, DimPolicy, FakeMode, ShapeEnv, expr_of, hint_of, mark_dynamic, mark_static
 from lamina_dynshape.support.errors import UserError
 

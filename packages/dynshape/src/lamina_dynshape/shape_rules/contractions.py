@@ -128,9 +128,8 @@ def _addmv(mode: Any, bias: Any, a: Any, v: Any, **kwargs: Any) -> Any:
 
 @rule("addr")
 def _addr(mode: Any, bias: Any, a: Any, b: Any, **kwargs: Any) -> Any:
-    from lamina_dynshape.promotion import result_type
-
     from lamina_dynshape.layout import iterator_strides
+    from lamina_dynshape.promotion import result_type
 
     sizes = (a.sizes[0], b.sizes[0])
     _must_expand(bias, sizes)
@@ -245,3 +244,19 @@ def _unknown_attention(mode: Any, *args: Any, **kwargs: Any) -> Any:
 def _cdist(mode: Any, a: Any, b: Any, p: float, compute_mode: Any) -> Any:
     batch = broadcast(a.sizes[:-2], b.sizes[:-2])
     return _fresh(mode, (*batch, a.sizes[-2], b.sizes[-2]), a)
+
+
+@rule("_scaled_mm")
+def _scaled_mm(
+    mode: Any, a: Any, b: Any, scale_a: Any, scale_b: Any, bias: Any = None, scale_result: Any = None, out_dtype: Any = None, fast: bool = False
+) -> Any:
+    sizes = (a.sizes[0], b.sizes[1])
+    return mode.make(sizes, contiguous(sizes), out_dtype or a.scalar_type, a.dev)
+
+
+@rule("_scaled_mm_v2")
+def _scaled_mm_v2(
+    mode: Any, a: Any, b: Any, scale_a: Any, recipe_a: Any, swizzle_a: Any, scale_b: Any, recipe_b: Any, swizzle_b: Any, bias: Any, out_dtype: Any,
+    *rest: Any,
+) -> Any:
+    return _scaled_mm(mode, a, b, scale_a, scale_b, bias, None, out_dtype)

@@ -11,7 +11,7 @@ import torch
 from lamina_dynshape.dims import active, eq, is_one, is_zero, known_eq, lt, maximum, minimum, numel, plain
 from lamina_dynshape.fake_tensor import FakeTensor
 from lamina_dynshape.layout import contiguous, view_strides
-from lamina_dynshape.shape_rules.registry import register, overload, rule
+from lamina_dynshape.shape_rules.registry import overload, register, rule
 
 __all__ = ["infer_shape", "slice_bounds", "view_of", "wrap_dim"]
 

@@ -1,6 +1,6 @@
 """Compares every ATen call that a real program makes with what FakeMode says of it: shapes, dtypes, strides, aliasing.
 
-Run it as a program for the whole of `op_db`: `python tests/compare_ops.py [name ...]` prints the share of calls served by rules, by
+Run it as a program for the whole of `op_db`: `python -m lamina_dynshape.compare_ops [name ...]` prints the share of calls served by rules, by
 decomposition and by Meta kernels, and each difference.
 """
 
@@ -12,15 +12,11 @@ from collections import Counter
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from lamina_dynshape import DataDependent, FakeMode, FakeTensor
 from lamina_dynshape.shape_rules.registry import RULES
 from lamina_dynshape.support.errors import Unsupported
-from torch.utils._python_dispatch import TorchDispatchMode
-
-# Bits and handles that have no meaning for shapes; what they return is checked where it is used.
-IGNORED_DIFFERENCES = {
-    "aten.empty_strided.default", "aten._nested_tensor_from_mask.default",
-}
 
 
 class Compare(TorchDispatchMode):
