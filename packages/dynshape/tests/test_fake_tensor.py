@@ -193,3 +193,22 @@ with mode:
 assert "torch._dynamo" not in sys.modules and "torch._inductor" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_literals_keep_their_value(mode):
+    x = mode.from_real(torch.ones(4))
+    with mode:
+        n = torch.tensor([3, 5])
+        assert isinstance(n, FakeTensor) and n.tolist() == [3, 5] and (n * 2 + 1)[0].item() == 7
+        assert int(torch.tensor(2) // 1) == 2 and bool(n[0] < n[1]) and x[: n[0]].shape == (3,)
+        assert torch.ones(2).constant is None
+        view = n[:1]
+        n.add_(1)
+        assert view.item() == 4
+        view.copy_(x[:1])  # unknown from here on
+        with pytest.raises(DataDependent):
+            n[0].item()
+        m = torch.tensor([1.0, 2.0])
+        m.bernoulli_()
+        with pytest.raises(DataDependent):
+            m[0].item()

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lamina_dynshape import meta_fallback
 from lamina_dynshape.boolean import le
+from lamina_dynshape.constants import Constants
 from lamina_dynshape.dims import active
 from lamina_dynshape.fake_tensor import DataDependent, FakeTensor, _storage_keys, new_storage_key
 from lamina_dynshape.shape_rules.derived import derive
@@ -44,6 +45,7 @@ class FakeMode(TorchDispatchMode):
         self._memo: dict[int, tuple[weakref.ref, FakeTensor]] = {}
         self._storages: dict[int, int] = {}
         self.constants: list[tuple[torch.Tensor, FakeTensor]] = []
+        self.known: Constants | None = None  # made with the first literal tensor
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -51,7 +53,7 @@ class FakeMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rule = RULES.get(func)
-        if rule is None or self.shape_env is not active.env:
+        if rule is None or self.known is not None or self.shape_env is not active.env:
             return self.dispatch(func, args, kwargs or {})
         try:
             result = rule(self, *args, **kwargs) if kwargs else rule(self, *args)
@@ -62,6 +64,12 @@ class FakeMode(TorchDispatchMode):
     # -- operators ----------------------------------------------------------------------------------------------------
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Result of one operator on fakes."""
+        result = self._run(func, args, kwargs)
+        if self.known is not None and isinstance(func, torch._ops.OpOverload):
+            self.known.propagate(func, args, kwargs, result)
+        return result
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = RULES.get(func)
         if self.shape_env is not active.env:
             active.env = self.shape_env
@@ -123,6 +131,15 @@ class FakeMode(TorchDispatchMode):
             self.constants.append((t, fake))
         return fake
 
+    def literal(self, value: torch.Tensor) -> FakeTensor:
+        """A fresh fake of a tensor that the program wrote out, with its value."""
+        fake = self.make(tuple(value.shape), value.stride(), value.dtype, value.device, value.storage_offset())
+        if self.known is None:
+            self.known = Constants()
+        with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
+            self.known.set(fake, value.clone())
+        return fake
+
     # -- making fakes -------------------------------------------------------------------------------------------------
     def make(
         self, sizes: tuple[Any, ...], strides: tuple[Any, ...], dtype: torch.dtype, device: torch.device, offset: Any = 0,
@@ -144,6 +161,7 @@ class FakeMode(TorchDispatchMode):
         fake.offset = offset
         fake.scalar_type = dtype
         fake.dev = device
+        fake.constant = None
         fake.storage_key = next(_storage_keys) if storage_key is None else storage_key
         return fake
 

@@ -37,7 +37,7 @@ def _refuse(what: str, fake: FakeTensor) -> DataDependent:
 class FakeTensor(torch.Tensor):
     """Tensor without data. Made by FakeMode."""
 
-    __slots__ = ("dev", "fake_mode", "offset", "scalar_type", "sizes", "storage_key", "strides")
+    __slots__ = ("constant", "dev", "fake_mode", "offset", "scalar_type", "sizes", "storage_key", "strides")
     fake_mode: FakeMode
     storage_key: int  # equal for tensors that share memory
     sizes: tuple[Any, ...]
@@ -45,6 +45,7 @@ class FakeTensor(torch.Tensor):
     offset: Any
     scalar_type: torch.dtype
     dev: torch.device
+    constant: torch.Tensor | None  # the value, for literals of the program (see `constants`)
 
     # The class only fixes dispatch; functions called on fakes must not be rerouted per call.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -61,6 +62,8 @@ class FakeTensor(torch.Tensor):
 
     # -- what needs data ----------------------------------------------------------------------------------------------
     def tolist(self) -> Any:
+        if self.constant is not None:
+            return self.constant.tolist()
         if self.numel() == 0 or self.fake_mode.allow_unbacked:
             return [x.tolist() for x in self] if self.dim() else self.item()
         raise _refuse("tolist()", self)

@@ -20,6 +20,8 @@ def _size(mode: Any, what: str, x: Any, hint: str = "") -> Any:
 
 @rule("_local_scalar_dense", "item")
 def _item(mode: Any, x: Any) -> Any:
+    if x.constant is not None:
+        return x.constant.item()
     if not mode.allow_unbacked:
         raise DataDependent("data-dependent value: item()", saw=repr(x), hint="keep the value in a tensor, or move this out of the compiled region")
     return mode.unbacked_value(x.scalar_type)
@@ -27,6 +29,9 @@ def _item(mode: Any, x: Any) -> Any:
 
 @rule("nonzero")
 def _nonzero(mode: Any, x: Any) -> Any:
+    if x.constant is not None:
+        count = int(x.constant.count_nonzero())
+        return mode.make((count, len(x.sizes)), (1, max(count, 1)), torch.int64, x.dev)
     count = _size(mode, "nonzero", x, "torch.where(condition, a, b) keeps the size")
     rank = len(x.sizes)
     return mode.make((count, rank), (1, count) if rank else (0, 1), torch.int64, x.dev)
@@ -62,12 +67,14 @@ def _repeat_interleave(mode: Any, repeats: Any, *, output_size: Any = None) -> A
     return mode.make((mode.unbacked_size(None),), (1,), repeats.scalar_type, repeats.dev)
 
 
-@rule("equal", "is_nonzero", "allclose")
+@rule("equal")
 def _truth(mode: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
+    if x.constant is not None and others[0].constant is not None:
+        return torch.equal(x.constant, others[0].constant)
     raise DataDependent("data-dependent branch", saw=repr(x), hint="torch.where, or move the branch outside of the compiled region")
 
 
-@rule("bincount", "unique_consecutive", "unique_dim", "unique_dim_consecutive", "nonzero_numpy", "linalg_lstsq")
+@rule("allclose", "is_nonzero", "bincount", "unique_consecutive", "unique_dim", "unique_dim_consecutive", "nonzero_numpy", "linalg_lstsq")
 def _other(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     raise DataDependent("data-dependent size", saw=repr(x))
 

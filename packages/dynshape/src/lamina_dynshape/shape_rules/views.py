@@ -124,9 +124,15 @@ def _neg_view(mode: Any, x: Any) -> Any:
     return result
 
 
-@rule("detach_", "lift", "lift_fresh")
+@rule("detach_")
 def _itself(mode: Any, x: Any) -> Any:
     return x
+
+
+@rule("lift", "lift_fresh", "lift_fresh_copy")
+def _lift(mode: Any, x: Any) -> Any:
+    """What `torch.tensor(...)` ends with: the real tensor of its literal becomes a fake."""
+    return x if isinstance(x, FakeTensor) else mode.literal(x)
 
 
 @rule("resolve_conj", "resolve_neg")
