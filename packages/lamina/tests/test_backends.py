@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-import lamina
 import pytest
 import torch
+
+import lamina
 from lamina import backends
 from lamina.exc import CompilerError, Unsupported, UserError
 from lamina.options import CompileOptions, option_names, resolve

@@ -13,7 +13,6 @@ from lamina_dynshape.support.errors import (
 )
 
 
-
 class BackendFailed(UserError):
     """A backend that the user gave raised an error; the original is its `__cause__`."""
 
