@@ -313,3 +313,15 @@ def test_state_dict_round_trip():
     close(other(x), compiled(x))
     compiled.load_state_dict(Mlp().state_dict())
     close(compiled(x), model(x))
+
+
+def test_options_reach_inductor():
+    def kernels(**options):
+        lamina.reset()
+        lamina.counters.clear()
+        f = lambda x: ((x + 1).softmax(-1) * 2).sum(0)
+        x = torch.randn(6, 40)
+        close(lamina.compile(f, options=options or None)(x), f(x))
+        return lamina.counters["kernels"]["calls"]
+
+    assert 0 < kernels() < kernels(fusion=False)

@@ -161,13 +161,17 @@ def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions) ->
     """Compile the ATen graphs to C++."""
     from lamina_aotgrad import aot_function, min_cut
     from lamina_inductor import compile_graph
+    from lamina_inductor.config import config as settings
     from lamina_inductor.layout import assign
 
     def partition(joint: Any) -> Any:
         assign(joint.graph_module)  # before the cut: both halves then agree on the layout of what is saved
         return min_cut(joint)
 
-    compiler = functools.partial(compile_graph, options=dict(options.backend_options) or None)
+    def compiler(graph: Any, fake_inputs: Sequence[Any], *, kind: str, signature: Any) -> Callable[..., Any]:
+        with settings.patch(**options.backend_options):  # here, not around the backend: the backward is compiled at its first run
+            return compile_graph(graph, fake_inputs, kind=kind, signature=signature)
+
     compiler.supports_input_mutation = getattr(compile_graph, "supports_input_mutation", False)  # type: ignore[attr-defined]
     return aot_function(gm, example_inputs, fw_compiler=compiler, bw_compiler=compiler, inference_compiler=compiler, partition=partition)
 
