@@ -57,7 +57,7 @@ NATIVE_MODULES = frozenset({
     "torch.torch_version", "torch._sources", "torch.hub", "torch.nn.utils.rnn", "torch.masked", "torch._namedtensor_internals",
     "re", "re._compiler", "re._parser", "enum", "typing", "inspect", "string", "textwrap", "os", "posixpath", "genericpath", "importlib", "importlib.metadata", "importlib.util", "importlib._bootstrap", "packaging.version", "packaging",
     "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "heapq", "operator", "colorsys",
-    "typing_extensions", "statistics", "dataclasses", "collections.abc", "_collections_abc_", "annotationlib", "importlib.resources", "importlib.machinery", "functools_", "torch._vendor.packaging.version", "safetensors",
+    "typing_extensions", "statistics", "dataclasses", "annotationlib", "importlib.resources", "importlib.machinery", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({"replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance"})
 _REFUSED_MODULES = {
@@ -115,6 +115,10 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
         return native(fn) if src is None else cap.lift(fn(), CallSource(_referent, src))
     if t.__module__ in ("operator", "itertools", "functools", "_operator", "types", "typing", "builtins"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
+    if t.__module__.startswith("numpy"):
+        if cap.any_tensor(args, kwargs):
+            unsupported("numpy", "a NumPy function on values of the compiled function", saw=getattr(fn, "__name__", t.__name__), hint="use the torch function")
+        return native(fn, *args, **(kwargs or {}))
     if t.__module__.startswith("torch.jit") or t.__name__ in ("ScriptFunction", "ScriptMethod"):
         unsupported("torchscript", "a call of a TorchScript function", saw=getattr(fn, "name", t.__name__), hint="compile the Python function instead")
     unsupported("c-call", "a call of an object implemented in C", saw=f"{t.__module__}.{t.__qualname__}")
@@ -244,6 +248,8 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
     if t.__module__.startswith("torch"):
         return _torch_object_method(cap, fn, name, owner, args, kwargs)
     if t.__module__.startswith("numpy"):
+        if t.__module__.startswith("numpy.random"):
+            unsupported("random", "NumPy's random numbers", saw=name, hint="draw them outside of the compiled function")
         if cap.any_tensor(args, kwargs):
             unsupported("numpy", "a NumPy method on values of the compiled function", saw=name, hint="use torch")
         return native(fn, *args, **(kwargs or {}))

@@ -182,6 +182,9 @@ class Protocols:
 
     # ---- tensors -----------------------------------------------------------------------------------------------------
     def tensor_truth(self, t: Any) -> bool:
+        known = self.recorder.number(t)
+        if known is not None:
+            return bool(known)
         if t.numel() != 1:
             native(bool, torch.empty(0) if t.numel() == 0 else t)
         unsupported("data-dependent-branch", "data-dependent branch", saw=self.describe(t), hint="torch.where, or move the branch outside the compiled function")

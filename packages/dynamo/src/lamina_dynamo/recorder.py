@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+from lamina_dynshape import FakeTensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .control import InternalError, unsupported
 
 if TYPE_CHECKING:
     from .session import Capture
 
+MAX_KNOWN = 32  # elements
 __all__ = ["FUNCTION_RULES", "Recorder", "function_rule"]
 
 FUNCTION_RULES: dict[Any, Any] = {}  # torch function or method -> rule(recorder, func, args, kwargs)
@@ -57,6 +60,7 @@ class Recorder(TorchFunctionMode):
         self.held: list[Any] = []
         self.last_placeholder: fx.Node | None = None
         self.mutated: set[int] = set()  # storage keys of fakes written in place
+        self.known: dict[int, torch.Tensor] = {}  # id(fake) -> its value, for small tensors made from constants alone
         self.impure = False  # random numbers were drawn, or state was set
 
     @classmethod
@@ -83,7 +87,41 @@ class Recorder(TorchFunctionMode):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             out = func(*args, **kwargs)
-        return self.note(func, args, kwargs, out)
+        noted = self.note(func, args, kwargs, out)
+        if type(noted) is FakeTensor:
+            self._learn_value(func, args, kwargs, noted)
+        return noted
+
+    # ---- known values ------------------------------------------------------------------------------------------------
+    def _learn_value(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Keep the value of a small tensor that depends on constants alone, so that `item()` and branches on it are no break."""
+        name = func.__name__
+        if name.endswith("_") and not name.endswith("__"):
+            self.known.pop(id(out), None)
+            return
+        if self.known:
+            tensors = [a for a in args if isinstance(a, torch.Tensor)]
+            if tensors and not all(id(t) in self.known for t in tensors):
+                return
+        elif any(isinstance(a, torch.Tensor) for a in args):
+            return
+        if out.dim() > 1 or any(type(s) is not int for s in out.sizes) or out.numel() > MAX_KNOWN or "rand" in name or name in _RANDOM or out.requires_grad or name in ("empty", "new_empty", "empty_like"):
+            return
+        if any(type(a) in (list, tuple) and self.cap.any_tensor(a, None) for a in args) or self.cap.any_tensor((), kwargs):
+            return
+        try:
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                self.known[id(out)] = func(*[self.known.get(id(a), a) for a in args], **kwargs)
+        except Exception:  # no value known: the fake's metadata is all there is
+            self.known.pop(id(out), None)
+
+    def number(self, t: Any) -> Any:
+        """The Python number in a tensor whose value is known, else None."""
+        v = self.known.get(id(t))
+        if v is None or v.numel() != 1:
+            return None
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            return v.item()
 
     def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Record a call that gave `out`; -> `out` with every tensor a fake."""
@@ -95,7 +133,7 @@ class Recorder(TorchFunctionMode):
             return out
         if type(out) is torch.Tensor:
             out = self.cap.lift_constant(out)
-        if "rand" in name or "drop" in name or name in _RANDOM:
+        if "rand" in name or name in _RANDOM or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
             self.impure = True
         node = self.emit(func, args, kwargs, out)
         if _is_tensor(out):
@@ -310,6 +348,8 @@ def _read_grad(rec: Recorder, t: Any) -> Any:
 
 def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
+    if name == "data" and args[1] is args[0]:
+        return None
     if name == "grad" and len(args) == 2:
         rec.cap.keep[id(args[0])] = args[0]
         rec.cap.overlay.setdefault(id(args[0]), {})["grad"] = args[1]

@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..calls import rule
 from ..control import native, unsupported
@@ -119,6 +120,10 @@ def tensor_bool(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
 
 @function_rule(_T.item, _T.__int__, _T.__float__, _T.__index__, _T.__complex__)
 def tensor_item(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    known = rec.number(args[0])
+    if known is not None:
+        kinds = {"__int__": int, "__float__": float, "__index__": int, "__complex__": complex}
+        return kinds.get(func.__name__, lambda x: x)(known)
     unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
 
 
@@ -128,6 +133,34 @@ def tensor_iter(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     if t.dim() == 0:
         raise TypeError("iteration over a 0-d tensor")
     return iter(torch.unbind(t, 0))
+
+
+@function_rule(_T.__getitem__, _T.__setitem__)
+def tensor_index(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """Bounds of slices that are tensors must be known."""
+    index = args[1]
+    if type(index) is slice or type(index) is tuple and any(type(i) is slice for i in index):
+        parts = tuple(_plain_slice(rec, i) for i in index) if type(index) is tuple else _plain_slice(rec, index)
+        args = (args[0], parts, *args[2:])
+    return rec.run(func, args, kwargs)
+
+
+def _plain_slice(rec: Recorder, index: Any) -> Any:
+    if type(index) is not slice:
+        return index
+    return slice(*[tensor_item(rec, _T.__index__, (b,), {}) if isinstance(b, torch.Tensor) else b for b in (index.start, index.stop, index.step)])
+
+
+@function_rule(torch.tensor, torch.as_tensor, torch.from_numpy)
+def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """A NumPy array that is a constant of the capture gives a constant tensor."""
+    if args and type(args[0]).__module__ == "numpy" and type(args[0]).__name__ == "ndarray":
+        if func is not torch.tensor:
+            unsupported("numpy", "a tensor that shares memory with a NumPy array", hint="torch.tensor copies")
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            real = func(*args, **kwargs)
+        return rec.cap.lift_constant(real).clone()
+    return rec.run(func, args, kwargs)
 
 
 @function_rule(_T.__contains__)
