@@ -439,3 +439,15 @@ def test_deepcopy_of_a_model_that_holds_a_compiled_part():
     net.fast(x)
     other = copy.deepcopy(net)
     assert torch.equal(other(x), net(x))
+
+
+def test_a_builtin_that_is_replaced_is_seen(monkeypatch):
+    import builtins
+
+    backend = Count()
+    compiled = optimize(lambda x, n: x * max(n, 1), backend)
+    assert compiled(torch.ones(1), 3).item() == 3
+    monkeypatch.setattr(builtins, "max", lambda a, b: 7)
+    assert compiled(torch.ones(1), 3).item() == 7
+    monkeypatch.undo()
+    assert compiled(torch.ones(1), 3).item() == 3 and backend.compiled == 2

@@ -219,13 +219,14 @@ PyObject* program_is_dead(ProgramObject* self, PyObject*) {  // can it never mat
     if (n.weak && weak_target(n.key.p) == Py_None) Py_RETURN_TRUE;
   Py_RETURN_FALSE;
 }
-PyObject* program_stats(ProgramObject* self, PyObject*) {  // for tests and tuning
+PyObject* matcher_stats(const Matcher& matcher) {
   size_t words = 0, live = 0;
   uint64_t hits = 0;
-  for (auto& m : self->matcher.remembered) words += m.witness->pinned.size(), live += m.witness->live.size(), hits += m.hits;
-  return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:K,s:O}", "nodes", self->program.nodes.size(), "checks", self->program.checks.size(), "witnesses", self->matcher.remembered.size(),
-                       "pinned_ops", words, "live_ops", live, "hits", hits, "needs_user_code", self->matcher.needs_user_code ? Py_True : Py_False);
+  for (auto& m : matcher.remembered) words += m.witness->pinned.size(), live += m.witness->live.size(), hits += m.hits;
+  return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:K,s:O}", "nodes", matcher.p->nodes.size(), "checks", matcher.p->checks.size(), "witnesses", matcher.remembered.size(), "pinned_ops", words,
+                       "live_ops", live, "hits", hits, "needs_user_code", matcher.needs_user_code ? Py_True : Py_False);
 }
+PyObject* program_stats(ProgramObject* self, PyObject*) { return matcher_stats(self->matcher); }  // for tests and tuning
 
 PyMethodDef program_methods[] = {{"check", (PyCFunction)program_check, METH_VARARGS, "check(slots, globals=None, closure=None) -> bool"},
                                  {"supply", (PyCFunction)program_supply, METH_VARARGS, "supply(slots, globals=None, closure=None) -> supplied values, None if a guard fails"},
@@ -624,7 +625,17 @@ PyObject* compiled_reduce(PyObject* self, PyObject*) {
   return PyErr_Format(PyExc_TypeError, "cannot pickle %R: compiled code lives in this process; pickle the original (__wrapped__) and compile it again", self);
 }
 
-PyMethodDef compiled_methods[] = {{"__copy__", compiled_copy, METH_NOARGS, nullptr},
+PyObject* compiled_stats(CompiledFunction* self, PyObject*) {  // for tests and tuning: one dictionary per entry, most recent first
+  Ref list(PyList_New(0));
+  for (auto& b : self->bindings) {
+    Ref d(matcher_stats(b->matcher));
+    if (!list || !d || PyList_Append(list.p, d.p) < 0) return nullptr;
+  }
+  return list.release();
+}
+
+PyMethodDef compiled_methods[] = {{"stats", (PyCFunction)compiled_stats, METH_NOARGS, "sizes and hits of the entries' guard programs, as this callable sees them"},
+                                  {"__copy__", compiled_copy, METH_NOARGS, nullptr},
                                   {"__deepcopy__", compiled_copy, METH_O, nullptr},
                                   {"__reduce__", compiled_reduce, METH_NOARGS, nullptr},
                                   {nullptr, nullptr, 0, nullptr}};

@@ -170,8 +170,8 @@ class WitnessBuilder {
   void tag(int i) {  // i's contents as a dictionary
     PyObject* d = value(i);
     if (!p.nodes[i].is_container || !PyDict_Check(d) || !may_tag(i)) return;
-    if (!is_pinned[i]) {  // just read again: it must be the same one. An argument's dictionary may differ from call to call.
-      same(i, p.tag_misses[i] == 0 && is_arg[i], true);
+    if (!is_pinned[i]) {  // just read again: it must be the same one. Another one is another instance, or an argument made for each call.
+      same(i, p.nodes[i].access == INST_DICT && is_arg[i], true);
       is_pinned[i] = true, is_arg[i] = false;
     }
     word(i, dict_tag(d), *dict_tag(d), true);

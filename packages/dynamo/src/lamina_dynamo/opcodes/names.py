@@ -14,7 +14,7 @@ from ..guards import GuardKind
 from ..lift import is_torch_owned
 from ..control import DELETED, MISSING
 from ..peer import is_peer, peer_module
-from ..source import ConstantSource, GlobalSource, GlobalsSource, ItemSource, Source
+from ..source import BuiltinSource, ConstantSource, GlobalSource, GlobalsSource, ItemSource, Source
 from . import VERSION, handler
 
 _BUILTINS = builtins.__dict__
@@ -43,6 +43,7 @@ def read_global(f: Frame, name: str) -> Any:
         if not is_torch_owned(g.get("__name__")):
             cap.guard(GlobalsSource() if g is cap.root_globals else _held(g), GuardKind.NO_KEY, name)
         v = cap.global_cache[key] = _BUILTINS[name]
+        cap.guard(BuiltinSource(name), GuardKind.ID, v)
         return v
     if name in _BUILTINS:
         return _BUILTINS[name]
