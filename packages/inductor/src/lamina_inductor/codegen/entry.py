@@ -85,6 +85,9 @@ class _EntryWriter:
     def expr(self, e: Expr | int) -> str:
         return self._expr(e)
 
+    def hint(self, e: Expr | int) -> int:
+        return self.graph.evaluate(e) if isinstance(e, Expr) else e
+
     def fresh(self, prefix: str) -> str:
         self._fresh += 1
         return f"{prefix}_{self._fresh}"

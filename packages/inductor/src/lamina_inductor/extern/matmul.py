@@ -11,7 +11,8 @@ import torch
 from lamina_dynshape.expr import Expr
 
 from ..gemm import DECLARATION, DEFINITION, library_path
-from ..ir.buffers import ZERO, StridedView
+from ..gemm.choice import own_is_faster, shape_class
+from ..ir.buffers import ONE, ZERO, StridedView
 from ..ir.extern import CallWriter, EpilogueRef, ExternKernel
 from ..lowering.registry import lowering
 from .shim import declare
@@ -32,6 +33,12 @@ def write_gemm(w: CallWriter, *, batch: Any, sizes: tuple[Any, Any, Any], a: tup
     w.line(f"if (lamina_gemm(&{name})) return lm_oom(ctx);")
 
 
+def _write_library(w: CallWriter, kernel: ExternKernel) -> None:
+    a, b = kernel.inputs[:2]
+    name = declare(w, "aoti_torch_cpu_bmm_out" if len(a.size) == 3 else "aoti_torch_cpu_mm_out")  # type: ignore[union-attr]
+    w.check(f"{name}({w.handle(kernel.outputs[0].view())}, {w.handle(a)}, {w.handle(b)})")  # type: ignore[arg-type]
+
+
 class GemmKernel(ExternKernel):
     """inputs: a (.., M, K), b (.., K, N), bias (N) or None; the output is row-major."""
 
@@ -39,12 +46,21 @@ class GemmKernel(ExternKernel):
         a, b, bias = self.inputs
         assert a is not None and b is not None
         batched = len(a.size) == 3
+        if epilogue is None and bias is None and not batched and not self._own_is_faster(w):
+            _write_library(w, self)
+            return
         c = self.outputs[0].view()
         m, k, n = a.size[-2], a.size[-1], b.size[-1]
         write_gemm(
             w, batch=a.size[0] if batched else 1, sizes=(m, n, k),
             a=(w.data(a), a.stride[0] if batched else 0, *a.stride[-2:]), b=(w.data(b), b.stride[0] if batched else 0, *b.stride[-2:]),
             c=(w.data(c), c.stride[0] if batched else 0, c.stride[-2]), bias=w.data(bias) if bias is not None else "0", epilogue=epilogue)
+
+    def _own_is_faster(self, w: CallWriter) -> bool:
+        a, b = self.inputs[:2]
+        assert a is not None and b is not None
+        m, k, n = (w.hint(e) for e in (*a.size, b.size[1]))
+        return own_is_faster(shape_class(m, n, k, a.stride[1] is ONE, b.stride[1] is ONE))
 
     def epilogue_shape(self) -> tuple[Expr, Expr] | None:
         out = self.outputs[0]
@@ -57,9 +73,7 @@ class LibraryMatmul(ExternKernel):
 
     def emit_call(self, w: CallWriter, epilogue: EpilogueRef | None = None) -> None:
         assert epilogue is None
-        a, b = self.inputs
-        name = declare(w, "aoti_torch_cpu_bmm_out" if len(a.size) == 3 else "aoti_torch_cpu_mm_out")  # type: ignore[union-attr]
-        w.check(f"{name}({w.handle(self.outputs[0].view())}, {w.handle(a)}, {w.handle(b)})")  # type: ignore[arg-type]
+        _write_library(w, self)
 
 
 def _matmul(g: Any, node: torch.fx.Node, a: Any, b: Any, bias: StridedView | None = None) -> Any:

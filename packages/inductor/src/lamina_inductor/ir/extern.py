@@ -23,6 +23,7 @@ class CallWriter(Protocol):
     def data(self, view: StridedView) -> str: ...                # typed data pointer of the view's first element (`float*`)
     def handle(self, view: StridedView) -> str: ...              # AtenTensorHandle with exactly the view's sizes and strides
     def expr(self, e: Expr | int) -> str: ...                    # i64 expression
+    def hint(self, e: Expr | int) -> int: ...                    # value of a size in the call that is being compiled
     def check(self, call: str) -> None: ...                      # call of the C shim: leaves the entry with the error when it is not 0
     def declare(self, prototype: str) -> None: ...               # file level, `extern "C"`, emitted once
     def define(self, key: str, text: str) -> None: ...           # file level definition, emitted once per key
