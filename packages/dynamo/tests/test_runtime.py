@@ -443,10 +443,10 @@ def test_deepcopy_of_a_model_that_holds_a_compiled_part():
 def test_a_builtin_that_is_replaced_is_seen(monkeypatch):
     import builtins
 
-    backend = Count()
+    real, backend, x = max, Count(), torch.ones(1)
     compiled = optimize(lambda x, n: x * max(n, 1), backend)
-    assert compiled(torch.ones(1), 3).item() == 3
-    monkeypatch.setattr(builtins, "max", lambda a, b: 7)
-    assert compiled(torch.ones(1), 3).item() == 7
-    monkeypatch.undo()
-    assert compiled(torch.ones(1), 3).item() == 3 and backend.compiled == 2
+    before = compiled(x, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "max", lambda *a, **k: 7 if a == (3, 1) else real(*a, **k))
+        during = compiled(x, 3)
+    assert (before.item(), during.item(), compiled(x, 3).item(), backend.compiled) == (3, 7, 3, 2)
