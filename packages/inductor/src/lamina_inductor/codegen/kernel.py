@@ -28,6 +28,7 @@ __all__ = ["Kernel", "write_kernel"]
 _COLUMN_TILE = 64
 _COLUMN_ROWS = 64
 _BLOCKS = 32
+_TALL_COLUMNS, _TALL_BLOCKS = 1024, 8
 _TILE_U, _TILE_V = 16, 64     # transposing tiles
 _MIN_STRIDE = 8               # inner step from which a load is worth turning
 
@@ -57,6 +58,7 @@ class _Writer:
         self.expr = ExprText(_Names(self), nest.ranges)  # type: ignore[arg-type]
         self.handler = CHandler(self.expr, lambda s: 0, self._element)
         self.forward: dict[tuple[Buffer, Expr], CVal] = {}
+        self.tile = _COLUMN_TILE
         self.turned: dict[tuple[Buffer, Expr], str] = {}
         self.lines: list[str] = []
         self.indent = 1
@@ -428,39 +430,40 @@ class _Writer:
 
     # -- columns ----------------------------------------------------------------------------------------------------------------------------
     def _columns(self) -> None:
-        """Reductions over strided dimensions: a tile of neighbouring results, rows streamed through it."""
+        """Reductions over strided dimensions. Wide results: a tile of neighbouring columns per thread, rows streamed through it. Tall inputs: blocks of
+        whole rows per thread, in a fixed number, folded in order."""
         nest, h = self.nest, self.handler
-        lane = nest.outer[-1]
-        others, rows = nest.outer[:-1], nest.phases[0].inner
+        lane, others, rows = nest.outer[-1], nest.outer[:-1], nest.phases[0].inner
         size = nest.sizes[lane]
-        tile = _COLUMN_TILE
         name = self.loop_names[lane]
-        n_tiles = f"(({self.expr(size)} + {tile - 1}) / {tile})"
-        self._parallel([*others, lane])
-        for v in others:
-            self.loop(v)
-        self.open(f"for (i64 tile_ = 0; tile_ < {n_tiles}; tile_++)")
+        tall = self._is_tall(lane, others, rows)
+        self.tile = size.const if tall else _COLUMN_TILE
+        if not tall:
+            self._parallel([*others, lane])
+            for v in others:
+                self.loop(v)
+            self.open(f"for (i64 tile_ = 0; tile_ < (({self.expr(size)} + {self.tile - 1}) / {self.tile}); tile_++)")
         at = self._bad_begin()
-        self.put(f"i64 c0_ = tile_ * {tile};")
-        whole = size.is_const and size.const % tile == 0
-        self.put(f"const i64 cn_ = {tile};" if whole else f"i64 cn_ = lm_imin({tile}, {self.expr(size)} - c0_);")
+        self.put("const i64 c0_ = 0;" if tall else f"i64 c0_ = tile_ * {self.tile};")
+        whole = size.is_const and size.const % self.tile == 0
+        self.put(f"const i64 cn_ = {self.tile};" if whole else f"i64 cn_ = lm_imin({self.tile}, {self.expr(size)} - c0_);")
         self.loop_names[lane] = "(c0_ + l_)"
-        depth = len(rows) + 1
         h.begin_phase(self._levels([*rows, lane]))
-        reductions = self._record(Phase([*rows, lane], nest.phases[0].members), depth)
+        reductions = self._record(Phase([*rows, lane], nest.phases[0].members), len(rows) + 1)
         self._flush(0)
-        for _, a, v in reductions:
-            for t in _lane_state(a, v, tile):
-                self.put(t)
-        self._column_rows(rows, lane, reductions, depth)
+        if tall:
+            self._column_blocks(rows, reductions)
+        else:
+            for _, a, _ in reductions:
+                for t in _lane_state(a, self.tile):
+                    self.put(t)
+            self._column_rows(rows, reductions, None)
         h.begin_phase(self._levels([lane]))
         self.forward = {}
         for m, a, v in reductions:
             index = self._target_index(m)
             for b, text in zip(m.effect.buffers, a.results, strict=True):
-                for _, part in a.parts:
-                    text = text.replace(part, f"{part}[l_]")
-                named = h._temp(text, v.dtype, 1)
+                named = h._temp(_lanes(text, a), v.dtype, 1)
                 converted = h.convert(named, b.dtype)
                 self.forward[b, index] = converted
                 if b in nest.memory:
@@ -474,24 +477,64 @@ class _Writer:
         self.close()
         self._bad_end(at)
         self.loop_names[lane] = name
-        self.close(len(others) + 1)
+        self.close(0 if tall else len(others) + 1)
 
-    def _column_rows(self, rows: list[Expr], lane: Expr, reductions: list, depth: int) -> None:
-        h = self.handler
+    def _is_tall(self, lane: Expr, others: list[Expr], rows: list[Expr]) -> bool:
+        size = self.nest.sizes[lane]
+        if others or not size.is_const or size.const > _TALL_COLUMNS:
+            return False
+        n = self.graph.evaluate(self.nest.points(rows))
+        return n >= 4 * _TALL_BLOCKS and (n >= 4 * size.const or size.const < 4 * _COLUMN_TILE)
+
+    def _column_blocks(self, rows: list[Expr], reductions: list) -> None:
+        n = self.expr(self.nest.sizes[rows[0]])
+        parts = [(c, name) for _, a, _ in reductions for c, name in a.parts]
+        for c, name in parts:
+            self.put(f"{c} B_{name}[{_TALL_BLOCKS}][{self.tile}] __attribute__((aligned(64)));")
+        cycles = self.nest.cycles()
+        if not cycles.is_const or cycles.const >= config.parallel_cycles:
+            self.put(f"#pragma omp parallel for schedule(static){' reduction(|:bad)' if self.handler.uses_errors else ''}")
+        self.open(f"for (i64 b_ = 0; b_ < {_TALL_BLOCKS}; b_++)")
+        for _, a, _ in reductions:
+            for t in _lane_state(a, self.tile):
+                self.put(t)
+        self.put(f"i64 lo_ = {n} * b_ / {_TALL_BLOCKS}, hi_ = {n} * (b_ + 1) / {_TALL_BLOCKS};")
+        self._column_rows(rows, reductions, ("lo_", "hi_"))
+        for _, name in parts:
+            self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) B_{name}[b_][l_] = {name}[l_];")
+        self.close()
+        for _, a, _ in reductions:
+            for t in _lane_state(a, self.tile):
+                self.put(t)
+        self.open(f"for (i64 b_ = 0; b_ < {_TALL_BLOCKS}; b_++)")
+        for c, name in parts:
+            self.put(f"{c}* q_{name} = B_{name}[b_];")
+        for _, a, _ in reductions:
+            for t in a.merge:
+                self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) {{ {_lanes(t.format(p='q_'), a)} }}")
+        self.close()
+
+    def _column_rows(self, rows: list[Expr], reductions: list, bounds: tuple[str, str] | None) -> None:
+        h, depth, tile = self.handler, len(rows) + 1, self.tile
         for k, v in enumerate(rows[:-1]):
-            self.loop(v)
+            if k == 0 and bounds is not None:
+                self.loop(v, lo=bounds[0], hi=bounds[1])
+            else:
+                self.loop(v)
             self._flush(k + 1)
         last = rows[-1]
-        name, n = self.loop_names[last], self.expr(self.nest.sizes[last])
-        self.open(f"for (i64 rb_ = 0; rb_ < {n}; rb_ += {_COLUMN_ROWS})")
+        name, n, first = self.loop_names[last], self.expr(self.nest.sizes[last]), "0"
+        if bounds is not None and len(rows) == 1:
+            first, n = bounds
+        self.open(f"for (i64 rb_ = {first}; rb_ < {n}; rb_ += {_COLUMN_ROWS})")
         self.put(f"i64 re_ = lm_imin(rb_ + {_COLUMN_ROWS}, {n});")
         for m, a, v in reductions:
             c = COMPUTE[v.dtype]
             if m.effect.kind == "welford":
-                self.put(f"{c} w_{_acc_name(a)}[{_COLUMN_ROWS}][{_COLUMN_TILE}] __attribute__((aligned(64)));")
+                self.put(f"{c} w_{_acc_name(a)}[{_COLUMN_ROWS}][{tile}] __attribute__((aligned(64)));")
             for t in a.run:
                 kind, var, start = _declaration(t)
-                self.put(f"{kind} {var}[{_COLUMN_TILE}] __attribute__((aligned(64))); for (i64 l_ = 0; l_ < {_COLUMN_TILE}; l_++) {var}[l_] = {start};")
+                self.put(f"{kind} {var}[{tile}] __attribute__((aligned(64))); for (i64 l_ = 0; l_ < {tile}; l_++) {var}[l_] = {start};")
         self.open(f"for (i64 {name} = rb_; {name} < re_; {name}++)")
         self._flush(len(rows))
         bad = " reduction(|:bad)" if h.uses_errors and h.error_level == depth else ""
@@ -511,17 +554,14 @@ class _Writer:
                 self._column_welford(a, var, COMPUTE[v.dtype])
             else:
                 self.put("#pragma omp simd")
-                text = a.fold[0].replace(var, f"{var}[l_]")
-                for _, part in a.parts:
-                    text = text.replace(part, f"{part}[l_]")
-                self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) {text}")
+                self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) {_lanes(a.fold[0].replace(var, f'{var}[l_]'), a)}")
         self.close(len(rows))
 
     def _column_welford(self, a: Accumulator, s: str, c: str) -> None:
-        w = f"w_{_acc_name(a)}"
+        w, tile = f"w_{_acc_name(a)}", self.tile
         (_, n), (_, mean), (_, m2) = a.parts
         self.open("")
-        self.put(f"i64 c_ = re_ - rb_; {c} q_[{_COLUMN_TILE}] __attribute__((aligned(64))); for (i64 l_ = 0; l_ < {_COLUMN_TILE}; l_++) q_[l_] = 0;")
+        self.put(f"i64 c_ = re_ - rb_; {c} q_[{tile}] __attribute__((aligned(64))); for (i64 l_ = 0; l_ < {tile}; l_++) q_[l_] = 0;")
         self.put("#pragma omp simd")
         self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) {s}[l_] /= ({c})c_;")
         self.open("for (i64 r_ = 0; r_ < c_; r_++)")
@@ -626,7 +666,14 @@ def _declaration(text: str) -> tuple[str, str, str]:
     return kind, name, start
 
 
-def _lane_state(a: Accumulator, v: CVal, tile: int) -> list[str]:
+def _lanes(text: str, a: Accumulator) -> str:
+    """The text with every part of the accumulator's state indexed by lane."""
+    for _, part in a.parts:
+        text = text.replace(part, f"{part}[l_]")
+    return text
+
+
+def _lane_state(a: Accumulator, tile: int) -> list[str]:
     """Arrays, one element per lane, for the state between runs."""
     out = []
     for t in a.total:
