@@ -19,6 +19,7 @@ from lamina_dynamo.native import RUN_EAGER
 from lamina_dynamo.runtime import Options, compile_callable
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError, Unsupported, UserError
+from lamina_dynshape.support.logs import log
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ def test_the_recompile_limit_and_its_warning():
 
 
 def test_the_log_of_recompiles(monkeypatch, caplog):
-    logger = logging.getLogger("lamina.recompiles")
+    logger = log("recompiles")
     with caplog.at_level(logging.DEBUG, logger="lamina.recompiles"):
         logger.addHandler(caplog.handler)
         compiled = optimize(lambda x: x + 1, Count())
