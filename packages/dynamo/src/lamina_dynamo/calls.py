@@ -156,6 +156,8 @@ def _policy_of(fn: Any) -> Any:
         return _NATIVE
     if module == "torch" or module.startswith(("torch._C.", "torch.fx.experimental", "torch.utils._device_", "torch.backends.", "torch.cuda.", "importlib.", "packaging.", "email.", "urllib.")):
         return _NATIVE
+    if module.startswith("torch._functorch"):
+        return ("functorch", "a functorch transform", "call it outside of the compiled function")
     if module.startswith("numpy"):
         return ("numpy", "a NumPy function on values of the compiled function", "use the torch function")
     if module.startswith(("lamina.", "lamina_")) or module == "lamina":
@@ -210,6 +212,8 @@ _CONTAINER_TYPES = (list, dict, set, tuple, frozenset, deque, str, bytes, int, f
 
 def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     owner = fn.__self__
+    if fn.__module__ == "torch._C._functorch":
+        unsupported("functorch", "a functorch transform", saw=fn.__name__, hint="call it outside of the compiled function")
     if owner is None or isinstance(owner, types.ModuleType) or (fn.__module__ or "").startswith("torch._C"):
         return _call_module_function(cap, fn, args, kwargs)
     if isinstance(owner, torch.Tensor):

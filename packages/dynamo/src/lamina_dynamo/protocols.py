@@ -194,12 +194,15 @@ class Protocols:
             return f"Tensor {str(t.dtype).removeprefix('torch.')}{list(t.shape)} on {t.device}"
 
     def any_tensor(self, args: Any, kwargs: Any) -> bool:
+        seen: set[int] = set()  # containers may contain themselves
+
         def has(x: Any) -> bool:
             if isinstance(x, torch.Tensor | torch.SymInt):
                 return True
-            if type(x) in (list, tuple):
-                return any(map(has, x))
-            return type(x) is dict and any(map(has, x.values()))
+            if type(x) not in (list, tuple, dict) or id(x) in seen:
+                return False
+            seen.add(id(x))
+            return any(map(has, x.values() if type(x) is dict else x))
 
         return any(map(has, args)) or any(map(has, (kwargs or {}).values()))
 

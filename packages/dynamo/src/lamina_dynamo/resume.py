@@ -96,7 +96,7 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
             args.append(cg.value(handled[i]))
         elif k == PLAIN:
             expr = cg.value(v)
-            if i == called and _runs_python(v):
+            if i == called and _runs_python(v) and getattr(v, "__module__", None) not in _REPEATS_OR_TRANSFORMS:
                 from .eval_frame import call_with_hook
                 from .runtime import frame_callback
 
@@ -138,6 +138,10 @@ def _handled(stack: list[Any], now: Any) -> dict[int, Any]:
     for j, i in enumerate(slots):
         out[i] = stack[slots[j + 1]].exc if j + 1 < len(slots) else now
     return out
+
+
+# Functions whose Python callees stay eager: they run them again later and compare what was saved, or under a transform.
+_REPEATS_OR_TRANSFORMS = frozenset({"torch.utils.checkpoint", "torch._functorch.apis", "torch._functorch.eager_transforms"})
 
 
 def _callable_position(ins: Any, stack: list[Any]) -> int | None:

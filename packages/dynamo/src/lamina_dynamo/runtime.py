@@ -103,6 +103,8 @@ def _on_miss(options: Options, compiled: Any, slots: tuple[Any, ...]) -> Any:
 def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[Any, ...]) -> Any:
     """An Entry that matches this call, RUN_EAGER or SKIP."""
     ext = extension()
+    if torch._C._are_functorch_transforms_active():
+        return ext.RUN_EAGER
     with _compiling:
         roots = (slots, fn.__globals__, fn.__closure__)
         for entry in cache.entries:  # another thread may have been faster
@@ -166,6 +168,8 @@ def _on_frame(options: Options, fn: types.FunctionType, slots: tuple[Any, ...], 
     ext = extension()
     if is_skipped_code(code) or code is not fn.__code__:
         return ext.SKIP
+    if torch._C._are_functorch_transforms_active():
+        return None
     cache = options.frame_caches.get(id(code))
     if cache is None:
         cache = options.frame_caches[id(code)] = new_cache(code)

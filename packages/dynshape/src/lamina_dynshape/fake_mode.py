@@ -136,7 +136,7 @@ class FakeMode(TorchDispatchMode):
         fake = self.make(tuple(value.shape), value.stride(), value.dtype, value.device, value.storage_offset())
         if self.known is None:
             self.known = Constants()
-        with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
+        with torch._C.DisableTorchFunction(), torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
             self.known.set(fake, value.clone())
         return fake
 
