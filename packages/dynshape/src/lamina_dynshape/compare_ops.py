@@ -107,7 +107,7 @@ class Compare(TorchDispatchMode):
             return
         for i, (r, f) in enumerate(zip(real, fake)):
             if isinstance(r, torch.Tensor) != isinstance(f, torch.Tensor):
-                if not (isinstance(r, torch.Tensor) and r.numel() == 0 and f is None):
+                if not (isinstance(f, torch.Tensor) and f.numel() == 0 and r is None):  # an undefined tensor
                     self._report(func, args, f"result {i}: {type(r)} against {type(f)}")
                 continue
             if not isinstance(r, torch.Tensor) or r.layout is not torch.strided or r.is_quantized:
@@ -122,7 +122,7 @@ class Compare(TorchDispatchMode):
                 if (r is t) != (f is g):
                     self._report(func, args, f"result {i}: real is input {r is t}, fake {f is g}")
                 if r.numel() and (r.untyped_storage()._cdata == t.untyped_storage()._cdata) != (f.storage_key == g.storage_key):
-                    self._report(func, args, f"result {i}: aliases input: real {not (f.storage_key == g.storage_key)}")
+                    self._report(func, args, f"result {i}: aliases input: real {f.storage_key != g.storage_key}")
         for t, g in inputs:
             if (tuple(t.shape), _significant(t)) != (tuple(g.shape), _significant(g)):
                 self._report(func, args, f"argument after: real {tuple(t.shape), t.stride()}, fake {tuple(g.shape), g.stride()}")

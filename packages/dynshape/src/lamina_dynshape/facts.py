@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lamina_dynshape.boolean import FALSE, TRUE, And, BoolExpr, Or, Relation, negate
-from lamina_dynshape.expr import Expr, FloorDiv, Integer, Mod, Product, Sum, Symbol, _combine, bounds, exact_div, integer, mod, simplify
+from lamina_dynshape.expr import Expr, FloorDiv, Integer, Max, Min, Mod, Product, Sum, Symbol, _combine, bounds, exact_div, floordiv, integer, mod, simplify
 
 __all__ = ["Facts"]
 
@@ -101,6 +101,8 @@ class Facts:
 
     def _decide_zero(self, relation: Relation) -> bool | None:
         e, if_zero = relation.e, relation.kind == "eq"
+        if bounds(e, self.ranges) == (0, 0):
+            return if_zero
         if e in self.nonzero:
             return not if_zero
         for sign in (e, -e):
@@ -133,7 +135,7 @@ class Facts:
         if isinstance(e, Symbol):
             found = self.replacements.get(e)
             return self.canonical(found) if found is not None else e
-        if not self.replacements and not _has_division(e):
+        if not self.replacements and not _has_division_or_extremum(e):
             return e
         if isinstance(e, Sum):
             result: Expr = integer(e.const_term)
@@ -192,6 +194,9 @@ class Facts:
 
     def _learn_ge(self, e: Expr) -> None:
         pairs, const = e.terms()
+        if bounds(e, self.ranges)[1] == 0:
+            self._learn_eq(e)
+            return
         if len(pairs) == 1 and isinstance(pairs[0][0], Symbol):
             symbol, c = pairs[0]
             # c*s + const >= 0
@@ -218,7 +223,24 @@ class Facts:
         if solved is None:
             return
         left, right = solved
+        if isinstance(left, FloorDiv):
+            remainder = mod(left.num, left.den)
+            remainder = self.replacements.get(remainder, remainder)
+            if isinstance(remainder, Integer):  # x // b == q and x % b == r: x == b*q + r
+                self.learn(_zero(left.num - left.den * right - remainder))
+                return
         self.replacements[left] = right
+        if isinstance(left, Mod):
+            if right is integer(0):
+                negative = mod(-left.num, left.den)
+                if isinstance(negative, Mod):
+                    self.replacements[negative] = right
+            quotient = floordiv(left.num, left.den)
+            known = self.replacements.pop(quotient, None)
+            if known is not None and isinstance(right, Integer):
+                self._changed()
+                self.learn(_zero(left.num - left.den * known - right))
+                return
         if isinstance(left, Symbol):
             lo, hi = self.ranges.get(left, (None, None))
             self._bound_by(right, lo, hi)
@@ -259,6 +281,12 @@ def _without_quotient(e: Expr) -> tuple[Expr, int] | None:
     return None
 
 
+def _zero(e: Expr) -> BoolExpr:
+    from lamina_dynshape.boolean import eq
+
+    return eq(e, 0)
+
+
 def _positive(e: Expr) -> BoolExpr:
     from lamina_dynshape.boolean import ge
 
@@ -271,8 +299,8 @@ def Relation_ne(e: Expr) -> BoolExpr:
     return ne(e, 0)
 
 
-def _has_division(e: Expr) -> bool:
-    return not isinstance(e, (Integer, Symbol)) and (isinstance(e, (FloorDiv, Mod)) or any(map(_has_division, e.args)))
+def _has_division_or_extremum(e: Expr) -> bool:
+    return not isinstance(e, (Integer, Symbol)) and (isinstance(e, (FloorDiv, Mod, Min, Max)) or any(map(_has_division_or_extremum, e.args)))
 
 
 def _common_factor(e: Expr) -> Expr | None:

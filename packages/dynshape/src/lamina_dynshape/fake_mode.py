@@ -100,6 +100,11 @@ class FakeMode(TorchDispatchMode):
             if result is not NotImplemented:
                 counters["fake"][f"composite {func.name()}"] += 1
                 return result
+        fake_impl = _registered_fake(func)
+        if fake_impl is not None:
+            counters["fake"][f"registered {func.name()}"] += 1
+            with self:
+                return fake_impl(*args, **kwargs)
         counters["fake"][f"meta {func.name()}"] += 1
         return meta_fallback.run(self, func, args, kwargs)
 
@@ -276,6 +281,15 @@ class FakeMode(TorchDispatchMode):
             if t.requires_grad and not base.requires_grad:
                 raise Unsupported("input is a view that requires grad of a base that does not")
             return base.as_strided(t.shape, t.stride(), t.storage_offset())
+
+
+def _registered_fake(func: Any) -> Any:
+    """The shape function that an operator library gave with `torch.library.register_fake`; it takes symbolic sizes."""
+    if func.namespace == "aten":
+        return None
+    entry = torch._library.simple_registry.singleton.find(func.name())
+    kernel = entry.fake_impl.kernel if entry is not None else None
+    return kernel.func if kernel is not None else None
 
 
 class _NonLeaf(torch.autograd.Function):

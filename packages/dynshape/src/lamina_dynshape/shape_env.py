@@ -346,7 +346,7 @@ class ShapeEnv:
         base = {s: (i.low, i.high) for s, i in self.symbols.items()}
         kept = list(self._guards.values())
         for g in list(kept):
-            others = [o.expr for o in kept if o is not g]
+            others = [o.expr for o in kept if o is not g and not o.expr.free_symbols.isdisjoint(g.expr.free_symbols)]
             if implied(g.expr, others, base):
                 kept.remove(g)
         return kept

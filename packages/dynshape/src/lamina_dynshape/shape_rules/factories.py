@@ -97,7 +97,7 @@ def _range_length(mode: Any, start: Any, end: Any, step: Any) -> Any:
         if lt(end, start) if lt(0, step) else lt(start, end):
             raise RuntimeError("upper bound and larger bound inconsistent with step sign")
         return plain(-((start - end) // step))
-    return math.ceil((end - start) / step)
+    return mode.dim(math.ceil((end - start) / step))
 
 
 def _arange(mode: Any, start: Any, end: Any, step: Any, dtype: Any, device: Any) -> Any:

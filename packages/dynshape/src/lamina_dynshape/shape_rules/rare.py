@@ -36,6 +36,19 @@ def _conj_physical(mode: Any, x: Any) -> Any:
     return elementwise(mode, (x,), x.scalar_type)
 
 
+# -- recurrent layers -----------------------------------------------------------------------------------------------------------------
+@rule("mkldnn_rnn_layer")
+def _mkldnn_rnn_layer(
+    mode: Any, x: Any, w0: Any, w1: Any, w2: Any, w3: Any, hx: Any, cx: Any, reverse: bool, batch_sizes: Any, kind: int, hidden: Any, layers: Any,
+    has_biases: bool, bidirectional: bool, batch_first: bool, train: bool,
+) -> Any:
+    """(output, hidden state, cell state, workspace); input is (time, batch, features)."""
+    width = mode.dim(hidden)
+    output = _row(mode, (x.sizes[0], x.sizes[1], width), x)
+    states = [_row(mode, t.sizes, x) for t in (hx, cx)]
+    return output, *states, _row(mode, (0,), x, torch.uint8)
+
+
 # -- gates ----------------------------------------------------------------------------------------------------------------------
 @rule("glu")
 def _glu(mode: Any, x: Any, dim: int = -1) -> Any:
