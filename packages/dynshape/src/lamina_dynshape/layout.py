@@ -85,7 +85,7 @@ def _is_ordered(sizes: Dims, strides: Dims, order: Any) -> bool:
 def is_channels_last(sizes: Dims, strides: Dims) -> bool:
     """Memory order N...C exactly: contiguous in channels_last (4-D) or channels_last_3d (5-D)."""
     order = _CHANNELS_LAST_ORDER.get(len(sizes))
-    return order is not None and (_is_ordered(sizes, strides, order) or _is_empty(sizes))
+    return order is not None and _is_ordered(sizes, strides, order)
 
 
 def _looks_channels_last(sizes: Dims, strides: Dims) -> bool:
