@@ -259,6 +259,8 @@ class Codegen:
         args = "".join(f", {self.value(a)}" for a in v.args)
         name = self.names[id(v)] = self.fresh()
         self.emit(f"{name} = {self.constant(t.__new__)}({self.constant(t)}{args})")
+        if isinstance(t.__init__, types.WrapperDescriptorType):  # fields such as StopIteration.value are set there
+            self.emit(f"{self.constant(t.__init__)}({name}{args})")
         self.emit(f"{name}.args = ({args[2:]}{',' if v.args else ''})")
         for k, x in vars(v).items():
             self.emit(f"{name}.__dict__[{k!r}] = {self.value(x)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
-from lamina_dynshape import FakeTensor
+from lamina_dynshape import DataDependent, FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -85,8 +85,16 @@ class Recorder(TorchFunctionMode):
         """Call on fakes and record."""
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
-        with torch._C.DisableTorchFunctionSubclass():
-            out = func(*args, **kwargs)
+        try:
+            with torch._C.DisableTorchFunctionSubclass():
+                out = func(*args, **kwargs)
+        except DataDependent:  # a tensor where the operator wants a number
+            numbers = [self._plain_number(a) for a in args[1:]]
+            if not self.known or all(a is b for a, b in zip(numbers, args[1:])):
+                raise
+            args = (args[0], *numbers)
+            with torch._C.DisableTorchFunctionSubclass():
+                out = func(*args, **kwargs)
         noted = self.note(func, args, kwargs, out)
         if type(noted) is FakeTensor:
             self._learn_value(func, args, kwargs, noted)
@@ -114,6 +122,10 @@ class Recorder(TorchFunctionMode):
                 self.known[id(out)] = func(*[self.known.get(id(a), a) for a in args], **kwargs)
         except Exception:  # no value known: the fake's metadata is all there is
             self.known.pop(id(out), None)
+
+    def _plain_number(self, a: Any) -> Any:
+        known = self.number(a)
+        return a if known is None else known
 
     def number(self, t: Any) -> Any:
         """The Python number in a tensor whose value is known, else None."""
@@ -253,7 +265,9 @@ class Recorder(TorchFunctionMode):
             return found
         inp = self.cap.inputs.get(id(t))
         if inp is None:
-            inp = self.cap.inputs[id(self.cap.lift_constant(t))]
+            inp = self.cap.inputs.get(id(self.cap.lift_constant(t)))
+            if inp is None:
+                unsupported("unrecorded-tensor", "a tensor made by a call that was not recorded", saw=self.cap.describe(t))
         if inp.node is None:
             inp.node = self.placeholder(_placeholder_name(inp.source.name()), inp.fake, inp.source.name(), inp.role)
         return inp.node
@@ -355,7 +369,7 @@ def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         rec.cap.overlay.setdefault(id(args[0]), {})["grad"] = args[1]
         return None
     if name == "requires_grad" and len(args) == 2 and isinstance(args[1], bool):
-        return torch.Tensor.requires_grad_(*args)
+        return rec.run(torch.Tensor.requires_grad_, args, {})
     unsupported("tensor-attribute-write", f"assigning Tensor.{name}", hint="use in-place methods such as copy_")
 
 

@@ -75,7 +75,7 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
     code = origin.code
     program = program_of(code)
     at = frame.pc - origin.shift
-    if at < 0:
+    if at < 0 or program.instructions[at].op == "PUSH_EXC_INFO":  # the latter only where a test forces it
         raise CannotRebuild(None, Unsupported("a graph break before the first instruction", code="break-at-start"))
     while program.instructions[at].op in ("KW_NAMES", "PRECALL"):
         at += 1

@@ -132,7 +132,7 @@ def tensor_iter(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     t = args[0]
     if t.dim() == 0:
         raise TypeError("iteration over a 0-d tensor")
-    return iter(torch.unbind(t, 0))
+    return iter(rec.run(torch.unbind, (t, 0), {}))
 
 
 @function_rule(_T.__getitem__, _T.__setitem__)
@@ -159,13 +159,13 @@ def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
             unsupported("numpy", "a tensor that shares memory with a NumPy array", hint="torch.tensor copies")
         with torch._C.DisableTorchFunction(), _disable_current_modes():
             real = func(*args, **kwargs)
-        return rec.cap.lift_constant(real).clone()
+        return rec.run(_T.clone, (rec.cap.lift_constant(real),), {})
     return rec.run(func, args, kwargs)
 
 
 @function_rule(_T.__contains__)
 def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
-    return rec.cap.tensor_truth((args[0] == args[1]).any())
+    unsupported("data-dependent-branch", "data-dependent branch", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
 
 
 _QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "storage_offset", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "type", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
