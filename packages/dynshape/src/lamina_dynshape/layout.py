@@ -42,7 +42,7 @@ def _ordered_strides(sizes: Dims, order: tuple[int, ...]) -> Dims:
     step: Dim = 1
     for d in order:
         strides[d] = step
-        step = plain(step * (max(sizes[d], 1) if type(sizes[d]) is int else sizes[d]))
+        step = plain(step * sizes[d])
     return tuple(strides)
 
 

@@ -184,9 +184,9 @@ def _conv_strides(sizes: Any, x: Any, w: Any) -> Any:
 def _convolution(
     mode: Any, x: Any, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, *flags: Any
 ) -> Any:
-    batched = len(x.sizes) == len(w.sizes)
-    if not batched:
-        return NotImplemented
+    if len(x.sizes) != len(w.sizes):
+        return NotImplemented  # not batched
+    groups = mode.dim(groups)
     _check_conv(x, w, transposed, groups)
     sizes = conv_output_sizes(mode, x, w, stride, padding, dilation, transposed, output_padding, groups)
     if any(lt(s, 0) for s in sizes[2:]):
@@ -207,7 +207,7 @@ def _convolution_backward(
     if wanted[1]:
         results[1] = mode.make(w.sizes, _conv_strides(w.sizes, x, w), grad.scalar_type, grad.dev)
     if wanted[2]:
-        channels = w.sizes[1] * groups if transposed else w.sizes[0]
+        channels = w.sizes[1] * mode.dim(groups) if transposed else w.sizes[0]
         results[2] = mode.make((plain(channels),), (1,), grad.scalar_type, grad.dev)
     return tuple(results)
 

@@ -34,9 +34,9 @@ def _format(x: Any, count: int) -> torch.memory_format:
 def _pool(mode: Any, x: Any, count: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> tuple[Any, Any]:
     if len(x.sizes) not in (count + 1, count + 2):
         raise RuntimeError(f"non-empty {count + 1}D or {count + 2}D (batch mode) tensor expected for input")
-    kernel = _spread(kernel, count)
-    stride = _spread(stride, count, kernel)
-    padding, dilation = _spread(padding, count), _spread(dilation, count)
+    kernel = [mode.dim(k) for k in _spread(kernel, count)]
+    stride = [mode.dim(s) for s in _spread(stride, count, kernel)]
+    padding, dilation = [mode.dim(p) for p in _spread(padding, count)], _spread(dilation, count)
     spatial = [_pooled(n, *args, ceil_mode) for n, *args in zip(x.sizes[-count:], kernel, stride, padding, dilation)]
     if any(lt(s, 1) for s in spatial):
         raise RuntimeError(f"Given input size: {list(x.sizes[-count - 1 :])}. Calculated output size: {[x.sizes[-count - 1], *spatial]}. Output size is too small")
