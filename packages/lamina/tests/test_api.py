@@ -76,3 +76,14 @@ def test_import_is_light():
         "assert seconds < 0.3, seconds"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_entry_point_for_torch_compile_names_the_backend():
+    import importlib
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    module, _, name = project["entry-points"]["torch_dynamo_backends"]["lamina"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    assert project["dependencies"] == [f"lamina-{p}" for p in ("dynshape", "primops", "dynamo", "aotgrad", "inductor")]
