@@ -193,6 +193,12 @@ NOINLINE void pack_panel(i64 K, i64 n, const float* B, i64 rs, i64 cs, float* P)
   }
 }
 
+// Ask for lines [l0, l1) of the 2 * K lines behind a panel that will be packed next: memory then works while the products run.
+INLINE void prefetch_panel(i64 l0, i64 l1, const float* B, i64 rs, i64 cs) {
+  if (cs == 1) for (i64 l = l0; l < l1; l++) __builtin_prefetch(B + l / NPAD * rs + l % NPAD * LANES, 0, 2);
+  else if (rs == 1) for (i64 l = l0; l < l1; l++) __builtin_prefetch(B + l / NR * LANES + l % NR * cs, 0, 2);
+}
+
 // Q[k * MR + i] = A[i, k] for i < m; `whole`: MR rows may be read
 NOINLINE void pack_rows(i64 K, int m, bool whole, const float* A, i64 rs, i64 cs, float* Q) {
   if (whole && rs == 1) {
@@ -228,6 +234,8 @@ NOINLINE void tile(const lamina_gemm_call& g, i64 b, i64 m0, i64 m1, i64 n0, i64
       i64 kn = least(kc, g.K - k0);
       bool first = k0 == 0 && !g.accumulate, last = k0 + kc >= g.K;
       for (i64 j = 0; j < jn; j += NR) pack_panel(kn, least(NR, jn - j), B + k0 * g.b_row + (j0 + j) * g.b_col, g.b_row, g.b_col, panels + j * kn);
+      const float* next = !last ? B + (k0 + kc) * g.b_row + j0 * g.b_col : j0 + nc < n1 ? B + (j0 + nc) * g.b_col : 0;
+      i64 lines = NPAD * (last ? least(kc, g.K) : least(kc, g.K - k0 - kc)), next_columns = last ? least(nc, n1 - j0 - nc) : jn;
       for (i64 i = 0; i < nm; i++) {
         i64 i0 = m0 + i * (m1 - m0) / nm, i1 = m0 + (i + 1) * (m1 - m0) / nm;
         int m = (int)(i1 - i0);
@@ -235,6 +243,7 @@ NOINLINE void tile(const lamina_gemm_call& g, i64 b, i64 m0, i64 m1, i64 n0, i64
         if (!in_place) { pack_rows(kn, m, i0 + MR <= g.M, a, g.a_row, g.a_col, rows); a = rows; }
         for (i64 j = 0; j < jn; j += NR) {
           i64 cols = least(NR, jn - j);
+          if (next && j + NR <= next_columns) prefetch_panel(i * lines / nm, (i + 1) * lines / nm, next + j * g.b_col, g.b_row, g.b_col);
           int half = cols <= LANES;
           block_fn fn = half ? (in_place ? blocks<1, false>::table[m] : blocks<1, true>::table[m]) : (in_place ? blocks<2, false>::table[m] : blocks<2, true>::table[m]);
           const float* bias = first && g.bias ? g.bias + (j0 + j) : 0;
