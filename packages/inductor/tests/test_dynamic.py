@@ -1,0 +1,63 @@
+"""Symbolic sizes: one compilation, several sizes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lamina_dynshape import FakeMode, ShapeEnv
+from lamina_inductor.compile import compile_prims
+from lamina_primops import lower, trace
+from loops_support import assert_same
+
+
+def compile_dynamic(fn, x, dims, *rest):
+    """Compile `fn(x, *rest)` with the given dimensions of `x` symbolic; returns a callable of (x, *rest) and the compiled graph."""
+    mode = FakeMode(ShapeEnv())
+    fx = mode.from_real(x, source=None, dynamic_dims=set(dims))
+    sizes = [fx.shape[d] for d in dims]
+    symbols = list({str(s): s for s in sizes}.values())
+    fakes = [mode.from_real(t) for t in rest]
+    names = [str(s) for s in symbols]
+    prims = lower(trace(lambda *a: fn(*a[len(symbols):]), [*symbols, fx, *fakes]))
+    compiled = compile_prims(prims)
+    first = {str(s): d for d, s in reversed(list(zip(dims, sizes, strict=True)))}
+
+    def call(y, *others):
+        return compiled(*[y.shape[first[n]] for n in names], y, *others)
+    return call, compiled
+
+
+CASES = {
+    "pointwise": lambda x, w: F.gelu(x) * w + x.size(0),
+    "softmax": lambda x, w: F.softmax(x * w, -1),
+    "layer norm": lambda x, w: F.layer_norm(x, (24,), w),
+    "columns": lambda x, w: (x * w).sum(0),
+    "all": lambda x, w: (x * w).sum() + x.amax(),
+    "over the symbolic one": lambda x, w: F.softmax(x, 0).var(0),
+    "cat": lambda x, w: torch.cat([x, x * w, x[:2]], 0),
+    "reshape": lambda x, w: (x + w).reshape(-1, 8).sum(-1),
+    "transpose": lambda x, w: (x * w).t().contiguous() + 1,
+    "slice": lambda x, w: x[1:-1] * w,
+    "product": lambda x, w: torch.mm(x, x.t()).relu(),
+    "fallback": lambda x, w: torch.sort(x * w, 0)[0] + 1,
+    "mask": lambda x, w: torch.tril(x @ x.t()),
+    "scan": lambda x, w: (x * w).cumsum(0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_compilation_for_all_sizes(name):
+    fn = CASES[name]
+    w = torch.randn(24)
+    call, _ = compile_dynamic(fn, torch.randn(16, 24), [0], w)
+    for n in (16, 3, 7, 200, 1000):
+        x = torch.randn(n, 24)
+        want = fn(x, w)
+        assert_same(call(x, w), want if isinstance(want, tuple) else (want,), tol=2e-4)
+
+
+def test_two_symbolic_dimensions():
+    fn = lambda x, w: (F.softmax(x * w, -1), x.sum(0), x.transpose(0, 1).contiguous())
+    call, _ = compile_dynamic(fn, torch.randn(6, 24, 5), [0, 1], torch.randn(5))
+    for a, b in ((6, 24), (3, 50), (17, 2)):
+        x, w = torch.randn(a, b, 5), torch.randn(5)
+        assert_same(call(x, w), fn(x, w), tol=1e-4)
