@@ -59,6 +59,8 @@ class LoopNest:
 
     def _drop_ones(self) -> None:
         for v in [v for v, n in self.sizes.items() if n is ONE]:
+            if self.kind == "column" and self.outer == [v] or any(p.inner == [v] and self.has_reduction(p) for p in self.phases):
+                continue  # a reduction keeps one loop to accumulate in
             self.final[v] = ZERO
             del self.sizes[v]
             self.outer = [x for x in self.outer if x is not v]

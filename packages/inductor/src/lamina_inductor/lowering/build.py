@@ -48,6 +48,7 @@ def make_reduction(graph: LoopGraph, kind: str, targets: Sequence[StridedView], 
     kept = [d for d in range(len(x.size)) if d not in dims]
     outer, kept_idx = _variables(graph, [x.size[d] for d in kept], range(len(kept)))
     inner, inner_idx = _variables(graph, [x.size[d] for d in dims], range(len(dims)))
+    inner = inner or [(graph.fresh_var(), ONE)]
     idx: list[Expr] = [ZERO] * len(x.size)
     for d, i in [*zip(kept, kept_idx, strict=True), *zip(dims, inner_idx, strict=True)]:
         idx[d] = i
