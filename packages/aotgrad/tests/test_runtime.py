@@ -249,6 +249,10 @@ class TestGradients:
     def test_detach_cuts(self, same):
         same(lambda x: (x.detach() * x, (x * 2).detach().exp() * x), lambda: [P(3)])
 
+    def test_detached_from_all_gradients(self, same):
+        same(lambda x: x.detach().sin(), lambda: [P(3)])
+        same(lambda x: x.detach().sin(), lambda: [hidden(3)])
+
     def test_retain_graph(self):
         from lamina_aotgrad import aot_eager
 

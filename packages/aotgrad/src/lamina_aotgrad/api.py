@@ -5,6 +5,7 @@ Between: a `torch`-dialect graph and a backend's compilers -> a callable with th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, fx
 from .joint import Joint, trace_joint
 from .partition import Partitioner, min_cut
 from .runtime import avoid_overlap, inference_callable, training_callable
+from .signature import GraphSignature
 
 __all__ = ["aot_eager", "aot_function", "aot_module", "run_graph"]
 
@@ -47,7 +49,8 @@ def aot_function(
     this call, or fakes of them.
     Compilers: `compiler(gm, fake_inputs, *, kind, signature)`, `kind` in inference, forward, backward; with the attribute
     `supports_input_mutation` they write the signature's `mutations` themselves and return the outputs before those
-    (`keep_inference_input_mutations=False` keeps inference from it). Raises `Unsupported` for what cannot be traced.
+    (`keep_inference_input_mutations=False` keeps inference from it); with a `prepare` of the same signature that returns a function to call in
+    any thread, see `_compile_both`. Raises `Unsupported` for what cannot be traced.
     """
     with stage("aot trace"):
         joint = trace_joint(target, _fakes(target, example_inputs))
@@ -117,12 +120,48 @@ def _compile_training(joint: Joint, fw_compiler: Compiler, bw_compiler: Compiler
     forward, backward = partition(joint)
     _check(forward, "04_aten_forward.py")
     _check(backward, "05_aten_backward.py")
-    compiled = fw_compiler(forward, _inputs_of(forward), kind="forward", signature=signature)
+    call, compile_backward = _compile_both(forward, backward, signature, fw_compiler, bw_compiler)
+    return training_callable(call, compile_backward, signature, writes_inputs=writes)
 
-    def compile_backward() -> Callable[..., Any]:
-        return bw_compiler(backward, _inputs_of(backward), kind="backward", signature=signature)
 
-    return training_callable(compiled, compile_backward, signature, writes_inputs=writes)
+def _compile_both(
+    forward: fx.GraphModule, backward: fx.GraphModule, signature: GraphSignature, fw_compiler: Compiler, bw_compiler: Compiler
+) -> tuple[Callable[..., Any], Callable[[], Callable[..., Any]]]:
+    """The compiled forward, and a function that gives the compiled backward.
+
+    A compiler with a `prepare` half has its other half, which waits for a C++ compiler, run in threads: the two graphs are built side by
+    side, and the program's first forward runs while the backward is still being built. Other backwards are compiled when first needed.
+    """
+    prepare_forward, prepare_backward = getattr(fw_compiler, "prepare", None), getattr(bw_compiler, "prepare", None)
+    if prepare_forward is None or prepare_backward is None:
+        compiled = fw_compiler(forward, _inputs_of(forward), kind="forward", signature=signature)
+        return compiled, lambda: bw_compiler(backward, _inputs_of(backward), kind="backward", signature=signature)
+    first = _Later(prepare_forward(forward, _inputs_of(forward), kind="forward", signature=signature))
+    second = _Later(prepare_backward(backward, _inputs_of(backward), kind="backward", signature=signature))
+    return first.result(), second.result
+
+
+class _Later:
+    """The result of a function that runs in a thread of its own; its exception is raised where the result is asked for."""
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="lamina build", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._build()
+        except BaseException as error:  # noqa: BLE001 (carried to the thread that asks)
+            self._error = error
+
+    def result(self) -> Any:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 def aot_eager(gm: fx.GraphModule | Callable[..., Any], example_inputs: Sequence[Any]) -> Callable[..., Any]:

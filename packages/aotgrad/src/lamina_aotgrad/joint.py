@@ -125,6 +125,8 @@ def trace_joint(
             _refuse_hidden_parameters(tracer, training)
             table = _classify(run, flat, signature)
             _record_mutations(run, fakes, signature, table)
+            if training:
+                signature.requires_grad = [i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad]
             grads = _backward(run, mode, signature, table) if training else []
     signature.rng = any(is_random(n.target) for n in tracer.graph.nodes if n.op == "call_function")
     tracer.output([*table.nodes, *grads])
@@ -424,7 +426,6 @@ def _is_dense(val: Tensor) -> bool:
 
 def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTable) -> list[fx.Node]:
     """Run the engine from the differentiable outputs to the leaves; nodes of the gradients that are not None."""
-    signature.requires_grad = [i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad]
     ends = [(k, t) for k, t in table.differentiable() if t.requires_grad]
     if not ends:
         return []

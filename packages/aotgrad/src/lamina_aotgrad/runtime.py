@@ -44,13 +44,20 @@ def _unwrapped(compiled: Compiled) -> Compiled:
 
 
 def _guarded(compiled: Compiled, signature: GraphSignature) -> Compiled:
-    """With autocast off when it was on while tracing: the casts are in the graph."""
-    if not signature.autocast:
-        return compiled
+    """With autocast off when it was on while tracing (the casts are in the graph), and gradients off where inputs have them."""
+    call = compiled
+    if signature.autocast:
+
+        def call(*args: Any) -> Sequence[Any]:
+            with torch._C._DisableAutocast():
+                return compiled(*args)
+
+    if not signature.requires_grad or signature.tangents:
+        return call
 
     def run(*args: Any) -> Sequence[Any]:
-        with torch._C._DisableAutocast():
-            return compiled(*args)
+        with torch.no_grad():
+            return call(*args)
 
     return run
 

@@ -20,7 +20,7 @@ from .config import config
 from .runtime.fallbacks import make_callbacks
 from .runtime.load import load_entry
 
-__all__ = ["CompiledGraph", "GraphData", "compile_graph", "compile_prims"]
+__all__ = ["CompiledGraph", "GraphData", "compile_graph", "compile_prims", "prepare_graph"]
 
 FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-fno-semantic-interposition",
          "-mprefer-vector-width=512", "-fno-exceptions", "-fno-rtti", "-w")
@@ -77,6 +77,12 @@ class CompiledGraph:
 def compile_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, kind: str = "inference", signature: Any = None,
                   options: Any = None) -> CompiledGraph:
     """Compile an ATen-dialect graph, or load what an earlier process compiled from an equal one."""
+    return prepare_graph(gm, fake_inputs, kind=kind, signature=signature, options=options)()
+
+
+def prepare_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, kind: str = "inference", signature: Any = None,
+                  options: Any = None) -> Callable[[], CompiledGraph]:
+    """The Python half of `compile_graph`, done now. The function returned runs the C++ compiler and loads, in any thread."""
     key = None
     if config.cache:
         with stage("graph cache"):
@@ -84,11 +90,13 @@ def compile_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
             found = cache.load(key)
         if found is not None:
             try:
-                return CompiledGraph(found)
+                stored = CompiledGraph(found)
+                return lambda: stored
             except (OSError, ImportError, LaminaError) as error:  # such as a library that was deleted
                 log("cache").info("stored graph does not load: %s", error)
     from lamina_primops import lower
 
+    from .driver import generate
     from .extern import prefetch
     from .layout import assign
     prefetch(gm)
@@ -96,10 +104,15 @@ def compile_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
         if kind == "inference":  # training graphs are cut from a joint graph that has its layouts already
             assign(gm)
         prims = lower(gm, to="prims")
-    compiled = compile_prims(prims, kind=kind)
-    if key is not None:
-        cache.store(key, compiled.data)
-    return compiled
+    data = generate(prims, f"graph_{kind}")
+
+    def build() -> CompiledGraph:
+        compiled = CompiledGraph(data)
+        if key is not None:
+            cache.store(key, data)
+        return compiled
+
+    return build
 
 
 def compile_prims(gm: torch.fx.GraphModule, *, kind: str = "inference", name: str | None = None) -> CompiledGraph:

@@ -161,6 +161,7 @@ def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions) ->
     """Compile the ATen graphs to C++."""
     from lamina_aotgrad import aot_function, min_cut
     from lamina_inductor import compile_graph
+    from lamina_inductor.compile import prepare_graph
     from lamina_inductor.config import config as settings
     from lamina_inductor.layout import assign
 
@@ -172,6 +173,11 @@ def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions) ->
         with settings.patch(**options.backend_options):  # here, not around the backend: the backward is compiled at its first run
             return compile_graph(graph, fake_inputs, kind=kind, signature=signature)
 
+    def prepare(graph: Any, fake_inputs: Sequence[Any], *, kind: str, signature: Any) -> Callable[[], Any]:
+        with settings.patch(**options.backend_options):
+            return prepare_graph(graph, fake_inputs, kind=kind, signature=signature)
+
+    compiler.prepare = prepare  # type: ignore[attr-defined]
     compiler.supports_input_mutation = getattr(compile_graph, "supports_input_mutation", False)  # type: ignore[attr-defined]
     return aot_function(gm, example_inputs, fw_compiler=compiler, bw_compiler=compiler, inference_compiler=compiler, partition=partition)
 
