@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from lamina_primops.prims import PRIMS, Spec, register
 from lamina_primops.prims.pointwise import BINARY, COMPARISONS, DOMAINS, PREDICATES, UNARY
 
+np = pytest.importorskip("numpy")
 CPU = torch.device("cpu")
 
 

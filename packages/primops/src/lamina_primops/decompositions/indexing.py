@@ -189,6 +189,37 @@ def index_fill(x: Any, dim: int, index: Any, value: Any) -> Any:
     return p.index_put(x, [None] * dim + [to(index, torch.int64)], value, False)
 
 
+def _places(mask: Any) -> Any:
+    """For each element of the flattened mask, how many True come before it."""
+    flat = p.reshape(mask, [numel(mask.shape)])
+    return flat, p.maximum_scalar(p.sub_scalar(p.cumsum(to(flat, torch.int64), 0), 1), 0)
+
+
+@register(aten.masked_scatter.default)
+def masked_scatter(x: Any, mask: Any, source: Any) -> Any:
+    """x with the True places filled from source in order; too few source elements raise."""
+    if any(type(s) is int and s == 0 for s in (*x.shape, *mask.shape, *source.shape)):
+        return NotImplemented
+    x, mask = broadcast(x, mask)
+    flat, place = _places(mask)
+    filled = p.index(p.reshape(source, [numel(source.shape)]), [place])
+    return p.reshape(p.where(flat, filled, p.reshape(x, [numel(x.shape)])), list(x.shape))
+
+
+@register(aten.masked_scatter_backward.default)
+def masked_scatter_backward(grad: Any, mask: Any, sizes: Sequence[Any]) -> Any:
+    """The gradient of each True place at its source element, zeros behind."""
+    if any(type(s) is int and s == 0 for s in (*grad.shape, *mask.shape, *sizes)):
+        return NotImplemented
+    grad, mask = broadcast(grad, mask)
+    flat, place = _places(mask)
+    inside = compute_dtype(grad.dtype)
+    values = to(p.reshape(grad, [numel(grad.shape)]), inside)
+    values = p.where(flat, values, full_like(values, 0.0))
+    out = p.scatter(full([numel(sizes)], 0.0, inside, grad.device), 0, place, values, "add")
+    return to(p.reshape(out, list(sizes)), grad.dtype)
+
+
 @register(aten.embedding.default)
 def embedding(weight: Any, indices: Any, padding_idx: Any = -1, scale_grad_by_freq: bool = False, sparse: bool = False) -> Any:
     """Rows of the table."""

@@ -167,6 +167,23 @@ def sinc(x: Any) -> Any:
     return p.where(p.eq_scalar(x, 0.0), full_like(x, 1.0), p.div(p.sin(y), y))
 
 
+@register(aten.special_entr.default)
+@float32_inside
+def entr(x: Any) -> Any:
+    """-x log(x), 0 at 0, -inf below."""
+    inner = p.where(p.eq_scalar(x, 0.0), full_like(x, 0.0), p.neg(p.mul(x, p.log(x))))
+    return p.where(p.lt_scalar(x, 0.0), full_like(x, -math.inf), inner)
+
+
+@register(aten.angle.default)
+def angle(x: Any) -> Any:
+    """pi where negative, else 0; NaN stays."""
+    if not x.dtype.is_floating_point:
+        x = to(x, _DEFAULT())
+    out = p.where(p.lt_scalar(x, 0.0), full_like(x, math.pi), full_like(x, 0.0))
+    return p.where(p.isnan(x), x, out)
+
+
 @register(aten.deg2rad.default)
 def deg2rad(x: Any) -> Any:
     """x * pi / 180."""
@@ -268,6 +285,14 @@ def _binary(name: str, *, floats: bool = False) -> Callable[[Any, Any], Any]:
     return rule
 
 
+def _integer_only(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def guarded(a: Any, b: Any) -> Any:
+        return NotImplemented if result_dtype(a, b).is_floating_point else rule(a, b)
+
+    guarded.__doc__ = rule.__doc__
+    return guarded
+
+
 for _name, _overloads, _floats in (
     ("maximum", (aten.maximum.default,), False), ("minimum", (aten.minimum.default,), False), ("fmax", (aten.fmax.default,), False),
     ("fmin", (aten.fmin.default,), False), ("atan2", (aten.atan2.default,), True), ("hypot", (aten.hypot.default,), False),
@@ -278,6 +303,15 @@ for _name, _overloads, _floats in (
     ("shift_right", (aten.bitwise_right_shift.Tensor, aten.bitwise_right_shift.Tensor_Scalar), False),
 ):  # fmt: skip
     register(*_overloads)(_binary(_name, floats=_floats))
+
+
+for _name, _prim in (
+    ("bitwise_and", "bitwise_and"), ("bitwise_or", "bitwise_or"), ("bitwise_xor", "bitwise_xor"), ("bitwise_left_shift", "shift_left"),
+    ("bitwise_right_shift", "shift_right"), ("remainder", "remainder"),
+):  # fmt: skip
+    register(getattr(aten, _name).Scalar_Tensor)(_binary(_prim))
+for _name, _prim in (("__lshift__", "shift_left"), ("__rshift__", "shift_right")):
+    register(getattr(aten, _name).Tensor, getattr(aten, _name).Scalar)(_integer_only(_binary(_prim)))
 
 
 @register(aten.nextafter.default)

@@ -166,6 +166,18 @@ for _name in ("any", "all"):
     register(getattr(aten, _name).dims)(_truth_dims)
 
 
+@register(aten._is_all_true.default)
+def is_all_true(x: Any) -> Any:
+    """all of a bool tensor."""
+    return reduce(p.all, x, None, False)
+
+
+@register(aten._is_any_true.default)
+def is_any_true(x: Any) -> Any:
+    """any of a bool tensor."""
+    return reduce(p.any, x, None, False)
+
+
 @register(aten.count_nonzero.default, aten.count_nonzero.dim_IntList)
 def count_nonzero(x: Any, dim: Any = None) -> Any:
     """Number of elements that are not 0."""
