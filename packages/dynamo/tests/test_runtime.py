@@ -451,3 +451,86 @@ def test_a_builtin_that_is_replaced_is_seen(monkeypatch):
         patch.setattr(builtins, "max", lambda *a, **k: 7 if a == (3, 1) else real(*a, **k))
         during = compiled(x, 3)
     assert (before.item(), during.item(), compiled(x, 3).item(), backend.compiled) == (3, 7, 3, 2)
+
+
+# ---- modes, transforms, subclasses -------------------------------------------------------------------------------------
+def test_a_users_mode_sees_every_operator():
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Dispatch(TorchDispatchMode):
+        seen = 0
+
+        @classmethod
+        def _should_skip_dynamo(cls):
+            return False
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            Dispatch.seen += 1
+            return func(*args, **(kwargs or {})) * 2
+
+    class Function(TorchFunctionMode):
+        seen = 0
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            Function.seen += 1
+            return func(*args, **(kwargs or {}))
+
+    backend = Count()
+    compiled = optimize(lambda x: x.sin() + 1, backend)
+    x = torch.ones(2)
+    for _ in range(2):
+        plain = compiled(x)
+        with Dispatch():
+            doubled = compiled(x)
+        with Function():
+            same = compiled(x)
+        assert torch.equal(doubled, (x.sin() * 2 + 1) * 2) and torch.equal(same, plain)
+    assert Dispatch.seen == 4 and Function.seen >= 4 and backend.compiled == 1
+
+
+def test_functorch_transforms():
+    compiled = optimize(lambda x: x.sin() + 1, Count())
+    x = torch.ones(2, 3)
+    for _ in range(2):
+        assert torch.equal(torch.func.vmap(compiled)(x), x.sin() + 1)
+        assert torch.equal(torch.func.grad(lambda z: compiled(z).sum())(x), x.cos())
+        assert torch.equal(compiled(x), x.sin() + 1)
+
+
+class Wrapper(torch.Tensor):
+    @staticmethod
+    def __new__(cls, inner):
+        self = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        self.inner = inner
+        return self
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        out = func(*[a.inner if isinstance(a, Wrapper) else a for a in args], **(kwargs or {}))
+        return Wrapper(out) if isinstance(out, torch.Tensor) else out
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+def test_what_is_unsupported_runs_eagerly_without_fullgraph():
+    x = torch.ones(2)
+    compiled = optimize(lambda x: x * 2, Count())
+    for _ in range(12):
+        assert torch.equal(compiled(Wrapper(x)).inner, x * 2)
+    with pytest.raises(Unsupported, match="subclass"):
+        optimize(lambda x: x * 2, Count(), fullgraph=True)(Wrapper(x))
+
+
+def test_captures_in_vain_end(monkeypatch):
+    asked = []
+
+    def nothing(*args, **kwargs):
+        asked.append(1)
+        return RUN_EAGER
+
+    monkeypatch.setattr(convert, "convert_frame", nothing)
+    compiled = optimize(lambda x: x + 1, Count(), recompile_limit=3)
+    for _ in range(10):
+        compiled(torch.ones(2))
+    assert len(asked) == 3

@@ -5,7 +5,8 @@ Keeps:   a cache lives as long as a compiled callable uses it, or the options it
          function alive by itself. Callables with the same code, the same bound object and equal options share one.
 
 A `CodeCache` also carries, as plain attributes: `history` (why it missed, newest last), `frame_state` (what capture wants to
-remember between compilations of this code: sizes seen), `compiled` (number of compilations), `warned`.
+remember between compilations of this code: sizes seen), `compiled` (number of compilations), `in_vain` (captures in a row that
+made no entry), `warned`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def new_cache(code: types.CodeType) -> Any:
 
 
 def _initialise(cache: Any) -> None:
-    cache.history, cache.frame_state, cache.compiled, cache.warned = [], {}, 0, False
+    cache.history, cache.frame_state, cache.warned = [], {}, False
+    cache.compiled = cache.in_vain = 0
 
 
 def cache_for(code: types.CodeType, options: Any, bound: Any = None) -> Any:

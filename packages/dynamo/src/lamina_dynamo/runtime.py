@@ -21,11 +21,13 @@ import torch
 
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError, InternalError, Unsupported, UserError
+from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.reports import describe_inputs, report_failure
 from lamina_dynshape.support.verifylevel import strict
 
 from .cache import cache_for, new_cache, prune, reset_caches
 from .eval_frame import hook_enabled, is_skipped_code
+from .guards import global_state
 from .native import extension
 from .recompile import note_miss, over_limit
 
@@ -103,7 +105,8 @@ def _on_miss(options: Options, compiled: Any, slots: tuple[Any, ...]) -> Any:
 def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[Any, ...]) -> Any:
     """An Entry that matches this call, RUN_EAGER or SKIP."""
     ext = extension()
-    if torch._C._are_functorch_transforms_active():
+    if _intercepted():
+        counters["frames"]["inside a mode or transform"] += 1
         return ext.RUN_EAGER
     with _compiling:
         roots = (slots, fn.__globals__, fn.__closure__)
@@ -122,13 +125,24 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
         finally:
             ext.bypass(-1)
         if answer is ext.RUN_EAGER or answer is ext.SKIP:
+            cache.in_vain += 1
+            cache.frozen = cache.in_vain >= options.recompile_limit  # capturing at every call would cost more than it brings
             return answer
         failure = answer.program.explain_failure(*roots)
         if failure is not None:
             return _failed(fn.__code__, slots, InternalError(f"a guard fails on the call it was made for: {failure}"))
         cache.add(answer)
         cache.compiled += 1
+        cache.in_vain = 0
         return answer
+
+
+def _intercepted() -> bool:
+    """Whether something stands between the program and the operators that compiled code would go around: a user's
+    `TorchFunctionMode` or `TorchDispatchMode`, a functorch transform. Eager runs then, so that it sees every operator.
+    """
+    state = global_state()
+    return bool(state.function_modes or state.dispatch_modes) or torch._C._are_functorch_transforms_active()
 
 
 def _convert(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[Any, ...]) -> Any:
@@ -137,7 +151,14 @@ def _convert(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[
     grad = torch.is_grad_enabled()
     try:
         return convert.convert_frame(fn, slots, fn.__closure__, fn.__globals__, options, frame_state=cache.frame_state)
-    except (Unsupported, UserError, CompilerError):
+    except Unsupported as reason:
+        if options.fullgraph:
+            raise
+        counters["frames"]["eager"] += 1
+        counters["graph_breaks"][reason.code] += 1
+        log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, reason)
+        return extension().RUN_EAGER
+    except (UserError, CompilerError):
         raise
     except Exception as error:
         return _failed(fn.__code__, slots, error)
@@ -168,7 +189,7 @@ def _on_frame(options: Options, fn: types.FunctionType, slots: tuple[Any, ...], 
     ext = extension()
     if is_skipped_code(code) or code is not fn.__code__:
         return ext.SKIP
-    if torch._C._are_functorch_transforms_active():
+    if _intercepted():
         return None
     cache = options.frame_caches.get(id(code))
     if cache is None:
