@@ -237,18 +237,18 @@ def no_overrides(cap: Any, args: Any, kwargs: Any) -> bool:
 
 
 
-# ---- names of the peer and of lamina that programs use ------------------------------------------------------------------------
-def _own_names() -> None:
-    from .. import api, eval_frame, peer
+# ---- names of the peer that programs use ------------------------------------------------------------------------
+def _peer_names() -> None:
+    from .. import eval_frame, peer
 
-    @rule(api.graph_break, peer.graph_break)
+    @rule(peer.graph_break)
     def graph_break(cap: Any, args: Any, kwargs: Any) -> None:
         if cap.frame.globals.get("__name__") == "torch.optim.optimizer":
             return  # a hint for the reference compiler's backend, not part of what the optimizer means
-        unsupported("graph-break", "graph_break() was called", hint="remove it")
+        unsupported("graph-break", "the program asked for a graph break", hint="remove the call of graph_break()")
 
-    rule(api.is_compiling, peer.is_compiling)(lambda cap, args, kwargs: True)
+    rule(peer.is_compiling)(lambda cap, args, kwargs: True)
     rule(eval_frame.disable)(lambda cap, args, kwargs: native(eval_frame.disable, *args, **kwargs))
 
 
-_own_names()
+_peer_names()
