@@ -145,6 +145,10 @@ class Recorder(TorchFunctionMode):
             return out
         if type(out) is torch.Tensor:
             out = self.cap.lift_constant(out)
+        if name in _WRITES_STATISTICS:
+            self._written([*args[1:3], *[kwargs.get(k) for k in ("running_mean", "running_var")]])
+        if "out" in kwargs:
+            self._written(kwargs["out"])
         if "rand" in name or name in _RANDOM or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
             self.impure = True
         node = self.emit(func, args, kwargs, out)
@@ -293,6 +297,7 @@ class Recorder(TorchFunctionMode):
 
 
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
+_WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
 _RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})

@@ -1,4 +1,4 @@
-"""Custom autograd functions where no gradient is needed: the forward is interpreted with a context object of its own."""
+"""Custom autograd functions: one node of the graph, or, where no gradient is needed, a forward interpreted with a context of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..attributes import load_attr
+from ..control import native, unsupported
 
 
 class ForwardContext:
@@ -40,3 +41,30 @@ def run_forward(cap: Any, cls: type, args: list[Any], kwargs: Any) -> Any:
     out = cap.call(forward, args, kwargs)
     cap.call(load_attr(cap, cls, "setup_context"), (ctx, tuple(args), out))
     return out
+
+
+_applies: dict[type, Any] = {}
+
+
+def apply_of(cls: type) -> Any:
+    """`cls.apply` as a plain function, which a graph can name; one per class."""
+    found = _applies.get(cls)
+    if found is None:
+
+        def apply(*args: Any) -> Any:
+            return cls.apply(*args)  # type: ignore[attr-defined]
+
+        apply.__name__ = apply.__qualname__ = f"{cls.__name__}_apply"
+        found = _applies[cls] = apply
+    return found
+
+
+def record_apply(cap: Any, cls: type, args: list[Any], kwargs: Any) -> Any:
+    """`cls.apply(*args)` as one node; forward and backward run as PyTorch runs them."""
+    if kwargs:
+        unsupported("autograd-function", "a custom autograd function called with keywords", saw=cls.__qualname__)
+    fn = apply_of(cls)
+    args, _ = cap.lift_arguments(tuple(args), {})
+    with torch._C.DisableTorchFunction():
+        out = native(fn, *args)
+    return cap.recorder.note(fn, args, {}, out)

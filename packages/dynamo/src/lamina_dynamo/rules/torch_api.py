@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..calls import rule
@@ -220,13 +221,20 @@ def autograd_grad(cap: Any, args: Any, kwargs: Any) -> Any:
 
 @rule(torch.autograd.Function.apply.__func__)
 def function_apply(cap: Any, args: Any, kwargs: Any) -> Any:
-    """A custom autograd function: its forward alone where nothing needs a gradient."""
+    """A custom autograd function: one node where a gradient is needed, else its forward is interpreted."""
+    from .autograd_function import record_apply, run_forward
+
     cls, *rest = args
     if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in rest):
-        unsupported("autograd-function", "a custom autograd function that needs gradients", saw=cls.__qualname__, hint="use operators whose gradients PyTorch knows")
-    from .autograd_function import run_forward
-
+        return record_apply(cap, cls, rest, kwargs)
     return run_forward(cap, cls, rest, kwargs)
+
+
+@rule(torch.utils.checkpoint.checkpoint)
+def checkpoint(cap: Any, args: Any, kwargs: Any) -> Any:
+    """Checkpointing changes when activations are computed, not what: the function is interpreted; the backend chooses what to save."""
+    own = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "context_fn", "early_stop")
+    return cap.call(args[0], args[1:], {k: v for k, v in kwargs.items() if k not in own})
 
 
 @rule(torch.overrides.has_torch_function, torch.overrides.has_torch_function_unary, torch.overrides.has_torch_function_variadic)
