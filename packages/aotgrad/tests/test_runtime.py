@@ -353,3 +353,94 @@ class TestNoWrapper:
         torch.testing.assert_close(x, expected)
         torch.testing.assert_close(out, expected.sum())
         assert x._version > 0
+
+
+class TestBuiltSideBySide:
+    @staticmethod
+    def compiler(order, fail=""):
+        import threading
+
+        def compile_graph(gm, fakes, *, kind, signature):
+            order.append(f"compile {kind}")
+            return gm.forward
+
+        def prepare(gm, fakes, *, kind, signature):
+            order.append(f"prepare {kind}")
+
+            def build():
+                assert threading.current_thread() is not threading.main_thread()
+                if kind == fail:
+                    raise ValueError(f"{kind} does not build")
+                return gm.forward
+
+            return build
+
+        compile_graph.prepare = prepare
+        return compile_graph
+
+    def test_both_are_prepared_at_the_first_forward(self):
+        from lamina_aotgrad import aot_function
+
+        x, order = P(3), []
+        f = aot_function(lambda x: (x.exp(),), [x], fw_compiler=self.compiler(order))
+        assert order == ["prepare forward", "prepare backward"]
+        f(x)[0].sum().backward()
+        torch.testing.assert_close(x.grad, x.detach().exp())
+
+    def test_inference_compiles_here(self):
+        from lamina_aotgrad import aot_function
+
+        order = []
+        aot_function(lambda x: (x.exp(),), [X(3)], fw_compiler=self.compiler(order))
+        assert order == ["compile inference"]
+
+    def test_errors_come_where_the_result_is_needed(self):
+        from lamina_aotgrad import aot_function
+
+        x = P(3)
+        with pytest.raises(ValueError, match="forward does not build"):
+            aot_function(lambda x: (x.exp(),), [x], fw_compiler=self.compiler([], fail="forward"))
+        f = aot_function(lambda x: (x.exp(),), [x], fw_compiler=self.compiler([], fail="backward"))
+        y = f(x)[0].sum()
+        with pytest.raises(ValueError, match="backward does not build"):
+            y.backward()
+
+    def test_backward_of_a_plain_compiler_is_compiled_when_needed(self):
+        from lamina_aotgrad import aot_function
+
+        kinds = []
+
+        def compiler(gm, fakes, *, kind, signature):
+            kinds.append(kind)
+            return gm.forward
+
+        x = P(3)
+        y = aot_function(lambda x: (x.exp(),), [x], fw_compiler=compiler)(x)[0]
+        assert kinds == ["forward"]
+        y.sum().backward()
+        assert kinds == ["forward", "backward"]
+
+
+def test_saved_values_are_freed_after_the_backward():
+    import gc
+    import weakref
+
+    from lamina_aotgrad import aot_function
+
+    seen = []
+
+    def compiler(gm, fakes, *, kind, signature):
+        def run(*args):
+            outs = gm.forward(*args)
+            if kind == "forward":
+                seen.extend(weakref.ref(outs[s.index]) for s in signature.saved_sources if not s.is_input)
+            return outs
+
+        return run
+
+    x, w = P(4, 4), P(4, 4)
+    y = aot_function(lambda x, w: ((x @ w).softmax(-1).sum(),), [x, w], fw_compiler=compiler)(x, w)[0]
+    assert seen and all(r() is not None for r in seen)
+    y.backward()
+    gc.collect()
+    assert all(r() is None for r in seen)
