@@ -150,3 +150,15 @@ def test_fallback_runs_and_is_counted():
 
 def test_outputs_that_are_inputs_and_views():
     check(lambda x: (x, x + 1, (x + 1).t(), x.clone()), torch.randn(4, 5))
+
+
+def test_large_results_are_recycled_and_never_shared_while_alive():
+    x = torch.randn(512, 1024)
+    c = check(lambda x: x * 2, x)
+    kept = [c(x)[0] for _ in range(4)]
+    assert len({k.data_ptr() for k in kept}) == 4 and all(torch.equal(k, x * 2) for k in kept)
+    assert all(k.device == x.device and k.is_contiguous() and k.storage_offset() == 0 for k in kept)
+    freed = kept.pop().data_ptr()
+    assert c(x)[0].data_ptr() == freed
+    view = kept.pop()[3:5]
+    assert c(x)[0].data_ptr() != view.untyped_storage().data_ptr()

@@ -29,9 +29,12 @@ _DTYPE_CODE = {  # c10::ScalarType
     torch.complex64: 9, torch.complex128: 10, torch.bool: 11, torch.bfloat16: 15, torch.uint16: 27, torch.uint32: 28, torch.uint64: 29,
 }
 
+_POOLED_BYTES = 512 << 10  # results from this size on live in recycled blocks (runtime/entry.cpp)
+
 _HEAD = """
 typedef void* H;
-struct Ctx { int (*callback)(Ctx*, int, int, H*, i64*, int, H*); void* (*acquire)(Ctx*, i64); void (*release)(Ctx*, void*); const char* message; void* self; };
+struct Ctx { int (*callback)(Ctx*, int, int, H*, i64*, int, H*); void* (*acquire)(Ctx*, i64); void (*release)(Ctx*, void*); const char* message; void* self;
+  int (*output)(Ctx*, i64, const i64*, const i64*, int, i64, H*); };
 extern "C" {
 int aoti_torch_delete_tensor_object(H); int aoti_torch_new_tensor_handle(H, H*); int aoti_torch_get_data_ptr(H, void**);
 int aoti_torch_empty_strided(i64, const i64*, const i64*, int, int, int, H*);
@@ -171,7 +174,11 @@ class _EntryWriter:
     def allocate(self, buffer: Buffer) -> None:
         slot = self.new_owned()
         n, sizes, strides = self._shape(buffer.size, buffer.stride)
-        self.check(f"aoti_torch_empty_strided({n}, {sizes}, {strides}, {_DTYPE_CODE[buffer.dtype]}, 0, 0, &{slot})")
+        code, nbytes = _DTYPE_CODE[buffer.dtype], buffer.extent() * buffer.itemsize
+        if nbytes.is_const and nbytes.const < _POOLED_BYTES:
+            self.check(f"aoti_torch_empty_strided({n}, {sizes}, {strides}, {code}, 0, 0, &{slot})")
+        else:
+            self.check(f"ctx->output(ctx, {n}, {sizes}, {strides}, {code}, {self.expr(nbytes)}, &{slot})")
         self.handles[buffer] = slot
         self._declare_data(buffer, slot)
 

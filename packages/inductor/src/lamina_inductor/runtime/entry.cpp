@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace at { class TensorBase; }
 PyObject* THPVariable_Wrap(const at::TensorBase& var);
@@ -18,8 +19,9 @@ typedef void* H;
 extern "C" {
 int aoti_torch_delete_tensor_object(H);
 int aoti_torch_new_tensor_handle(H, H*);
-int aoti_torch_get_dim(H, i64*);
-int aoti_torch_get_sizes(H, i64**);
+int torch_from_blob(void*, i64, const i64*, const i64*, i64, int, int, int, H*, int, const unsigned char*, i64, void (*)(void*, void*), void*);
+int aoti_torch_empty_strided(i64, const i64*, const i64*, int, int, int, H*);
+int aoti_torch_layout_strided(void);
 const char* torch_exception_get_what_without_backtrace();
 }
 
@@ -29,6 +31,7 @@ struct Ctx {                       // mirrored in codegen/entry.py
   void (*release)(Ctx*, void*);
   const char* message;             // set by generated code: "Type: text"
   void* self;
+  int (*output)(Ctx*, i64 ndim, const i64* sizes, const i64* strides, int dtype, i64 bytes, H* out);   // a large result
 };
 typedef int (*EntryFn)(Ctx*, H* in, i64* ints, H* out, i64* int_out);
 
@@ -77,6 +80,64 @@ static void* acquire(Ctx*, i64 bytes) {
 static void release(Ctx*, void* p) {
   if (p == arena) arena_busy = 0;
   else free(p);
+}
+
+// -- large results -----------------------------------------------------------------------------------------------------------------
+// malloc gives large blocks back to the system, and each call would fault every page in again (1 to 2 us per page, more than computing it).
+// So results of some size live in blocks that return here when their last tensor dies, from whatever thread.
+struct Block { void* p; i64 bytes; Block* next; };
+static Block* free_blocks = NULL;      // most recently freed first
+static i64 free_bytes = 0;
+static char pool_lock = 0;
+static void lock() { while (__atomic_test_and_set(&pool_lock, __ATOMIC_ACQUIRE)) __builtin_ia32_pause(); }
+static void unlock() { __atomic_clear(&pool_lock, __ATOMIC_RELEASE); }
+static i64 pool_limit() {
+  static i64 limit = 0;
+  if (!limit) limit = (i64)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / 8;
+  return limit;
+}
+static void destroy(Block* b) { while (b) { Block* next = b->next; free(b->p); delete b; b = next; } }
+static void give_back(void*, void* context) {
+  Block* b = (Block*)context;
+  Block* dropped = NULL;
+  lock();
+  b->next = free_blocks;
+  free_blocks = b;
+  free_bytes += b->bytes;
+  if (free_bytes > pool_limit()) {     // keep the most recent half
+    i64 kept = 0;
+    Block** at = &free_blocks;
+    while (*at && kept + (*at)->bytes <= pool_limit() / 2) { kept += (*at)->bytes; at = &(*at)->next; }
+    dropped = *at;
+    *at = NULL;
+    free_bytes = kept;
+  }
+  unlock();
+  destroy(dropped);
+}
+static Block* take(i64 bytes) {
+  Block** best = NULL;
+  lock();
+  for (Block** at = &free_blocks; *at; at = &(*at)->next)
+    if ((*at)->bytes >= bytes && (*at)->bytes <= bytes + bytes / 4 && (!best || (*at)->bytes < (*best)->bytes)) {
+      best = at;
+      if ((*at)->bytes == bytes) break;
+    }
+  Block* b = best ? *best : NULL;
+  if (b) { *best = b->next; free_bytes -= b->bytes; }
+  unlock();
+  if (b) return b;
+  void* p = block(bytes);
+  return p ? new Block{p, bytes, NULL} : NULL;
+}
+static int output(Ctx* ctx, i64 ndim, const i64* sizes, const i64* strides, int dtype, i64 bytes, H* out) {
+  if (bytes < (512 << 10)) return aoti_torch_empty_strided(ndim, sizes, strides, dtype, 0, 0, out);
+  bytes = (bytes + 65535) & ~(i64)65535;
+  Block* b = take(bytes);
+  if (!b) { ctx->message = "MemoryError: not enough memory for a result of a compiled graph"; return 1; }
+  int failed = torch_from_blob(b->p, ndim, sizes, strides, 0, dtype, 0, -1, out, aoti_torch_layout_strided(), NULL, 0, give_back, b);
+  if (failed) give_back(NULL, b);
+  return failed;
 }
 
 // -- calls back into Python -------------------------------------------------------------------------------------------------------
@@ -236,7 +297,7 @@ static PyObject* make(PyObject*, PyObject* args) {
   Entry* e = PyObject_GC_New(Entry, &EntryType);
   if (!e) return NULL;
   e->vectorcall = call;
-  e->ctx.callback = callback; e->ctx.acquire = acquire; e->ctx.release = release; e->ctx.message = NULL; e->ctx.self = e;
+  e->ctx.callback = callback; e->ctx.acquire = acquire; e->ctx.release = release; e->ctx.message = NULL; e->ctx.self = e; e->ctx.output = output;
   e->fn = (EntryFn)address;
   e->in_kind = strdup(in_kind); e->out_kind = strdup(out_kind);
   e->n_in = (Py_ssize_t)strlen(in_kind); e->n_out = (Py_ssize_t)strlen(out_kind);
@@ -263,6 +324,12 @@ static PyObject* symbol(PyObject*, PyObject* args) {
 
 static PyObject* free_arena(PyObject*, PyObject*) {
   if (!arena_busy) { free(arena); arena = NULL; arena_bytes = 0; }
+  lock();
+  Block* all = free_blocks;
+  free_blocks = NULL;
+  free_bytes = 0;
+  unlock();
+  destroy(all);
   Py_RETURN_NONE;
 }
 
@@ -276,7 +343,7 @@ static PyObject* cdata_ok(PyObject*, PyObject* args) {
 static PyMethodDef methods[] = {
   {"make", make, METH_VARARGS, "make(name, address, in_kinds, out_kinds, constants, objects, callbacks) -> Entry"},
   {"symbol", symbol, METH_VARARGS, "symbol(path, name) -> address"},
-  {"free_arena", free_arena, METH_NOARGS, "give the memory of intermediates back"},
+  {"free_arena", free_arena, METH_NOARGS, "give the memory of intermediates and of freed results back"},
   {"cdata_ok", cdata_ok, METH_VARARGS, "cdata_ok(tensor, tensor._cdata) -> bool"},
   {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "lamina_entry", NULL, -1, methods, NULL, NULL, NULL, NULL};
