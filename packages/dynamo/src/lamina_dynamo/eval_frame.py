@@ -28,8 +28,6 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _STDLIB = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("stdlib", "platstdlib"))
 _SITE = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("purelib", "platlib"))
 _GENERATED = ("<eval_with_key>", "<frozen", "<__array_function__", "<lamina")
-# PyTorch's own Python that is only composition of tensor operations: captured like user code when it is called on its own.
-_TORCH_INLINED = tuple(_TORCH + p for p in ("nn" + os.sep + "modules" + os.sep, "nn" + os.sep + "functional.py"))
 
 _DISABLED = "_lamina_disable"
 
