@@ -1,6 +1,7 @@
 """Symbolic sizes through shape rules, autograd and C++: results, guards, marks, unbacked values."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -191,6 +192,21 @@ def test_mark_dynamic_with_bounds(env):
     mark_dynamic(one, 0)
     with pytest.raises(UserError, match="always specialised"):
         FakeMode(ShapeEnv()).from_real(one, source="one")
+
+
+class DimRange(NamedTuple):
+    dim: int
+    min: int
+    max: int
+
+
+def test_marks_made_for_torch_compile(env):
+    t = torch.zeros(6, 8, 9)
+    t._dynamo_dynamic_indices = {0}
+    t._dynamo_static_indices = {1}
+    t._dynamo_dynamic_range = {DimRange(0, 3, 50)}
+    x = FakeMode(env).from_real(t, source="t")
+    assert str(x.sizes) == "(s0, 8, 9)" and [str(c) for c in env.conditions()] == ["s0 >= 3", "s0 <= 50"]
 
 
 def test_policy_in_dict(env):

@@ -11,6 +11,7 @@ import torch
 __all__ = ["DimMark", "dim_marks", "mark_dynamic", "mark_static", "maybe_mark_dynamic"]
 
 _ATTRIBUTE = "_lamina_dims"
+_FOREIGN = {"_dynamo_weak_dynamic_indices": "auto", "_dynamo_dynamic_indices": "dynamic", "_dynamo_static_indices": "static"}
 
 
 @dataclass(frozen=True)
@@ -52,5 +53,22 @@ def mark_static(t: torch.Tensor, dim: int | Iterable[int] | None = None) -> None
 
 
 def dim_marks(t: torch.Tensor) -> dict[int, DimMark]:
-    """Marks of a tensor by dimension."""
-    return getattr(t, _ATTRIBUTE, None) or {}
+    """Marks of a tensor by dimension, those that programs made for `torch.compile` included."""
+    attributes = t.__dict__
+    if not attributes:
+        return {}
+    return {**_foreign_marks(attributes), **(attributes.get(_ATTRIBUTE) or {})}
+
+
+def _foreign_marks(attributes: dict[str, Any]) -> dict[int, DimMark]:
+    """What `torch._dynamo.mark_dynamic` and its kin left on a tensor."""
+    from lamina_dynshape.shape_env import DimPolicy
+
+    marks: dict[int, DimMark] = {}
+    for name, policy in _FOREIGN.items():
+        for d in attributes.get(name) or ():
+            marks[d] = DimMark(DimPolicy(policy))
+    for r in attributes.get("_dynamo_dynamic_range") or ():
+        if r.dim in marks:
+            marks[r.dim] = DimMark(marks[r.dim].policy, r.min, r.max)
+    return marks
