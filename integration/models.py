@@ -67,7 +67,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _torchvision_without_binary() -> Any:
-    """timm imports torchvision, whose compiled operators may belong to another torch: declare the two that its import names."""
+    """timm and transformers import torchvision, whose compiled operators may belong to another torch: declare the two that its import names."""
     if "torchvision" in sys.modules:
         return None
     spec = importlib.util.find_spec("torchvision")
@@ -86,10 +86,15 @@ def _torchvision_without_binary() -> Any:
 _library: Any = None
 
 
-def _timm(name: str, train: bool) -> Built:
+def _prepare() -> None:
+    """Before the first import of timm or transformers, which both import torchvision."""
     global _library
+    _library = _library or _torchvision_without_binary()
+
+
+def _timm(name: str, train: bool) -> Built:
     with _quiet():
-        _library = _library or _torchvision_without_binary()
+        _prepare()
         import timm
 
         try:
@@ -107,6 +112,7 @@ def _timm(name: str, train: bool) -> Built:
 
 def _transformers(cls: str, train: bool, inputs: Callable[[], tuple[dict[str, Any], torch.Tensor]], **config: Any) -> Built:
     with _quiet():
+        _prepare()
         import transformers
 
         model_class = getattr(transformers, cls)

@@ -1,7 +1,7 @@
 """The table of lines per module, `docs/modules.md`: what each module is, by the first line of its docstring.
 
     python tools/count_lines.py            write the table
-    python tools/count_lines.py --check    fail if a module is missing from it, gone, or grew past the next 100 lines
+    python tools/count_lines.py --check    name modules that are missing from it, gone, or changed by 100 lines; fail at more than a few
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "modules.md"
 SLACK_LINES = 100
+SLACK_MODULES = 12  # a branch or two may land before somebody writes the table again
 
 
 def modules() -> dict[str, Path]:
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join([*wrong, f"{len(wrong)} differences between docs/modules.md and the sources"]))
         if wrong:
             print("run: python tools/count_lines.py")
-        return 1 if wrong else 0
+        return 1 if len(wrong) > SLACK_MODULES else 0
     TABLE.write_text(table())
     print(f"wrote {TABLE.relative_to(ROOT)}")
     return 0
