@@ -21,9 +21,11 @@ from .attributes import class_lookup, generic_attr, generic_delete, generic_stor
 from .binding import bind
 from .control import native, observe, unsupported
 from .frames import Frame, run
+from .guards import GuardKind
+from .lift import is_torch_owned
 from .peer import STAND_INS
 from .control import MISSING
-from .source import CallSource, ClosureSource, ConstantSource
+from .source import CallSource, ClosureSource, CodeSource, ConstantSource
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -190,6 +192,8 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         unsupported(policy[0], policy[1], saw=f"{fn.__module__}.{fn.__qualname__}", hint=policy[2])
     if code.co_flags & 0x280:  # coroutine, async generator
         unsupported("async", "an async function", saw=fn.__qualname__)
+    if id(fn) not in cap.own and not is_torch_owned(fn.__module__):
+        cap.guards.add(CodeSource(cap.sources.get(id(fn)) or ConstantSource(fn)), GuardKind.ID, code)
     fast = bind(cap, fn, args, kwargs)
     return run(Frame(cap, code, fast, fn.__globals__, fn, cap.frame))
 

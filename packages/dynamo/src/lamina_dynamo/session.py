@@ -141,6 +141,18 @@ class Capture(Lifting, Protocols, Dynamic):
         """The instance's own dictionary lacks `name`."""
         self.guard(InstanceDictSource(src), GuardKind.NO_KEY, name)
 
+    def path_of(self, v: Any) -> Source | None:
+        """How the program reaches an outside value that may be another one at the next call; None for what is ours or held."""
+        inp = self.inputs.get(id(v))
+        source = inp.source if inp is not None else self.sources.get(id(v))
+        return None if type(source) is ConstantSource else source
+
+    def guard_distinct(self, a: Any, b: Any) -> None:
+        """Two outside objects are different ones."""
+        first, second = self.path_of(a), self.path_of(b)
+        if first is not None and second is not None:
+            self.guards.add(first, GuardKind.NO_ALIAS, (second,))
+
     def lift_if_data(self, v: Any, source: Source) -> Any:
         return self.lift(v, source) if isinstance(v, (torch.Tensor, list, dict, set)) else v
 

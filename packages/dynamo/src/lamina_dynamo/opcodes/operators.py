@@ -134,7 +134,10 @@ def compare_op(f: Frame, arg: Any) -> None:
 def is_op(f: Frame, invert: int) -> None:
     s = f.stack
     b = s.pop()
-    s[-1] = (s[-1] is b) != bool(invert)
+    a = s[-1]
+    if a is not b and a is not None and b is not None:
+        f.cap.guard_distinct(a, b)
+    s[-1] = (a is b) != bool(invert)
 
 
 def contains(cap: Any, container: Any, item: Any) -> bool:
