@@ -226,7 +226,8 @@ NOINLINE void tile(const lamina_gemm_call& g, i64 b, i64 m0, i64 m1, i64 n0, i64
   const bool in_place = g.a_col == 1;
   float *panels = space.panels, *rows = space.rows;
   i64 nk = g.K ? (g.K + KC - 1) / KC : 1, kc = g.K ? (g.K + nk - 1) / nk : 1;
-  i64 nn = (n1 - n0 + NC - 1) / NC, nc = ((n1 - n0 + nn - 1) / nn + NR - 1) / NR * NR;
+  i64 widest = NC * KC / kc / NR * NR;  // what fits in the panels' buffer: with few k, more columns
+  i64 nn = (n1 - n0 + widest - 1) / widest, nc = ((n1 - n0 + nn - 1) / nn + NR - 1) / NR * NR;
   i64 nm = (m1 - m0 + MR - 1) / MR;
   for (i64 j0 = n0; j0 < n1; j0 += nc) {
     i64 jn = least(nc, n1 - j0);

@@ -13,8 +13,6 @@ typedef float V __attribute__((vector_size(4 * LANES), aligned(4)));
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
 extern "C" {
-int omp_get_max_threads();
-int omp_get_thread_num();
 int posix_memalign(void**, unsigned long, unsigned long);
 void free(void*);
 struct lamina_window_call {
@@ -226,9 +224,9 @@ typedef void (*row_fn)(const G&, const float*, const float*, float*);
 extern "C" int lamina_depthwise_grad_weight(const G* call, const float* dy, const float* x, float* dw) {
   const G& g = *call;
   i64 C = g.C, size = g.kh * g.kw * C;
-  int threads = g.N * g.OH * g.OW * size > 200000 ? (int)least(omp_get_max_threads(), g.N * g.OH) : 1;
+  i64 rows = g.N * g.OH, chunks = least(8, rows);  // fixed, so that sums do not depend on the number of threads
   buffer P;
-  if (!P.get(size * threads)) return 1;
+  if (!P.get(size * chunks)) return 1;
   row_fn fn = row_gradients_any;
   if (C >= LANES) {
     bool whole = C % LANES == 0;
@@ -237,12 +235,11 @@ extern "C" int lamina_depthwise_grad_weight(const G* call, const float* dy, cons
       CASE(1) CASE(2) CASE(3) CASE(5) CASE(7)
     }
   }
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    float* mine = P.p + size * omp_get_thread_num();
+#pragma omp parallel for schedule(dynamic) if (rows * g.OW * size > 200000)
+  for (i64 chunk = 0; chunk < chunks; chunk++) {
+    float* mine = P.p + size * chunk;
     for (i64 k = 0; k < size; k++) mine[k] = 0;
-#pragma omp for schedule(static)
-    for (i64 r = 0; r < g.N * g.OH; r++) {
+    for (i64 r = chunk * rows / chunks; r < (chunk + 1) * rows / chunks; r++) {
       i64 n = r / g.OH, oy = r % g.OH;
       for (i64 a = 0; a < g.kh; a++) {
         i64 iy = oy * g.sh - g.ph + a * g.dh;
@@ -253,7 +250,7 @@ extern "C" int lamina_depthwise_grad_weight(const G* call, const float* dy, cons
   for (i64 t = 0; t < g.kh * g.kw; t++)
     for (i64 c = 0; c < C; c++) {
       float sum = 0;
-      for (int k = 0; k < threads; k++) sum += P.p[size * k + t * C + c];
+      for (i64 k = 0; k < chunks; k++) sum += P.p[size * k + t * C + c];
       dw[c * g.kh * g.kw + t] = sum;
     }
   return 0;
