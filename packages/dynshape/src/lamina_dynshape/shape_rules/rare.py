@@ -42,11 +42,20 @@ def _mkldnn_rnn_layer(
     mode: Any, x: Any, w0: Any, w1: Any, w2: Any, w3: Any, hx: Any, cx: Any, reverse: bool, batch_sizes: Any, kind: int, hidden: Any, layers: Any,
     has_biases: bool, bidirectional: bool, batch_first: bool, train: bool,
 ) -> Any:
-    """(output, hidden state, cell state, workspace); input is (time, batch, features)."""
+    """(output, hidden state, cell state, workspace); input is (time, batch, features).
+
+    The workspace is the library's own: its size is not known here, so it is given as empty (as PyTorch's Meta kernel does).
+    """
     width = mode.dim(hidden)
     output = _row(mode, (x.sizes[0], x.sizes[1], width), x)
     states = [_row(mode, t.sizes, x) for t in (hx, cx)]
     return output, *states, _row(mode, (0,), x, torch.uint8)
+
+
+@rule("mkldnn_rnn_layer_backward")
+def _mkldnn_rnn_layer_backward(mode: Any, x: Any, w0: Any, w1: Any, w2: Any, w3: Any, hx: Any, cx: Any, *args: Any) -> Any:
+    bias = w0.sizes[:1]  # there even without biases
+    return tuple(_row(mode, sizes, x) for sizes in (x.sizes, w0.sizes, w1.sizes, bias, bias, hx.sizes, cx.sizes))
 
 
 # -- gates ----------------------------------------------------------------------------------------------------------------------
