@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import FunctionType
+from types import CellType, FunctionType
 
 from ..frames import Frame
 from . import VERSION, handler
@@ -18,7 +18,8 @@ def make_function(f: Frame, flags: int) -> None:
     s = f.stack
     code = s.pop()
     if VERSION >= (3, 13):
-        fn = FunctionType(code, f.globals, code.co_name)
+        cells = tuple(CellType() for _ in code.co_freevars)  # SET_FUNCTION_ATTRIBUTE brings the real ones
+        fn = FunctionType(code, f.globals, code.co_name, None, cells or None)
     else:
         closure = s.pop() if flags & 8 else None
         annotations = s.pop() if flags & 4 else None

@@ -219,7 +219,7 @@ def autograd_grad(cap: Any, args: Any, kwargs: Any) -> Any:
     return cap.recorder.note(torch.autograd.grad, (outs, ins), keywords, out)
 
 
-@rule(torch.autograd.Function.apply.__func__)
+@rule(getattr(torch.autograd.Function.apply, "__func__", torch.autograd.Function.apply))
 def function_apply(cap: Any, args: Any, kwargs: Any) -> Any:
     """A custom autograd function: one node where a gradient is needed, else its forward is interpreted."""
     from .autograd_function import record_apply, run_forward
