@@ -162,3 +162,31 @@ def test_large_results_are_recycled_and_never_shared_while_alive():
     assert c(x)[0].data_ptr() == freed
     view = kept.pop()[3:5]
     assert c(x)[0].data_ptr() != view.untyped_storage().data_ptr()
+
+
+def test_threads_share_a_graph():
+    import threading
+    x = torch.randn(64, 300)
+    c = check(lambda x, w: torch.softmax(x @ w, -1).sum(0), x, torch.randn(300, 300), reference=False, tol=1e-4)
+    inputs = [(torch.randn(64, 300), torch.randn(300, 300)) for _ in range(4)]
+    wrong = []
+
+    def work(a, w):
+        want = torch.softmax(a @ w, -1).sum(0)
+        wrong.extend(k for k in range(30) if not torch.allclose(c(a, w)[0], want, atol=1e-4))
+    threads = [threading.Thread(target=work, args=i) for i in inputs]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert not wrong
+
+
+def test_error_of_a_fallback_is_eagers():
+    c = check(lambda x: torch.histc(x * 2, 4), torch.randn(20), fallbacks=1)
+    with pytest.raises(RuntimeError, match="is not finite"):
+        c(torch.full((20,), float("inf")))
+    assert c(torch.ones(20))[0].sum() == 20  # and the graph still works
+
+
+def test_gather_from_nothing_raises_as_eager():
+    c = check(lambda x, i: x[i], torch.randn(0, 3), torch.zeros(0, dtype=torch.int64), fallbacks=1)
+    assert c(torch.randn(0, 3), torch.zeros(0, dtype=torch.int64))[0].shape == (0, 3)

@@ -20,6 +20,11 @@ _lib = torch.ops.lamina
 _GATHER_COST = 4
 
 
+def _is_empty(x: Value) -> bool:
+    """Nothing to read at all: the operator itself raises eager's error, or returns something empty."""
+    return any(s is ZERO for s in x.size)
+
+
 def _position(index: Value, idx: Sequence[Expr], size: Expr, *, wrap: bool) -> Expr:
     """Index expression for the loaded position. Without `wrap` negative positions are out of range, as in eager."""
     i = ops.convert(index.load(idx), torch.int64)
@@ -31,7 +36,7 @@ def _position(index: Value, idx: Sequence[Expr], size: Expr, *, wrap: bool) -> E
 
 @lowering(_lib.index_select.default)
 def index_select(g: Any, node: Any, x: Value, dim: int, index: Value) -> Value:
-    if not x.size:
+    if not x.size or _is_empty(x):
         return NotImplemented
     size = (*x.size[:dim], index.size[0], *x.size[dim + 1:])
 
@@ -44,7 +49,7 @@ def index_select(g: Any, node: Any, x: Value, dim: int, index: Value) -> Value:
 
 @lowering(_lib.gather.default)
 def gather(g: Any, node: Any, x: Value, dim: int, index: Value) -> Value:
-    if not x.size:
+    if not x.size or _is_empty(x):
         return NotImplemented
 
     def fn(idx: Sequence[Expr]) -> Any:
@@ -79,7 +84,7 @@ def _place(x_size: Sequence[Expr], indices: Sequence[Value | None]) -> tuple[int
 
 @lowering(_lib.index.default)
 def index(g: Any, node: Any, x: Value, indices: Sequence[Value | None]) -> Value:
-    if any(i is not None and i.dtype not in (torch.int64, torch.int32) for i in indices):
+    if _is_empty(x) or any(i is not None and i.dtype not in (torch.int64, torch.int32) for i in indices):
         return NotImplemented
     _, _, where = _place(x.size, indices)
     tensors = [i for i in indices if i is not None]

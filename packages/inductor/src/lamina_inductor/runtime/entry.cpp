@@ -56,7 +56,7 @@ static inline H handle_of(PyObject* o) { return (H)((char*)o + sizeof(PyObject))
 // -- arena ----------------------------------------------------------------------------------------------------------------------
 static void* arena = NULL;
 static i64 arena_bytes = 0;
-static int arena_busy = 0;
+static char arena_busy = 0;
 
 static void* block(i64 bytes) {
   void* p = NULL;
@@ -66,19 +66,18 @@ static void* block(i64 bytes) {
   return p;
 }
 static void* acquire(Ctx*, i64 bytes) {
-  if (arena_busy) return block(bytes);
+  if (__atomic_test_and_set(&arena_busy, __ATOMIC_ACQUIRE)) return block(bytes);   // another graph runs: in a callback of this one, or in another thread
   if (bytes > arena_bytes) {
     free(arena);
     bytes += bytes / 8;
     arena = block(bytes);
     arena_bytes = arena ? bytes : 0;
-    if (!arena) return NULL;
+    if (!arena) __atomic_clear(&arena_busy, __ATOMIC_RELEASE);
   }
-  arena_busy = 1;
   return arena;
 }
 static void release(Ctx*, void* p) {
-  if (p == arena) arena_busy = 0;
+  if (p == arena) __atomic_clear(&arena_busy, __ATOMIC_RELEASE);
   else free(p);
 }
 
@@ -141,7 +140,7 @@ static int output(Ctx* ctx, i64 ndim, const i64* sizes, const i64* strides, int 
 }
 
 // -- calls back into Python -------------------------------------------------------------------------------------------------------
-static int callback(Ctx* ctx, int number, int n_in, H* in, i64* sizes, int n_out, H* out) {
+static int call_back(Ctx* ctx, int number, int n_in, H* in, i64* sizes, int n_out, H* out) {
   Entry* e = (Entry*)ctx->self;
   PyObject* item = PyTuple_GET_ITEM(e->callbacks, number);      // (callable, number of sizes)
   PyObject* fn = PyTuple_GET_ITEM(item, 0);
@@ -168,6 +167,13 @@ static int callback(Ctx* ctx, int number, int n_in, H* in, i64* sizes, int n_out
   failed = 0;
 done:
   Py_XDECREF(tensors); Py_XDECREF(numbers); Py_XDECREF(result);
+  return failed;
+}
+
+static int callback(Ctx* ctx, int number, int n_in, H* in, i64* sizes, int n_out, H* out) {
+  PyGILState_STATE state = PyGILState_Ensure();
+  int failed = call_back(ctx, number, n_in, in, sizes, n_out, out);
+  PyGILState_Release(state);
   return failed;
 }
 
@@ -199,6 +205,7 @@ static PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyOb
   i64* ints = e->n_int <= 16 ? ints_small : (i64*)malloc(sizeof(i64) * e->n_int);
   i64* int_out = e->n_int_out <= 16 ? int_out_small : (i64*)malloc(sizeof(i64) * e->n_int_out);
   PyObject* result = NULL;
+  int failed = 0;
   Py_ssize_t t = 0, k = 0;
   for (Py_ssize_t i = 0; i < n; i++) {
     PyObject* a = args[i];
@@ -221,7 +228,10 @@ static PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyOb
     }
   }
   for (Py_ssize_t i = 0; i < e->n_const; i++) in[t++] = handle_of(PyTuple_GET_ITEM(e->constants, i));
-  if (e->fn(&e->ctx, in, ints, out, int_out)) { fail(e); goto done; }
+  Py_BEGIN_ALLOW_THREADS      // as eager operators do; the arguments stay alive in the caller's frame
+  failed = e->fn(&e->ctx, in, ints, out, int_out);
+  Py_END_ALLOW_THREADS
+  if (failed) { fail(e); goto done; }
   result = PyTuple_New(e->n_out);
   {
     Py_ssize_t io = 0, ob = 0, h = 0;
@@ -323,7 +333,10 @@ static PyObject* symbol(PyObject*, PyObject* args) {
 }
 
 static PyObject* free_arena(PyObject*, PyObject*) {
-  if (!arena_busy) { free(arena); arena = NULL; arena_bytes = 0; }
+  if (!__atomic_test_and_set(&arena_busy, __ATOMIC_ACQUIRE)) {
+    free(arena); arena = NULL; arena_bytes = 0;
+    __atomic_clear(&arena_busy, __ATOMIC_RELEASE);
+  }
   lock();
   Block* all = free_blocks;
   free_blocks = NULL;
