@@ -18,5 +18,10 @@ def test_values_and_indices(kernel, stride, padding, dilation, ceil, layout):
     assert graph.fallbacks == []
 
 
+@pytest.mark.parametrize("shape,layout", [((1, 1, 3, 2500), torch.contiguous_format), ((1, 1100, 4, 4), torch.channels_last)])
+def test_longer_than_a_run(shape, layout):
+    same_as_eager(lambda x: pool(x, 3, 1, 1, return_indices=True), torch.randn(shape).round().to(memory_format=layout), exact=True)
+
+
 def test_other_dtypes_fall_back():
     assert same_as_eager(lambda x: (pool(x, 2),), torch.randn(1, 2, 8, 8).double(), exact=True).fallbacks

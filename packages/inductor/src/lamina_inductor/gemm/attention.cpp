@@ -80,7 +80,7 @@ struct scratch {
 
 static i64 rows_per_block(const lamina_attention_call& a, i64 parts) {
   i64 ld = a.K * parts, rows = SCORES_BYTES / 4 / (ld ? ld : 1);
-  rows = rows < 32 ? 32 : rows;
+  rows = rows < 32 ? 32 : least(rows, 1024);
   if (a.causal) rows = least(rows, 64);
   i64 blocks = (a.Q + rows - 1) / rows;
   return (a.Q + blocks - 1) / blocks;

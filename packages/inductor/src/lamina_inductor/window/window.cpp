@@ -257,73 +257,80 @@ extern "C" int lamina_depthwise_grad_weight(const G* call, const float* dy, cons
 }
 
 // ---- max pooling; as eager: the first of equal values wins, NaN wins over all ---------------------------------------------
+#define POOL_RUN 1024  // outputs (of a row, or channels of a pixel) whose state is on the stack
+INLINE i64 first_inside(i64 start, i64 step) {
+  while (start < 0) start += step;
+  return start;
+}
+
 template <bool WANT> static void pool_planes(const G& g, const float* x, float* y, i64* where) {
   i64 rows = g.N * g.C * g.OH;
 #pragma omp parallel for schedule(static) if (rows * g.OW * g.kh * g.kw > 50000)
-  for (i64 r = 0; r < rows; r++) {
-    i64 plane = r / g.OH, oy = r % g.OH;
-    float best[g.OW];
-    int at[WANT ? g.OW : 1];
-    i64 y0 = oy * g.sh - g.ph;
-    while (y0 < 0) y0 += g.dh;
-    for (i64 ox = 0; ox < g.OW; ox++) {
-      best[ox] = -__builtin_inff();
-      if (WANT) { i64 x0 = ox * g.sw - g.pw; while (x0 < 0) x0 += g.dw; at[ox] = (int)(y0 * g.W + x0); }
-    }
-    for (i64 a = 0; a < g.kh; a++) {
-      i64 iy = oy * g.sh - g.ph + a * g.dh;
-      if (iy < 0 || iy >= g.H) continue;
-      const float* row = x + (plane * g.H + iy) * g.W;
-      for (i64 b = 0; b < g.kw; b++) {
-        i64 off = b * g.dw - g.pw;
-        i64 lo = off < 0 ? (-off + g.sw - 1) / g.sw : 0, hi = off >= g.W ? 0 : least(g.OW, (g.W - 1 - off) / g.sw + 1);
-        const float* from = row + off;
-        int start = (int)(iy * g.W + off), step = (int)g.sw;
-#define SCAN(S)                                                             \
-  for (i64 ox = lo; ox < hi; ox++) {                                        \
-    float v = from[ox * (S)];                                               \
-    bool better = v > best[ox] || v != v;                                   \
-    best[ox] = better ? v : best[ox];                                       \
-    if (WANT) at[ox] = better ? start + (int)ox * step : at[ox];            \
-  }
-        if (g.sw == 1) { SCAN(1) } else if (g.sw == 2) { SCAN(2) } else { SCAN(g.sw) }
+  for (i64 r = 0; r < rows; r++)
+    for (i64 o0 = 0; o0 < g.OW; o0 += POOL_RUN) {
+      i64 plane = r / g.OH, oy = r % g.OH, o1 = least(g.OW, o0 + POOL_RUN);
+      float best[POOL_RUN];
+      int at[WANT ? POOL_RUN : 1];
+      i64 y0 = first_inside(oy * g.sh - g.ph, g.dh);
+      for (i64 ox = o0; ox < o1; ox++) {
+        best[ox - o0] = -__builtin_inff();
+        if (WANT) at[ox - o0] = (int)(y0 * g.W + first_inside(ox * g.sw - g.pw, g.dw));
       }
-    }
-    for (i64 ox = 0; ox < g.OW; ox++) y[r * g.OW + ox] = best[ox];
-    if (WANT) for (i64 ox = 0; ox < g.OW; ox++) where[r * g.OW + ox] = at[ox];
+      for (i64 a = 0; a < g.kh; a++) {
+        i64 iy = oy * g.sh - g.ph + a * g.dh;
+        if (iy < 0 || iy >= g.H) continue;
+        for (i64 b = 0; b < g.kw; b++) {
+          i64 off = b * g.dw - g.pw;
+          i64 lo = most(o0, off < 0 ? (-off + g.sw - 1) / g.sw : 0), hi = off >= g.W ? 0 : least(o1, (g.W - 1 - off) / g.sw + 1);
+          const float* from = x + (plane * g.H + iy) * g.W + off + lo * g.sw;
+          float* to = best + (lo - o0);
+          int *which = at + (WANT ? lo - o0 : 0), start = (int)(iy * g.W + off + lo * g.sw), step = (int)g.sw;
+#define SCAN(S)                                                         \
+  for (i64 k = 0; k < hi - lo; k++) {                                   \
+    float v = from[k * (S)];                                            \
+    bool better = v > to[k] || v != v;                                  \
+    to[k] = better ? v : to[k];                                         \
+    if (WANT) which[k] = better ? start + (int)k * step : which[k];     \
   }
+          if (g.sw == 1) { SCAN(1) } else if (g.sw == 2) { SCAN(2) } else { SCAN(g.sw) }
+        }
+      }
+      for (i64 ox = o0; ox < o1; ox++) y[r * g.OW + ox] = best[ox - o0];
+      if (WANT) for (i64 ox = o0; ox < o1; ox++) where[r * g.OW + ox] = at[ox - o0];
+    }
 }
 
 template <bool WANT> static void pool_pixels(const G& g, const float* x, float* y, i64* where) {
   i64 rows = g.N * g.OH, C = g.C;
 #pragma omp parallel for schedule(static) if (rows * g.OW * C * g.kh * g.kw > 50000)
   for (i64 r = 0; r < rows; r++) {
-    i64 n = r / g.OH, oy = r % g.OH;
-    int at[WANT ? C : 1];
+    i64 n = r / g.OH, oy = r % g.OH, y0 = first_inside(oy * g.sh - g.ph, g.dh);
     for (i64 ox = 0; ox < g.OW; ox++) {
-      float* out = y + (r * g.OW + ox) * C;
-      i64 y0 = oy * g.sh - g.ph, x0 = ox * g.sw - g.pw;
-      while (y0 < 0) y0 += g.dh;
-      while (x0 < 0) x0 += g.dw;
-      for (i64 c = 0; c < C; c++) { out[c] = -__builtin_inff(); if (WANT) at[c] = (int)(y0 * g.W + x0); }
-      for (i64 a = 0; a < g.kh; a++) {
-        i64 iy = oy * g.sh - g.ph + a * g.dh;
-        if (iy < 0 || iy >= g.H) continue;
-        for (i64 b = 0; b < g.kw; b++) {
-          i64 ix = ox * g.sw - g.pw + b * g.dw;
-          if (ix < 0 || ix >= g.W) continue;
-          const float* from = x + ((n * g.H + iy) * g.W + ix) * C;
-          int p = (int)(iy * g.W + ix);
+      i64 x0 = first_inside(ox * g.sw - g.pw, g.dw);
+      for (i64 c0 = 0; c0 < C; c0 += POOL_RUN) {
+        i64 run = least(POOL_RUN, C - c0);
+        float* out = y + (r * g.OW + ox) * C + c0;
+        int at[WANT ? POOL_RUN : 1];
+        for (i64 c = 0; c < run; c++) { out[c] = -__builtin_inff(); if (WANT) at[c] = (int)(y0 * g.W + x0); }
+        for (i64 a = 0; a < g.kh; a++) {
+          i64 iy = oy * g.sh - g.ph + a * g.dh;
+          if (iy < 0 || iy >= g.H) continue;
+          for (i64 b = 0; b < g.kw; b++) {
+            i64 ix = ox * g.sw - g.pw + b * g.dw;
+            if (ix < 0 || ix >= g.W) continue;
+            const float* from = x + ((n * g.H + iy) * g.W + ix) * C + c0;
+            int p = (int)(iy * g.W + ix);
 #pragma GCC ivdep
-          for (i64 c = 0; c < C; c++) {
-            float v = from[c];
-            bool better = v > out[c] || v != v;
-            out[c] = better ? v : out[c];
-            if (WANT) at[c] = better ? p : at[c];
+            for (i64 c = 0; c < run; c++) {
+              float v = from[c];
+              bool better = v > out[c] || v != v;
+              out[c] = better ? v : out[c];
+              if (WANT) at[c] = better ? p : at[c];
+            }
           }
         }
+        if (WANT) for (i64 c = 0; c < run; c++) where[(r * g.OW + ox) * C + c0 + c] = at[c];
       }
-      if (WANT) for (i64 c = 0; c < C; c++) where[(r * g.OW + ox) * C + c] = at[c];
     }
   }
 }
