@@ -18,7 +18,7 @@ def graph():
 
 
 def failing(error):
-    def backend(gm, example_inputs):
+    def backend(gm, example_inputs, options):
         raise error
 
     return backends._protected(backend, CompileOptions())
@@ -48,7 +48,7 @@ def test_strict_raises(error):
 
 
 def test_compiler_errors_reach_the_user_unless_fallback_is_set(not_strict):
-    def backend(gm, example_inputs):
+    def backend(gm, example_inputs, options):
         raise CompilerError("no C++ compiler: tried g++-unit-test")
 
     with pytest.raises(CompilerError):
@@ -67,8 +67,8 @@ def test_a_users_backend_gets_what_the_user_gave():
         seen.update(kwargs)
         return gm.forward
 
-    backends.resolve_backend(backend, resolve("reduce-overhead", None), "reduce-overhead", None)(graph(), [])
-    assert seen == {"mode": "reduce-overhead"}
+    backends.resolve_backend(backend, None, {"of": "mine"})[0](graph(), [])
+    assert seen == {"options": {"of": "mine"}}
 
 
 def test_an_error_of_a_users_backend_is_the_users():
@@ -76,7 +76,7 @@ def test_an_error_of_a_users_backend_is_the_users():
         raise ZeroDivisionError("mine")
 
     with pytest.raises(lamina.exc.BackendFailed, match="'backend' raised ZeroDivisionError: mine") as caught:
-        backends.resolve_backend(backend, CompileOptions(), None, None)(graph(), [])
+        backends.resolve_backend(backend, None, None)[0](graph(), [])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 

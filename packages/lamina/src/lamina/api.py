@@ -13,7 +13,6 @@ from lamina_dynshape.support.errors import CompilerError, UserError
 
 from .backends import Backend, resolve_backend, warn_no_compiler
 from .module import CompiledModule, compile_module
-from .options import resolve
 from .settings import config
 
 __all__ = ["compile"]
@@ -45,8 +44,7 @@ def compile(
             compile, fullgraph=fullgraph, dynamic=dynamic, backend=backend, mode=mode, options=options, disable=disable
         )
     _check_flags(fullgraph=fullgraph, dynamic=dynamic, disable=disable)
-    chosen = resolve(mode, options)
-    backend_fn = resolve_backend(backend, chosen, mode, options)
+    backend_fn, fallback = resolve_backend(backend, mode, options)
     if not callable(model):
         raise UserError(f"compile takes a function or a module, got {type(model).__name__}")
     if inspect.isclass(model):
@@ -58,7 +56,7 @@ def compile(
     try:
         return _compiled(model, backend_fn, settings)
     except CompilerError as error:  # the native half of dynamo is built at the first use on a machine
-        if not chosen.fallback:
+        if not fallback:
             raise
         warn_no_compiler(error)
         return model

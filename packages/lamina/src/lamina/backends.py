@@ -10,7 +10,6 @@ Protocol: `backend(graph_module, example_inputs) -> callable(*flat inputs) -> fl
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -21,7 +20,8 @@ from lamina_dynshape.support.reports import describe_inputs, report_failure
 from lamina_dynshape.support.verifylevel import strict
 
 from .exc import BackendFailed
-from .options import CompileOptions
+from .options import CompileOptions, resolve
+from .settings import config
 
 __all__ = ["Backend", "list_backends", "lookup_backend", "register_backend", "resolve_backend", "warn_no_compiler"]
 
@@ -62,17 +62,18 @@ def lookup_backend(backend: str | Backend) -> Backend:
         raise UserError(f"unknown backend {backend!r}; valid: {', '.join(list_backends())}, or any callable") from None
 
 
-def resolve_backend(backend: str | Backend, options: CompileOptions, mode: str | None, given: Mapping[str, Any] | None) -> Backend:
-    """What dynamo calls for each captured graph.
+def resolve_backend(backend: str | Backend, mode: str | None, options: Mapping[str, Any] | None) -> tuple[Backend, bool]:
+    """What dynamo calls for each captured graph, and whether to run eagerly where there is no C++ compiler.
 
-    Our own backends get the checked options, and a failure inside them runs the captured graph instead. A backend of the user's
-    gets `mode=` and `options=` as they were given, as in PyTorch, and its errors reach the user as `BackendFailed`.
+    For our own backends, mode and options are checked, and a failure inside them runs the captured graph instead. A backend of
+    the user's gets `mode=` and `options=` as they were given, as in PyTorch, and its errors reach the user as `BackendFailed`.
     """
     found = lookup_backend(backend)
     if found in _OWN:
-        return _protected(found, options)
-    extra = {key: value for key, value in (("mode", mode), ("options", given)) if value is not None}
-    return _users(functools.partial(found, **extra) if extra else found, getattr(found, "__name__", repr(found)))
+        chosen = resolve(mode, options)
+        return _protected(found, chosen), chosen.fallback
+    extra = {key: value for key, value in (("mode", mode), ("options", options)) if value is not None}
+    return _users(functools.partial(found, **extra) if extra else found, getattr(found, "__name__", repr(found))), config.fallback
 
 
 def _users(backend: Backend, name: str) -> Backend:
@@ -93,11 +94,10 @@ def _users(backend: Backend, name: str) -> Backend:
 def _protected(backend: Backend, options: CompileOptions) -> Backend:
     """`backend` with its failures turned into the captured graph run as it is, reported once each."""
     name = getattr(backend, "__name__", "backend")
-    takes_options = len(inspect.signature(backend).parameters) > 2
 
     def call(gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         try:
-            return backend(gm, example_inputs, options) if takes_options else backend(gm, example_inputs)
+            return backend(gm, example_inputs, options)
         except CompilerError as error:
             if not options.fallback:
                 raise
@@ -141,7 +141,10 @@ def _warn_once(message: str) -> None:
 # --------------------------------------------------------------------------------------------------------------------------
 
 
-def eager(gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+_DEFAULT = CompileOptions()
+
+
+def eager(gm: Any, example_inputs: Sequence[Any], options: CompileOptions = _DEFAULT) -> Callable[..., Any]:
     """Run the captured graph as it is."""
     return gm.forward
 
@@ -150,14 +153,14 @@ def _run_graph(gm: Any, fake_inputs: Sequence[Any], *, kind: str, signature: Any
     return gm.forward
 
 
-def aot_eager(gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+def aot_eager(gm: Any, example_inputs: Sequence[Any], options: CompileOptions = _DEFAULT) -> Callable[..., Any]:
     """Run the functional ATen graphs that aotgrad makes, forward and backward, operator by operator."""
     from lamina_aotgrad import aot_function
 
     return aot_function(gm, example_inputs, fw_compiler=_run_graph, bw_compiler=_run_graph, inference_compiler=_run_graph)
 
 
-def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions) -> Callable[..., Any]:
+def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions = _DEFAULT) -> Callable[..., Any]:
     """Compile the ATen graphs to C++."""
     from lamina_aotgrad import aot_function, min_cut
     from lamina_inductor import compile_graph
