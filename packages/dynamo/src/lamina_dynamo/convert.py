@@ -17,6 +17,7 @@ import torch
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.timers import stage
+from lamina_dynshape.support.verifylevel import verify_level
 from torch import fx
 
 from . import native
@@ -274,6 +275,10 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
         elif n.op != "output":
             break
     gm = fx.GraphModule(torch.nn.Module(), graph)
+    if verify_level():
+        from lamina_primops import verify
+
+        verify(gm, "torch")
     counters["graphs"]["captured"] += 1
     return gm, sources, examples
 
