@@ -73,3 +73,12 @@ def test_not_a_number_stays():
 def test_other_dtypes_use_the_library():
     q, k, v = (torch.randn(1, 2, 6, 8).bfloat16() for _ in range(3))
     assert compiled(lambda q, k, v: forward(q, k, v), q, k, v).fallbacks
+
+
+def test_symbolic_sizes():
+    lamina = pytest.importorskip("lamina")
+    fast = lamina.compile(lambda q, k: torch.nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True), dynamic=True)
+    with torch.no_grad():
+        for n, width in [(4, 16), (7, 16), (9, 24)]:
+            q, k = torch.randn(2, 3, n, width), torch.randn(2, 3, n + 3, width)
+            torch.testing.assert_close(fast(q, k), torch.nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True))

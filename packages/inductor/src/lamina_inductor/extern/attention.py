@@ -40,7 +40,8 @@ class _Attention(ExternKernel):
 
         sizes = ", ".join(w.expr(s) for s in (*q.size[:3], k.size[2], q.size[3]))
         scale = self.attributes["scale"]
-        text = [sizes, f"(float){scale!r}", str(int(self.attributes["causal"])), w.data(q), w.data(k), w.data(v),
+        factor = f"(float){scale!r}" if scale is not None else f"(float)(1.0 / __builtin_sqrt((double){w.expr(q.size[3])}))"
+        text = [sizes, factor, str(int(self.attributes["causal"])), w.data(q), w.data(k), w.data(v),
                 w.data(mask) if mask is not None else "0", strides(q), strides(k), strides(v), strides(mask, 4),
                 f"(float*){w.data(o)}", f"(float*){w.data(lse)}", strides(o), strides(lse)]  # type: ignore[arg-type]
         if backward:
@@ -65,12 +66,11 @@ def _supported(node: torch.fx.Node, q: Any, k: Any, v: Any, dropout: Any, mask: 
     return all(tuple(node.meta["val"][i].stride())[-1] == 1 for i in range(outs) if node.meta["val"][i].dim() == 4)
 
 
-def _scale(q: Any, scale: float | None) -> Any:
+def _scale(q: Any, scale: float | None) -> float | None:
+    """The factor of the scores; None when it is that of a symbolic width, 1 / sqrt(width)."""
     if scale is not None:
         return float(scale)
-    if q.size[3].is_const:
-        return 1.0 / math.sqrt(q.size[3].const)
-    return None
+    return 1.0 / math.sqrt(q.size[3].const) if q.size[3].is_const else None
 
 
 def _mask(g: Any, mask: Any, q: Any, k: Any) -> StridedView | None:
@@ -92,7 +92,7 @@ def attention(g: Any, node: torch.fx.Node, q: Any, k: Any, v: Any, dropout: floa
               scale: float | None = None) -> Any:
     """(output, logsumexp)."""
     factor = _scale(q, scale)
-    if factor is None or not _supported(node, q, k, v, dropout, attn_mask, 1):
+    if not _supported(node, q, k, v, dropout, attn_mask, 1):
         return NotImplemented
     outs = _results(g, node, 2)
     g.add_extern(_Attention(g.graph.fresh("attn"), [_rows(g, q), _rows(g, k), _rows(g, v), _mask(g, attn_mask, q, k)], outs, {"scale": factor, "causal": causal}))
@@ -104,7 +104,7 @@ def attention_backward(g: Any, node: torch.fx.Node, grad: Any, q: Any, k: Any, v
                        attn_mask: Any = None, scale: float | None = None) -> Any:
     """(dq, dk, dv)."""
     factor = _scale(q, scale)
-    if factor is None or not _supported(node, q, k, v, dropout, attn_mask, 3):
+    if not _supported(node, q, k, v, dropout, attn_mask, 3):
         return NotImplemented
     outs = _results(g, node, 3)
     inputs = [_rows(g, q), _rows(g, k), _rows(g, v), _mask(g, attn_mask, q, k), _rows(g, out), g.realize(logsumexp), _rows(g, grad)]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import lamina_primops.prims  # noqa: F401  (registers torch.ops.lamina)
 import torch
 from lamina_dynshape.expr import Expr
 

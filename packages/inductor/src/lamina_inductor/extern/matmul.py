@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import lamina_primops.prims  # noqa: F401  (registers torch.ops.lamina)
 import torch
 from lamina_dynshape.expr import Expr
 
