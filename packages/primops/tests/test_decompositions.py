@@ -198,6 +198,12 @@ def test_case(case):
         compare(op, args, kwargs[0] if kwargs else None)
 
 
+@pytest.mark.parametrize("op", [A._softmax.default, A._log_softmax.default])
+def test_softmax_of_nothing(op):
+    compare(op, [t(3, 0), 1, False])
+    compare(op, [t(0, 3), 0, False])
+
+
 def test_every_decomposition_says_what_it_is():
     for rule in DECOMPOSITIONS.values():
         assert rule.doc, f"{rule.overload} has no docstring"

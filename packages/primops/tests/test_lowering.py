@@ -184,20 +184,22 @@ def test_one_lowered_graph_serves_several_sizes(fn):
 
 
 # -- cost ----------------------------------------------------------------------------------------------------------------
-def test_lowering_is_cheap_next_to_tracing():
+def test_lowering_is_cheap_next_to_tracing(monkeypatch):
     def block(x):
         for _ in range(60):
             x = F.layer_norm(F.gelu(x), (4,)) + x
         return x
 
+    def seconds(fn, *args):
+        best = float("inf")
+        for _ in range(5):
+            start = time.thread_time()
+            fn(*args)
+            best = min(best, time.thread_time() - start)
+        return best
+
+    monkeypatch.setenv("LAMINA_VERIFY", "0")
     inputs = fakes(X)
-    trace(block, inputs)
-    t0 = time.process_time()
     gm = trace(block, inputs)
-    t1 = time.process_time()
-    lower(gm)
-    t2 = time.process_time()
     # Alone on a core: 40 us to trace an op, 60 us to lower one (layer norm and gelu are 10 prims each). Ten times is room for a busy host.
-    assert (t2 - t1) < 10 * (t1 - t0)
-
-
+    assert seconds(lower, gm) < 10 * seconds(trace, block, inputs)

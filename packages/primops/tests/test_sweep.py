@@ -17,16 +17,17 @@ def _wrong(ops):
     return {name: why for name, (outcome, why, _) in ops.items() if outcome == "wrong"}
 
 
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "gradients"])
-def test_first_samples_are_right(backward):
-    samples, ops = sweep(limit=1, backward=backward)
-    assert not _wrong(ops)
-    assert samples["prims"] / samples.total() > 0.55, samples
+SHORT = {
+    "forward": {"share": 0.5, "seed": 1}, "gradients": {"share": 0.4, "seed": 2, "backward": True}, "symbolic": {"share": 0.3, "seed": 3, "symbolic": True},
+    "bfloat16": {"share": 0.3, "seed": 4, "dtype": torch.bfloat16},
+}  # fmt: skip
 
 
-def test_first_samples_with_symbolic_sizes_are_right():
-    samples, ops = sweep(limit=1, symbolic=True)
+@pytest.mark.parametrize("name", SHORT)
+def test_first_samples_of_some_ops_are_right(name):
+    samples, ops = sweep(limit=2, **SHORT[name])
     assert not _wrong(ops)
+    assert samples["prims"] / samples.total() > 0.5, samples
 
 
 @pytest.mark.slow

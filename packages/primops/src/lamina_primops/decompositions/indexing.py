@@ -99,6 +99,8 @@ def _scatter(x: Any, dim: int, index: Any, src: Any, mode: str) -> Any:
     if not x.ndim or not index.ndim:
         out = _scatter(_ranked(x), 0, _ranked(index), _ranked(src), mode)
         return p.reshape(out, list(x.shape))
+    if not x.ndim == index.ndim == src.ndim:
+        return NotImplemented  # eager allows it for an empty index
     for d in range(src.ndim):
         if not same_shape(src.shape[d : d + 1], index.shape[d : d + 1]):
             src = p.slice(src, d, 0, index.shape[d], 1)

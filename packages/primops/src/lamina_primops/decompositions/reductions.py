@@ -266,7 +266,7 @@ def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
     """log(sum(exp(x - max))) + max; an infinite max counts as 0."""
     dtype = x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
     x = to(to(x, dtype), compute_dtype(dtype))
-    if any(type(s) is int and s == 0 for s in x.shape):
+    if _is_empty(x):
         return NotImplemented
     if x.ndim == 0:
         return to(x, dtype)
@@ -278,6 +278,10 @@ def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
 
 
 # -- softmax ----------------------------------------------------------------------------------------------------------
+def _is_empty(x: Any) -> bool:
+    return any(type(s) is int and s == 0 for s in x.shape)
+
+
 def _rows(x: Any, dim: int) -> tuple[Any, int]:
     return (p.reshape(x, [1]), 0) if x.ndim == 0 else (x, canonical(dim, x.ndim))
 
@@ -288,6 +292,8 @@ def softmax(x: Any, dim: int, half_to_float: bool) -> Any:
     """exp(x - max) / sum."""
     if half_to_float:
         return NotImplemented
+    if _is_empty(x):
+        return full_like(x, 0.0)  # the largest of no elements does not exist
     shape, (x, dim) = list(x.shape), _rows(x, dim)
     e = p.exp(p.sub(x, p.expand(p.amax(x, [dim], True), list(x.shape))))
     return p.reshape(p.div(e, p.expand(p.sum(e, [dim], True), list(x.shape))), shape)
@@ -299,6 +305,8 @@ def log_softmax(x: Any, dim: int, half_to_float: bool) -> Any:
     """x - max - log(sum(exp(x - max)))."""
     if half_to_float:
         return NotImplemented
+    if _is_empty(x):
+        return full_like(x, 0.0)  # the largest of no elements does not exist
     shape, (x, dim) = list(x.shape), _rows(x, dim)
     shifted = p.sub(x, p.expand(p.amax(x, [dim], True), list(x.shape)))
     total = p.log(p.sum(p.exp(shifted), [dim], True))
@@ -329,7 +337,7 @@ def log_softmax_backward(grad: Any, out: Any, dim: int, input_dtype: torch.dtype
 def safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
     """Softmax; rows that are all -inf give zeros."""
     x = to(x, dtype or x.dtype)
-    if x.ndim == 0 or x.dtype in LOW:
+    if x.ndim == 0 or x.dtype in LOW or _is_empty(x):
         return NotImplemented
     dim = canonical(dim, x.ndim)
     empty = p.all(p.eq_scalar(x, -math.inf), [dim], True)

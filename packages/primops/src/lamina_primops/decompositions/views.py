@@ -182,7 +182,7 @@ def _diagonal_size(x: Any, offset: int, a: int, b: int) -> tuple[Any, int, int]:
     """Length of a diagonal and its first row and column."""
     row, column = (0, offset) if offset >= 0 else (-offset, 0)
     m, n = x.shape[a] - row, x.shape[b] - column
-    length = m if m <= n else n
+    length = min(m, n) if type(m) is int and type(n) is int else torch.sym_min(m, n)
     return (length if length > 0 else 0), row, column
 
 
