@@ -19,7 +19,6 @@ class Config(Settings):
     fusion: bool = True
     threads_hint: int = 2                   # threads that loop shapes are chosen for; any number runs
     row_buffer_bytes: int = 64 * 1024       # largest value kept on the stack between the loops of one row
-    split_source_bytes: int = 120_000       # kernels above this are compiled in two translation units at once
     profile: bool = False                   # time each kernel and print the sums at the end of the process
     cache: bool = True                      # graph-level cache on disk
 

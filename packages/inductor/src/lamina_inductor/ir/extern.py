@@ -17,7 +17,7 @@ __all__ = ["CallWriter", "EpilogueRef", "ExternKernel"]
 
 
 class CallWriter(Protocol):
-    """What `emit_call` writes through. All texts are C++ inside the graph's entry function."""
+    """What `emit_call` writes through. All texts are C++ inside the graph's entry function, which returns int: `return 1;` leaves with the error that was set."""
 
     def line(self, text: str) -> None: ...                       # one statement
     def data(self, view: StridedView) -> str: ...                # typed data pointer of the view's first element (`float*`)
