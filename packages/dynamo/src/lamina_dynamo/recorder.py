@@ -59,6 +59,7 @@ class Recorder(TorchFunctionMode):
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
         self.held: list[Any] = []
         self.last_placeholder: fx.Node | None = None
+        self.first_size: fx.Node | None = None
         self.mutated: set[int] = set()  # storage keys of fakes written in place
         self.known: dict[int, torch.Tensor] = {}  # id(fake) -> its value, for small tensors made from constants alone
         self.impure = False  # random numbers were drawn, or state was set
@@ -278,8 +279,9 @@ class Recorder(TorchFunctionMode):
 
     def placeholder(self, name: str, val: Any, source: str, role: str) -> fx.Node:
         first = next(iter(self.graph.nodes), None)
-        if self.last_placeholder is not None:
-            where = self.graph.inserting_after(self.last_placeholder)
+        anchor = self.last_placeholder or self.first_size
+        if anchor is not None and role != "size":
+            where = self.graph.inserting_after(anchor)
         elif first is not None and first.op != "root":
             where = self.graph.inserting_before(first)
         else:
@@ -292,6 +294,8 @@ class Recorder(TorchFunctionMode):
         node.target = node.name
         if role != "size":
             self.last_placeholder = node
+        elif self.first_size is None:
+            self.first_size = node  # sizes are put in front, so this stays the last of them
         node.meta.update(val=val, source=source, role=role, stack=())
         return node
 
