@@ -55,7 +55,7 @@ def test_a_checkpointed_function_saves_the_same_both_times():
 
 def test_text_of_a_container_that_contains_itself():
     def f(x, d):
-        return x + len("{d}".format(d=d))
+        return x + len(f"{d}")
 
     d = {}
     d["self"] = d
