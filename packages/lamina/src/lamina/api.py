@@ -44,7 +44,7 @@ def compile(
             compile, fullgraph=fullgraph, dynamic=dynamic, backend=backend, mode=mode, options=options, disable=disable
         )
     _check_flags(fullgraph=fullgraph, dynamic=dynamic, disable=disable)
-    backend_fn, fallback = resolve_backend(backend, mode, options)
+    backend_fn, fallback = resolve_backend(backend, mode, options, fullgraph=fullgraph)
     if not callable(model):
         raise UserError(f"compile takes a function or a module, got {type(model).__name__}")
     if inspect.isclass(model):

@@ -9,6 +9,7 @@ Protocol: `backend(graph_module, example_inputs) -> callable(*flat inputs) -> fl
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError, LaminaError, Unsupported, UserError
+from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.reports import describe_inputs, report_failure
 from lamina_dynshape.support.verifylevel import strict
 
@@ -62,7 +64,9 @@ def lookup_backend(backend: str | Backend) -> Backend:
         raise UserError(f"unknown backend {backend!r}; valid: {', '.join(list_backends())}, or any callable") from None
 
 
-def resolve_backend(backend: str | Backend, mode: str | None, options: Mapping[str, Any] | None) -> tuple[Backend, bool]:
+def resolve_backend(
+    backend: str | Backend, mode: str | None, options: Mapping[str, Any] | None, *, fullgraph: bool = False
+) -> tuple[Backend, bool]:
     """What dynamo calls for each captured graph, and whether to run eagerly where there is no C++ compiler.
 
     For our own backends, mode and options are checked, and a failure inside them runs the captured graph instead. A backend of
@@ -70,7 +74,7 @@ def resolve_backend(backend: str | Backend, mode: str | None, options: Mapping[s
     """
     found = lookup_backend(backend)
     if found in _OWN:
-        chosen = resolve(mode, options)
+        chosen = dataclasses.replace(resolve(mode, options), fullgraph=fullgraph)
         return _protected(found, chosen), chosen.fallback
     extra = {key: value for key, value in (("mode", mode), ("options", options)) if value is not None}
     return _users(functools.partial(found, **extra) if extra else found, getattr(found, "__name__", repr(found))), config.fallback
@@ -103,9 +107,13 @@ def _protected(backend: Backend, options: CompileOptions) -> Backend:
                 raise
             warn_no_compiler(error)
             return gm.forward
+        except Unsupported as error:  # a gap, not a defect: recorded, and an error only where the user asked for whole graphs
+            if options.fullgraph:
+                raise
+            counters["fallbacks"][error.what] += 1
+            log("aot").info("the captured graph runs eagerly: %s", error)
+            return gm.forward
         except Exception as error:
-            if isinstance(error, Unsupported):
-                counters["fallbacks"][error.what] += 1
             if strict():
                 raise
             sections = {"inputs": describe_inputs(example_inputs), "captured graph": _graph_text(gm)}

@@ -31,10 +31,11 @@ _OWN_OPTIONS: dict[str, tuple[type, str]] = {
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What one call of `compile` asks of its backend: `fallback`, and what is handed to inductor."""
+    """What one call of `compile` asks of its backend: `fallback`, `fullgraph`, and what is handed to inductor."""
 
     fallback: bool = False
     backend_options: Mapping[str, Any] = field(default_factory=dict)
+    fullgraph: bool = False
 
 
 def _inductor_config() -> Any:
