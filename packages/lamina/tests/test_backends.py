@@ -17,7 +17,7 @@ def graph():
     return torch.fx.symbolic_trace(lambda x: (torch.cos(x) + 1,))
 
 
-def failing(error, options=CompileOptions()):  # noqa: B008
+def failing(error, options=CompileOptions()):
     def backend(gm, example_inputs, options):
         raise error
 

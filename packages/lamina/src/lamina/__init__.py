@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from lamina_dynshape.support.counters import counters
 
 from . import exc
-from .api import compile
+from .api import compile, reset
 from .backends import list_backends, lookup_backend, register_backend
 from .module import CompiledModule
 from .settings import config
 
 if TYPE_CHECKING:
-    from lamina_dynamo import allow_in_graph, disable, explain, graph_break, is_compiling, mark_dynamic, reset
+    from lamina_dynamo import allow_in_graph, disable, explain, graph_break, is_compiling, mark_dynamic
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ __all__ = [
     "reset",
 ]
 
-_FROM_DYNAMO = frozenset({"allow_in_graph", "disable", "explain", "graph_break", "is_compiling", "mark_dynamic", "reset"})
+_FROM_DYNAMO = frozenset({"allow_in_graph", "disable", "explain", "graph_break", "is_compiling", "mark_dynamic"})
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from .backends import Backend, resolve_backend, warn_no_compiler
 from .module import CompiledModule, compile_module
 from .settings import config
 
-__all__ = ["compile"]
+__all__ = ["compile", "reset"]
 
 
 def compile(
@@ -70,6 +71,16 @@ def _compiled(model: Any, backend: Backend, settings: dict[str, Any]) -> Any:
     if not isinstance(model, torch.nn.Module):
         return call
     return compile_module(model, call, lambda other: _compiled(other, backend, settings))
+
+
+def reset() -> None:
+    """Forget everything compiled, and give back the memory kept for intermediate results."""
+    from lamina_dynamo import reset as forget
+
+    forget()
+    load = sys.modules.get("lamina_inductor.runtime.load")  # nothing is kept where nothing was compiled
+    if load is not None:
+        load.entry_module().free_arena()
 
 
 def _original(model: Any) -> Any:
