@@ -71,7 +71,7 @@ def _message(node: fx.Node, dialect: str, rule: Rule, reason: str) -> str:
     lines = [f"dialect {dialect}, rule `{rule.name}`: {reason}", f"  node: {_describe(node)}"]
     lines += [f"  reads: {_describe(a)}" for a in dict.fromkeys(node.all_input_nodes)]
     if where := stack_line(node.meta.get("stack", ())):
-        lines.append(f"  from: {where}   {node.meta['stack'][-1][3].strip()}".rstrip())
+        lines.append(f"  from: {where}   {node.meta['stack'][-1].text.strip()}".rstrip())
     return "\n".join(lines)
 
 
