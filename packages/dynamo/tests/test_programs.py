@@ -246,6 +246,16 @@ def a31(x):
 def a32(x):
     d = {'a': 1}; d.update(b=2); d.setdefault('c', []).append(3); d |= {'z': 1}; x2 = d.pop('a'); return d, x2, list(d.items()), {**d, 'q': x}
 
+class Output(OrderedDict):  # as transformers' ModelOutput: items and attributes say the same
+    a = None
+    def __init__(self, **kw):
+        super().__init__(**kw)
+        for k, v in kw.items(): super().__setattr__(k, v)
+    def __setattr__(self, k, v):
+        super().__setitem__(k, v); super().__setattr__(k, v)
+def a33(x):
+    e = Output(a=x * 2); graph_break(); z = Output(b=e.a + 1); e.c = z; graph_break(); e.a = 3; return z, e, e.c.b, e.a, e['a'], vars(z)
+
 
 PROGRAMS = {n: f for n, f in list(globals().items()) if n[0] in "af" and n[1:].isdigit()}
 SQUARE, LINE = torch.arange(6.0).reshape(2, 3), torch.arange(4.0) - 1.5
@@ -275,6 +285,7 @@ BREAKS = {
     "a24": 1,  # graph-break
     "a27": 4,  # graph-break, foreign-iterator
     "a31": 1,  # graph-break
+    "a33": 2,  # graph-break
 }
 
 

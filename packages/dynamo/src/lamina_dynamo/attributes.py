@@ -68,8 +68,8 @@ def load_attr(cap: Capture, obj: Any, name: str) -> Any:
         return _super_attr(cap, obj, name)
     if t is _FUNCTION or t is types.MethodType:
         return _function_attr(cap, obj, name)
-    getter = class_lookup(cap, t, "__getattribute__")[0]
-    if getter is _OBJECT_GETATTRIBUTE:
+    getter, owner = class_lookup(cap, t, "__getattribute__")
+    if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in ("builtins", "collections"):
         found = generic_attr(cap, obj, t, name)
         if found is not MISSING:
             return found
