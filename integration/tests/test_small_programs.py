@@ -325,3 +325,15 @@ def test_options_reach_inductor():
         return lamina.counters["kernels"]["calls"]
 
     assert 0 < kernels() < kernels(fusion=False)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_check_on_values_raises_after_every_stage(backend):
+    def f(x):
+        return F.one_hot(x, 5).float() * 2
+
+    compiled = lamina.compile(f, backend=backend, fullgraph=True)
+    x = torch.tensor([[0, 4], [2, 1]])
+    assert torch.equal(compiled(x), f(x))
+    with pytest.raises(RuntimeError, match="Class values"):
+        compiled(torch.tensor([[0, 5], [2, 1]]))

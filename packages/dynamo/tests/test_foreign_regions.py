@@ -1,6 +1,7 @@
 """What runs between graphs: NumPy, functorch transforms, checkpointed functions, containers that contain themselves."""
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -61,3 +62,16 @@ def test_text_of_a_container_that_contains_itself():
     d["self"] = d
     x = torch.ones(2)
     torch.testing.assert_close(optimize(f, eager_backend)(x, d), f(x, d))
+
+
+def test_one_hot_with_a_number_of_classes_is_captured_and_still_checks_its_values():
+    def f(x):
+        return torch.nn.functional.one_hot(x, 5).float() * 2
+
+    c = optimize(f, eager_backend, fullgraph=True)
+    x = torch.tensor([[0, 4], [2, 1]])
+    for _ in range(2):
+        assert torch.equal(c(x), f(x))
+    for wrong in (5, -1):
+        with pytest.raises(RuntimeError):
+            c(torch.tensor([[0, wrong], [2, 1]]))

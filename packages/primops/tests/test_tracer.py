@@ -166,3 +166,19 @@ def test_tracing_and_lowering_do_not_import_the_peer():
 def test_same_as_eager_helper_notices_differences():
     lowered = same_as_eager(lambda x: torch.relu(x).sum(1), [X])
     assert prims_of(lowered) == ["maximum_scalar", "sum"]
+
+
+def test_checks_stay_in_the_graph():
+    def f(x):
+        torch._assert_async((x > 0).all(), "bad")
+        return x + 1
+
+    mode = FakeMode()
+    gm = trace(f, [mode.from_real(torch.ones(3))])
+    verify(gm, "aten")
+    lowered = lower(gm, to="prims")
+    verify(lowered, "prims")
+    for graph in (gm, lowered):
+        assert any("_assert_async" in str(n.target) for n in graph.graph.nodes)
+        with pytest.raises(RuntimeError, match="bad"):
+            interpret(graph, -torch.ones(3))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .fxtools import add_node, is_random, target_name
+from .fxtools import add_node, is_check, is_random, target_name
 from .prims import Prim, Spec
 from .symbolic import SymbolNodes, is_symbolic, size_key
 
@@ -142,7 +142,7 @@ class Builder:
                 val = func(*_map(args, self.fake), **_map(kwargs, self.fake))
         call = self._call(func, None, args, kwargs)
         call.fallback, call.val = reason, tuple(val) if isinstance(val, list) else val
-        call.live = is_random(func) or is_symbolic(val) or func._schema.name.startswith("aten::_assert")
+        call.live = is_random(func) or is_symbolic(val) or is_check(func)
         call.outputs = self._outputs(call, val)
         if key is not None:
             self._made[key] = call.outputs

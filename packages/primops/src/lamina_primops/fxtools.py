@@ -84,11 +84,16 @@ def is_random(target: Any) -> bool:
     return known
 
 
+def is_check(target: Any) -> bool:
+    """Whether the op only raises or not: it stays although nothing uses it."""
+    return "_assert" in target._schema.name
+
+
 def _removable(node: Node) -> bool:
     if node.op in ("placeholder", "output"):
         return False
     if isinstance(node.target, torch._ops.OpOverload):
-        return not (node.target._schema.is_mutable or is_random(node.target) or node.target._schema.name.startswith("aten::_assert"))
+        return not (node.target._schema.is_mutable or is_random(node.target) or is_check(node.target))
     return node.op in ("get_attr", "call_function")
 
 

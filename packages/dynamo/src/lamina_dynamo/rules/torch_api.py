@@ -164,6 +164,18 @@ def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return rec.run(func, args, kwargs)
 
 
+@function_rule(torch.nn.functional.one_hot)
+def one_hot(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """With a number of classes: a comparison, and the range check that eager makes on the values as a node."""
+    index, classes = (*args, kwargs.get("num_classes", -1))[:2] if args else (kwargs["tensor"], kwargs.get("num_classes", -1))
+    if index.dtype is not torch.int64 or index.numel() == 0 or (isinstance(classes, int) and classes <= 0):
+        return rec.run(func, args, kwargs)
+    inside = rec.run(torch.logical_and, (rec.run(torch.ge, (index, 0), {}), rec.run(torch.lt, (index, classes), {})), {})
+    rec.emit(torch._assert_async, (rec.run(torch.all, (inside,), {}), "Class values must be non-negative and smaller than num_classes."), {}, None)
+    every = rec.run(torch.arange, (classes,), {"device": index.device})
+    return rec.run(_T.to, (rec.run(torch.eq, (rec.run(torch.unsqueeze, (index, -1), {}), every), {}), torch.int64), {})
+
+
 @function_rule(_T.__contains__)
 def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
     unsupported("data-dependent-branch", "data-dependent branch", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")

@@ -43,7 +43,7 @@ def _make(entry: dict[str, Any]) -> Callable[..., tuple]:
         with torch._C._AutoDispatchBelowAutograd():
             out = op(*args, **kwargs)
         if single:
-            return (out,)
+            return (out,) if keep else ()
         return tuple(out[k] for k in keep)
 
     return run
