@@ -13,7 +13,7 @@ from torch import fx
 from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
 from torch.fx.node import Node
 
-__all__ = ["add_node", "all_arguments", "eliminate_dead", "graph_module", "is_random", "output_of", "placeholders", "target_name"]
+__all__ = ["add_node", "all_arguments", "eliminate_dead", "graph_module", "is_check", "is_random", "output_of", "placeholders", "target_name"]
 
 
 def add_node(graph: fx.Graph, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Node:
