@@ -249,6 +249,17 @@ def _norm(x: Any, ord: Any, dims: Any, keepdim: bool) -> Any:
     return p.pow_scalar(reduce(p.sum, p.pow_scalar(x, float(ord)), dims, keepdim), 1.0 / float(ord))
 
 
+@register(aten.linalg__powsum.default)
+def powsum(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """sum |x|**ord, accumulated in float32 or wider."""
+    dtype = dtype or x.dtype
+    if not dtype.is_floating_point:
+        return NotImplemented
+    x = p.abs(to(x, compute_dtype(dtype)))
+    powers = x if ord == 1 else p.mul(x, x) if ord == 2 else p.pow_scalar(x, float(ord))
+    return to(reduce(p.sum, powers, dim, keepdim), dtype)
+
+
 @register(aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype)
 def norm_dim(x: Any, ord: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Vector norm over dims."""
