@@ -6,6 +6,7 @@ import pytest
 import torch
 from lamina_primops.prims import PRIMS, Spec, register
 from lamina_primops.prims.pointwise import BINARY, COMPARISONS, DOMAINS, PREDICATES, UNARY
+from lamina_primops.prims.special import SPECIAL_BINARY, SPECIAL_UNARY
 
 np = pytest.importorskip("numpy")
 CPU = torch.device("cpu")
@@ -22,7 +23,7 @@ def _data(dtype: torch.dtype, shape: tuple[int, ...] = (3, 4), seed: int = 0) ->
 
 def _samples():
     x, y = _data(torch.float32), _data(torch.float32, seed=1)
-    for table in (UNARY, PREDICATES):
+    for table in (UNARY, PREDICATES, SPECIAL_UNARY):
         for name, (_, domain, _doc) in table.items():
             for dtype in sorted(DOMAINS[domain], key=str):
                 yield name, (_data(dtype),)
@@ -34,6 +35,9 @@ def _samples():
                 yield name, (_data(dtype), _data(dtype, seed=1))
                 yield name, (_data(dtype, (0, 3)), _data(dtype, (0, 3)))
                 yield f"{name}_scalar", (_data(dtype), 1 if not dtype.is_floating_point else 0.5)
+    for name, (_, domain, _doc) in SPECIAL_BINARY.items():
+        for dtype in sorted(DOMAINS[domain], key=str):
+            yield name, (_data(dtype), _data(dtype, seed=1))
     for name in ("rsub_scalar", "rdiv_scalar", "rpow_scalar"):
         yield name, (x, 2.5)
     i = torch.tensor([2, 0, 1])
