@@ -35,14 +35,13 @@ extern(
     ),
 )  # fmt: skip
 extern("extern: sort", *_overloads("sort", "topk", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin", "searchsorted", "bucketize"))
+extern("extern: largest elements with their positions, a kernel of its own", *_overloads("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d",
+       "adaptive_max_pool3d", "fractional_max_pool2d", "fractional_max_pool2d_backward", "fractional_max_pool3d", "fractional_max_pool3d_backward"))  # fmt: skip
 extern(
-    "extern: window without a prim",
+    "extern: library resampling (many weights per element, or gradients added at places that depend on data)",
     *_overloads(
-        "max_pool2d_with_indices", "max_pool2d_with_indices_backward", "max_pool3d_with_indices", "max_pool3d_with_indices_backward", "avg_pool3d",
-        "avg_pool3d_backward", "adaptive_max_pool2d", "adaptive_max_pool2d_backward", "adaptive_max_pool3d", "adaptive_max_pool3d_backward", "im2col", "col2im",
-        "upsample_bilinear2d_backward", "upsample_linear1d_backward", "upsample_bicubic2d", "upsample_bicubic2d_backward", "upsample_trilinear3d",
-        "upsample_trilinear3d_backward", "_upsample_bilinear2d_aa", "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa",
-        "_upsample_bicubic2d_aa_backward", "grid_sampler_2d", "grid_sampler_2d_backward", "grid_sampler_3d",
+        "upsample_bicubic2d_backward", "_upsample_bilinear2d_aa", "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa", "_upsample_bicubic2d_aa_backward",
+        "_upsample_lanczos2d_aa", "_upsample_lanczos2d_aa_backward", "grid_sampler_2d_backward", "grid_sampler_3d_backward",
     ),
 )  # fmt: skip
 extern(
