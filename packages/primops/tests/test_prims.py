@@ -51,7 +51,7 @@ def _samples():
         *[(n, (x, dims, k)) for n in ("sum", "prod", "amax", "amin") for dims in ([0], [1], [0, 1]) for k in (False, True)],
         *[(n, (x > y, dims, k)) for n in ("any", "all") for dims in ([0], [0, 1]) for k in (False, True)],
         *[(n, (x, d, k)) for n in ("argmax", "argmin") for d in (0, 1) for k in (False, True)],
-        ("var_mean", (x, [1], 1, False)), ("var_mean", (x, [0, 1], 0, True)), ("cumsum", (x, 1)), ("cumprod", (i, 0)),
+        ("var_mean", (x, [1], 1, False)), ("var_mean", (x, [0, 1], 0, True)), ("cumsum", (x, 1)), ("logcumsumexp", (x, 1)), ("cummax", (x, 0)), ("cummin", (i, 0)), ("cumprod", (i, 0)),
         ("gather", (x, 0, torch.tensor([[1, 0, 2, 1]]))), ("index", (x, [None, i])), ("index", (torch.arange(60).reshape(3, 4, 5), [i, None, -i])),
         *[("scatter", (x, 0, torch.tensor([[1, 0, 2, 1]]), y, r)) for r in ("set", "add", "mul", "amax", "amin")],
         ("index_put", (x, [i], y, False)), ("index_put", (x, [i - 3], y, True)), ("index_select", (x, 1, i)),

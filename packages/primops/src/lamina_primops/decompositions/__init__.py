@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from . import activations, contractions, externs, factories, foreach, indexing, losses, norms, pads, pointwise, pooling, reductions, resampling, special, views
+from . import activations, contractions, distances, externs, factories, foreach, indexing, losses, norms, pads, pointwise, pooling, quantization, reductions, resampling, special, views
 from .registry import DECOMPOSITIONS, EXTERN, Decomposition, extern, register
 
 __all__ = ["DECOMPOSITIONS", "EXTERN", "Decomposition", "extern", "register"]
 
-_ = (activations, contractions, externs, factories, foreach, indexing, losses, norms, pads, pointwise, pooling, reductions, resampling, special, views)  # imported for their registrations
+_ = (activations, contractions, distances, externs, factories, foreach, indexing, losses, norms, pads, pointwise, pooling, quantization, reductions, resampling, special, views)  # imported for their registrations

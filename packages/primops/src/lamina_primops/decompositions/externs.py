@@ -34,7 +34,7 @@ extern(
         "poisson", "uniform", "exponential", "cauchy", "log_normal", "geometric", "rrelu_with_noise", "_sample_dirichlet", "_standard_gamma", "binomial",
     ),
 )  # fmt: skip
-extern("extern: sort", *_overloads("sort", "topk", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin", "searchsorted", "bucketize"))
+extern("extern: sort", *_overloads("sort", "topk", "kthvalue", "median", "nanmedian", "mode"))
 extern("extern: largest elements with their positions, a kernel of its own", *_overloads("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d",
        "adaptive_max_pool3d", "fractional_max_pool2d", "fractional_max_pool2d_backward", "fractional_max_pool3d", "fractional_max_pool3d_backward"))  # fmt: skip
 extern(

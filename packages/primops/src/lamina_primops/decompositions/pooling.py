@@ -1,4 +1,4 @@
-"""Pools as sums over windows, and their gradients as sums over the windows that hold an element: gathers, no scatter, so that they fuse with neighbours.
+"""Average pools as sums over windows, their gradients as sums over the windows that hold an element: gathers, no scatter, so that they fuse with neighbours.
 
 Half types are summed in float32 and rounded once. Windows that neither overlap nor leave gaps are reshapes and a sum. A pool of more than `_MAX_TAPS`
 elements per window stays the library's; so do maxima with their positions (inductor has a kernel of its own for them).
@@ -256,58 +256,24 @@ def _to_positions(values: Any, positions: Any, shape: Sequence[Any], k: int, mod
     return p.reshape(p.scatter(zeros, zeros.ndim - 1, at, flat, mode), list(shape))
 
 
-@register(aten.max_pool2d_with_indices_backward.default)
-@float32_inside
-def max_pool2d_backward(grad: Any, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Any) -> Any:
-    """For each element the sum over the windows that hold it and whose largest element it is."""
-    kernel = _each(kernel_size, 2)
-    steps, pads = _each(stride, 2, kernel), _each(padding, 2)
-    inner, outs = _spatial(x, 2), _spatial(grad, 2)
-    taps = [-(-m // s) for m, s in zip(kernel, steps, strict=True)]
-    if not _static(*inner, *outs):
-        return NotImplemented
-    if any(d != 1 for d in _each(dilation, 2)) or numel(taps) > 4:
-        return _to_positions(grad, indices, x.shape, 2, "add")
-    ranges = [_holders(*v, x.device) for v in zip(inner, outs, kernel, steps, pads, strict=True)]
-    (rows, last_row), (columns, last_column) = ranges
-    h, w = x.ndim - 2, x.ndim - 1
-    here = p.add(_along(_numbers(inner[0], x.device, 0, inner[1]), x, h, x.shape), _along(_numbers(inner[1], x.device), x, w, x.shape))
-    total = None
-    for a in range(taps[0]):
-        for b in range(taps[1]):
-            row, column = p.add_scalar(rows, a), p.add_scalar(columns, b)
-            value, at = (_plane(v, row, column) for v in (grad, indices))
-            inside = p.logical_and(_along(p.le(row, last_row), x, h, x.shape), _along(p.le(column, last_column), x, w, x.shape))
-            part = p.where(p.logical_and(inside, p.eq(at, here)), value, full_like(value, 0.0))
-            total = part if total is None else p.add(total, part)
-    return total
+def _register_maxima(k: int) -> None:
+    """One pass over the windows; a sum per element would read each window several times."""
+
+    @register(getattr(aten, f"max_pool{k}d_with_indices_backward").default)
+    @float32_inside
+    def max_pool_backward(grad: Any, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Any) -> Any:
+        """Gradients added at the positions of the maxima."""
+        return _to_positions(grad, indices, x.shape, k, "add")
+
+    @register(getattr(aten, f"adaptive_max_pool{k}d_backward").default)
+    @float32_inside
+    def adaptive_max_pool_backward(grad: Any, x: Any, indices: Any) -> Any:
+        """Gradients added at the positions of the maxima."""
+        return _to_positions(grad, indices, x.shape, k, "add")
 
 
-def _plane(v: Any, rows: Any, columns: Any) -> Any:
-    """v at rows and columns, the last ones instead of those behind them."""
-    v = p.index_select(v, v.ndim - 2, p.minimum_scalar(rows, v.shape[v.ndim - 2] - 1))
-    return p.index_select(v, v.ndim - 1, p.minimum_scalar(columns, v.shape[v.ndim - 1] - 1))
-
-
-@register(aten.adaptive_max_pool2d_backward.default)
-@float32_inside
-def adaptive_max_pool2d_backward(grad: Any, x: Any, indices: Any) -> Any:
-    """Gradients added at the positions of the maxima."""
-    return _to_positions(grad, indices, x.shape, 2, "add")
-
-
-@register(aten.adaptive_max_pool3d_backward.default)
-@float32_inside
-def adaptive_max_pool3d_backward(grad: Any, x: Any, indices: Any) -> Any:
-    """Gradients added at the positions of the maxima."""
-    return _to_positions(grad, indices, x.shape, 3, "add")
-
-
-@register(aten.max_pool3d_with_indices_backward.default)
-@float32_inside
-def max_pool3d_backward(grad: Any, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Any) -> Any:
-    """Gradients added at the positions of the maxima."""
-    return _to_positions(grad, indices, x.shape, 3, "add")
+for _k in (2, 3):
+    _register_maxima(_k)
 
 
 @register(aten.max_unpool2d.default)

@@ -91,7 +91,7 @@ def _nearest_backward(grad: Any, output_size: Sequence[Any], input_size: Sequenc
         return p.sum(split, [len(lead) + 2 * i + 1 for i in range(k)], False)
     if not _static(*inner, *output_size):
         return NotImplemented
-    readers = [_Readers(have, want, _scale(given, have, want), 0.0) for have, want, given in zip(inner, output_size, scales, strict=True)]
+    readers = [_Readers(have, want, _scale(given, have, want), shift, 0.0, 0.0) for have, want, given in zip(inner, output_size, scales, strict=True)]
     if any(r.taps > _MAX_TAPS for r in readers):
         return NotImplemented
     for i, reader in enumerate(readers):
@@ -105,18 +105,19 @@ def _nearest_backward(grad: Any, output_size: Sequence[Any], input_size: Sequenc
 
 
 class _Readers:
-    """The results that may read each source element along one dimension: those whose place is less than one element away."""
+    """The results that may read each source element along one dimension: result j has its place at (j + shift) * scale - back, elements are read from
+    `below` under a place, and less than one above it."""
 
-    def __init__(self, have: int, want: int, scale: float, shift: float) -> None:
-        self.have, self.want, self.scale, self.shift = have, want, scale, shift
-        self.taps = min(want, math.ceil(2.0 / scale) + 2) if scale > 0 else want
+    def __init__(self, have: int, want: int, scale: float, shift: float, back: float, below: float) -> None:
+        self.have, self.want, self.scale, self.shift, self.start = have, want, scale, shift, back - below
+        self.taps = min(want, math.ceil((1.0 + below) / scale) + 2) if scale > 0 else want  # two more: places are rounded
 
     def gather(self, grad: Any, d: int, weight: Callable[[Any, Any], Any]) -> Any:
         """Sum of grad over the readers of each element; `weight(result, element)` of index vectors is a mask or a factor."""
         element = _numbers(self.have, grad.device)
         first = element
         if self.taps < self.want:
-            start = p.div_scalar(p.add_scalar(to(element, torch.float64), self.shift - 1.0), self.scale)
+            start = p.div_scalar(p.add_scalar(to(element, torch.float64), self.start), self.scale)
             first = to(p.floor(p.sub_scalar(start, self.shift)), torch.int64)
             first = p.minimum_scalar(p.maximum_scalar(first, 0), self.want - self.taps)
         else:
@@ -200,7 +201,7 @@ def upsample_linear_backward(
         return NotImplemented
     shift = 0.0 if align_corners else 0.5
     steps = [_linear_scale(have, want, align_corners, given, grad.dtype) for have, want, given in zip(inner, output_size, scales, strict=True)]
-    readers = [_Readers(have, want, step, shift) for have, want, step in zip(inner, output_size, steps, strict=True)]
+    readers = [_Readers(have, want, step, shift, shift, 1.0) for have, want, step in zip(inner, output_size, steps, strict=True)]
     if any(r.taps > _MAX_TAPS for r in readers):
         return NotImplemented
     for i, reader in enumerate(readers):
