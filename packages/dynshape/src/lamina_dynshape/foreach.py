@@ -31,7 +31,7 @@ Each = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], list[Any]
 def foreach_overloads() -> dict[Any, Each]:
     """The functional overloads on lists, each with its `on_each`."""
     found = {}
-    for packet_name in [n for n in dir(torch) if n.startswith(_PREFIX) and not n.endswith("_")]:
+    for packet_name in sorted({n.removesuffix("_") for n in dir(torch) if n.startswith(_PREFIX)}):
         packet = getattr(_ATEN, packet_name)
         for form in packet.overloads():
             overload = getattr(packet, form)

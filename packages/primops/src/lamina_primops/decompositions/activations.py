@@ -329,6 +329,12 @@ def rrelu_backward(grad: Any, x: Any, noise: Any, lower: Any, upper: Any, traini
     return float32_inside(lambda g, n: p.mul(*broadcast(n, g)))(grad, noise)
 
 
+@register(aten._add_relu.Scalar)
+def add_relu_scalar(a: Any, b: Any, alpha: Any = 1) -> Any:
+    """max(a + alpha * b, 0)."""
+    return add_relu(a, b, alpha=alpha)
+
+
 @register(aten._add_relu.Tensor)
 def add_relu(a: Any, b: Any, *, alpha: Any = 1) -> Any:
     """max(a + alpha * b, 0)."""
@@ -337,6 +343,6 @@ def add_relu(a: Any, b: Any, *, alpha: Any = 1) -> Any:
 
 @register(aten._addmm_activation.default)
 def addmm_activation(bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1, use_gelu: bool = False) -> Any:
-    """relu, or gelu by tanh, of addmm."""
+    """relu, or gelu by erf (as eager's CPU kernel), of addmm."""
     x = aten_call(aten.addmm.default, bias, a, b, beta=beta, alpha=alpha)
-    return gelu(x, approximate="tanh") if use_gelu else relu(x)
+    return gelu(x) if use_gelu else relu(x)

@@ -163,6 +163,20 @@ def _root(x: Any, ord: float) -> Any:
     return x if ord == 1 else p.sqrt(x) if ord == 2 else p.pow_scalar(x, 1.0 / ord)
 
 
+@register(aten.embedding_renorm.default)
+@float32_inside
+def embedding_renorm(weight: Any, indices: Any, max_norm: float, norm_type: float) -> Any:
+    """The table, its rows in `indices` scaled by bound / (norm + 1e-7) where their norm is above the bound."""
+    if _empty(weight, indices):
+        return weight
+    flat = p.reshape(to(indices, torch.int64), [numel(indices.shape)])
+    named = p.scatter(full([weight.shape[0]], False, torch.bool, weight.device), 0, flat, full(flat.shape, True, torch.bool, weight.device), "set")
+    norm = _norm(p.abs(weight), float(norm_type), 1)
+    factor = p.rdiv_scalar(p.add_scalar(norm, 1e-7), float(max_norm))
+    scaled = p.logical_and(named, p.gt_scalar(norm, float(max_norm)))
+    return p.mul(weight, expand_to(p.reshape(p.where(scaled, factor, full_like(factor, 1.0)), [weight.shape[0], 1]), weight.shape))
+
+
 @register(aten.linalg_cross.default)
 def cross(a: Any, b: Any, *, dim: int = -1) -> Any:
     """Products of vectors of three; each component is a difference of two products, in float32 for half types."""

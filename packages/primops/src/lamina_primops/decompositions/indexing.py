@@ -56,6 +56,12 @@ def index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = Fa
     return p.index_put(x, found, values, accumulate)
 
 
+@register(aten._index_put_impl.default)
+def index_put_impl(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False, unsafe: bool = False) -> Any:
+    """`index_put`."""
+    return index_put(x, indices, values, accumulate)
+
+
 def _masked_write(x: Any, indices: Sequence[Any], values: Any, accumulate: bool) -> Any:
     used = [i for i in indices if i is not None]
     one = all(type(s) is int and s == 1 for s in values.shape)

@@ -127,6 +127,12 @@ register(aten.max.dim)(_with_position(p.amax, p.argmax))
 register(aten.min.dim)(_with_position(p.amin, p.argmin))
 
 
+@register(aten._aminmax.default, aten._aminmax.dim)
+def aminmax_(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Smallest and largest element."""
+    return aminmax(x, dim=dim, keepdim=keepdim)
+
+
 @register(aten.aminmax.default)
 def aminmax(x: Any, *, dim: Any = None, keepdim: bool = False) -> Any:
     """Smallest and largest element."""
@@ -398,13 +404,12 @@ register(aten.cummin.default)(_running(p.cummin))
 @register(aten._masked_softmax.default)
 @float32_inside
 def masked_softmax(x: Any, mask: Any, dim: int | None = None, mask_type: int | None = None) -> Any:
-    """Softmax over what the mask does not cover; rows that are all covered give zeros."""
+    """Softmax over what the mask does not cover; rows that are all covered give NaN."""
     if x.ndim == 0 or _is_empty(x) or mask.dtype is not torch.bool or (mask_type is not None and mask_type != 2):
         return NotImplemented  # masks of rows and of keys have shapes of their own
     dim = canonical(x.ndim - 1 if dim is None else dim, x.ndim)
     mask = expand_to(mask, x.shape)
-    kept = softmax(p.where(mask, full_like(x, -math.inf), x), dim, False)
-    return p.where(p.expand(p.all(mask, [dim], True), list(x.shape)), full_like(x, 0.0), kept)
+    return softmax(p.where(mask, full_like(x, -math.inf), x), dim, False)
 
 
 @register(aten._masked_softmax_backward.default)
