@@ -13,14 +13,15 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lamina
 import numpy as np
 import scipy.special
 import torch
+from torch import fx
+
+import lamina
 from lamina import explain, reset  # noqa: F401 (the zoo's harness takes this module as an implementation)
 from lamina_aotgrad import aot_function
 from lamina_primops import PRIMS, compile_parts, lower, split_by_support
-from torch import fx
 
 DTYPES = {
     torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16, torch.int8: np.int8, torch.int16: np.int16,

@@ -7,14 +7,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+import lamina
 from integration.afternoon_backend import DTYPES, TABLE, afternoon, supports
 from integration.compare import compare
 from integration.models import THREE, build
 from lamina_primops import PRIMS, lower, split_by_support, trace
 from lamina_primops.prims.samples import prim_samples
-from torch import nn
-
-import lamina
 
 
 def test_the_table_has_every_prim():
