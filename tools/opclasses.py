@@ -49,7 +49,7 @@ _FAMILIES = [
 # Classes by the reason that an op stays.
 _REASONS = {
     "extern: library linear algebra": "linear algebra", "extern: sort": "sort", "check at run time": "bookkeeping", "extern: library recurrent layer": "library",
-    "data dependent: size or value is known at run time": "data dependent", "extern: recursion over time": "loss", "extern: fused attention": "contraction",
+    "data dependent: size or value is known at run time": "data dependent", "extern: recursion over time": "loss", "extern: recurrence of a length that is data": "pointwise", "extern: fused attention": "contraction",
     "extern: matrix product of packed or narrow integers": "quantized", "extern: sums over bags of rows whose lengths are data": "indexing",
     "extern: largest elements with their positions, a kernel of its own": "window", "extern: histogram, whose edges decide by comparison": "reduction",
 }  # fmt: skip

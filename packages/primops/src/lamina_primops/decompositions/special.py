@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .common import aten, broadcast, compute_dtype, full, full_like, is_tensor, number, p, result_dtype, to
-from .registry import register
+from .registry import extern, register
 
 _SQRT_HALF = math.sqrt(0.5)
 
@@ -59,13 +59,58 @@ for _op, _name in {
 for _name in ("igamma", "igammac"):
     register(getattr(aten, _name).default)(_prim(_name, 2))
 register(aten.special_zeta.default, aten.special_zeta.self_scalar, aten.special_zeta.other_scalar)(_prim("zeta", 2))
-for _family in ("chebyshev_polynomial_", "shifted_chebyshev_polynomial_"):
-    for _kind in "tuvw":
-        _packet = getattr(aten, f"special_{_family}{_kind}")
-        register(_packet.default, _packet.x_scalar, _packet.n_scalar)(_prim(_family + _kind, 2))
-for _name in ("hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l", "legendre_polynomial_p"):
-    _packet = getattr(aten, f"special_{_name}")
-    register(_packet.default, _packet.x_scalar, _packet.n_scalar)(_prim(_name, 2))
+
+
+# -- polynomials of an order that is a number ----------------------------------------------------------------------------------
+_MAX_ORDER = 64
+# name: (p1 of x, p[k + 1] of (x, k, p[k], p[k - 1])); p0 is 1
+Recurrence = tuple[Callable[[Any], Any], Callable[[Any, int, Any, Any], Any]]
+
+
+def _twice(x: Any, k: int, now: Any, before: Any) -> Any:
+    return p.sub(p.mul(p.mul_scalar(x, 2.0), now), before)
+
+
+_POLYNOMIALS: dict[str, Recurrence] = {
+    "chebyshev_polynomial_t": (lambda x: x, _twice), "chebyshev_polynomial_u": (lambda x: p.mul_scalar(x, 2.0), _twice),
+    "chebyshev_polynomial_v": (lambda x: p.sub_scalar(p.mul_scalar(x, 2.0), 1.0), _twice),
+    "chebyshev_polynomial_w": (lambda x: p.add_scalar(p.mul_scalar(x, 2.0), 1.0), _twice),
+    "hermite_polynomial_h": (
+        lambda x: p.mul_scalar(x, 2.0), lambda x, k, now, before: p.sub(p.mul(p.mul_scalar(x, 2.0), now), p.mul_scalar(before, 2.0 * k)),
+    ),
+    "hermite_polynomial_he": (lambda x: x, lambda x, k, now, before: p.sub(p.mul(x, now), p.mul_scalar(before, float(k)))),
+    "laguerre_polynomial_l": (
+        lambda x: p.rsub_scalar(x, 1.0),
+        lambda x, k, now, before: p.div_scalar(p.sub(p.mul(p.rsub_scalar(x, 2.0 * k + 1.0), now), p.mul_scalar(before, float(k))), k + 1.0),
+    ),
+    "legendre_polynomial_p": (
+        lambda x: x, lambda x, k, now, before: p.div_scalar(p.sub(p.mul(p.mul_scalar(x, 2.0 * k + 1.0), now), p.mul_scalar(before, float(k))), k + 1.0),
+    ),
+}  # fmt: skip
+
+
+def _polynomial(first: Callable[[Any], Any], step: Callable[..., Any], shifted: bool) -> Callable[..., Any]:
+    def rule(x: Any, n: Any) -> Any:
+        if not isinstance(n, (int, float)) or not 0 <= n <= _MAX_ORDER:
+            return NotImplemented
+        dtype, (x,) = _floats(x)
+        x = p.sub_scalar(p.mul_scalar(x, 2.0), 1.0) if shifted else x
+        before, now = full_like(x, 1.0), first(x)
+        if int(n) == 0:
+            return to(before, dtype)
+        for k in range(1, int(n)):
+            before, now = now, step(x, k, now, before)
+        return to(now, dtype)
+
+    rule.__doc__ = "The recurrence in the order, written out."
+    return rule
+
+
+for _name, (_first, _step) in _POLYNOMIALS.items():
+    for _prefix in ("", "shifted_") if _name.startswith("chebyshev") else ("",):
+        _packet = getattr(aten, f"special_{_prefix}{_name}")
+        register(_packet.n_scalar)(_polynomial(_first, _step, bool(_prefix)))
+        extern("extern: recurrence of a length that is data", _packet.default, _packet.x_scalar)
 
 
 @register(aten.special_log_ndtr.default)

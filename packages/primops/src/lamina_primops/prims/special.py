@@ -1,7 +1,6 @@
 """Special functions as pointwise prims: float32 and float64 (gcd: integers), no `_scalar` forms.
 
-They are prims because no short formula of eager's accuracy is made of the others. The order of a polynomial is an operand, one per element, truncated to an
-integer, as in PyTorch.
+They are prims because no short formula of eager's accuracy is made of the others.
 """
 
 from __future__ import annotations
@@ -39,17 +38,7 @@ SPECIAL_BINARY: dict[str, tuple[Callable[..., Any], str, str]] = {
     "igamma": (_S.gammainc, "float", "regularised lower incomplete gamma function P(a, b)"),
     "igammac": (_S.gammaincc, "float", "regularised upper incomplete gamma function Q(a, b)"),
     "zeta": (_S.zeta, "float", "Hurwitz zeta function, sum of (k + b)**-a over k >= 0"),
-    **{
-        name: (getattr(_S, name), "float", f"{doc} polynomial of order b at a")
-        for name, doc in {
-            "chebyshev_polynomial_t": "Chebyshev T", "chebyshev_polynomial_u": "Chebyshev U", "chebyshev_polynomial_v": "Chebyshev V",
-            "chebyshev_polynomial_w": "Chebyshev W", "shifted_chebyshev_polynomial_t": "shifted Chebyshev T",
-            "shifted_chebyshev_polynomial_u": "shifted Chebyshev U", "shifted_chebyshev_polynomial_v": "shifted Chebyshev V",
-            "shifted_chebyshev_polynomial_w": "shifted Chebyshev W", "hermite_polynomial_h": "Hermite H (physicist's)",
-            "hermite_polynomial_he": "Hermite He (probabilist's)", "laguerre_polynomial_l": "Laguerre L", "legendre_polynomial_p": "Legendre P",
-        }.items()
-    },
-}  # fmt: skip
+}
 
 for _name, (_fn, _domain, _doc) in SPECIAL_UNARY.items():
     register(f"{_name}(Tensor x) -> Tensor", "pointwise", meta=unary_meta(_name, DOMAINS[_domain], None), reference=_fn, doc=_doc)
