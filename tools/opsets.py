@@ -1,7 +1,7 @@
 """Writes docs/opsets.md: what becomes of every ATen overload, the prims, the decompositions, the ATen calls that stay, with counts.
 
     python tools/opsets.py             tables from the registries; the figures of the last sweep are kept
-    python tools/opsets.py --sweep     also runs op_db (about three minutes) and writes its figures
+    python tools/opsets.py --sweep     also runs op_db (about ten minutes; or one sweep: --sweep bfloat16) and writes its figures
     python tools/opsets.py --check     exit 1 when the page is out of date (what the test does)
 """
 
@@ -86,26 +86,36 @@ def _externs() -> list[str]:
     return [*lines, ""]
 
 
-def _sweep() -> list[str]:
+_RUNS: dict[str, dict] = {
+    "float32": {}, "float32, gradients": {"backward": True}, "float32, symbolic sizes": {"symbolic": True}, "bfloat16": {"dtype": torch.bfloat16},
+    "int64": {"dtype": torch.int64},
+}  # fmt: skip
+
+
+def _swept(name: str) -> str:
+    """The row of one sweep, measured now."""
     sys.path.insert(0, str(ROOT / "packages" / "primops" / "tests"))
     import warnings
 
     from sweep import sweep
 
     warnings.simplefilter("ignore")
+    samples, _ = sweep(limit=6, **_RUNS[name])
+    n = samples.total()
+    cells = [f"{samples[k]} ({100 * samples[k] / n:.1f}%)" for k in ("prims", "aten", "fallback", "untraced")]
+    return f"| {name} | {n} | {' | '.join(cells)} | {samples['wrong']} |"
+
+
+def _figures(rows: list[str]) -> str:
+    """The sweep's section with these rows, and those of the page as it stands for the other sweeps."""
+    kept = {line.split("|")[1].strip(): line for line in kept_figures().splitlines() if line.startswith("| ")}
+    new = {line.split("|")[1].strip(): line for line in rows}
     lines = [
         "PyTorch's `op_db` (`python tools/opsets.py --sweep`), samples traced, lowered, interpreted and compared with eager:", "",
         "| sweep | samples | prims only | keeps ATen by decision | no decomposition | not traced | wrong |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    runs = [("float32", {}), ("float32, gradients", {"backward": True}), ("float32, symbolic sizes", {"symbolic": True}), ("bfloat16", {"dtype": torch.bfloat16}),
-            ("int64", {"dtype": torch.int64})]  # fmt: skip
-    for name, options in runs:
-        samples, _ = sweep(limit=6, **options)
-        n = samples.total()
-        cells = [f"{samples[k]} ({100 * samples[k] / n:.1f}%)" for k in ("prims", "aten", "fallback", "untraced")]
-        lines.append(f"| {name} | {n} | {' | '.join(cells)} | {samples['wrong']} |")
-        print(lines[-1], flush=True)
-    return [*lines, "", "At most six samples per op. Not traced: data-dependent sizes, sparse layouts, ops without a rule for fakes."]
+    lines += [line for name in _RUNS if (line := new.get(name, kept.get(name)))]
+    return "\n".join([*lines, "", "At most six samples per op. Not traced: data-dependent sizes, sparse layouts, ops without a rule for fakes."])
 
 
 def page(figures: str) -> str:
@@ -131,10 +141,17 @@ def kept_figures() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--sweep", nargs="*", choices=_RUNS, metavar="SWEEP")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    text = page("\n".join(_sweep()) if options.sweep else kept_figures())
+    if options.sweep is not None and not options.check:
+        rows = []
+        for name in options.sweep or _RUNS:
+            rows.append(_swept(name))
+            print(rows[-1], flush=True)
+            PAGE.write_text(page(_figures(rows)))
+        return 0
+    text = page(kept_figures())
     if options.check:
         return 0 if PAGE.read_text() == text else 1
     PAGE.write_text(text)
