@@ -103,3 +103,74 @@ def test_the_limit_of_recompiles_leads_to_eager_with_one_warning():
             x = torch.ones(2)
             assert torch.equal(compiled(x, f"{k}" and float(k) + 0.5), x * (k + 0.5))
     assert len(caught) == 1 and "8" in str(caught[0].message)
+
+
+INTERPOLATIONS = {
+    "nearest to a size": lambda x: nn.functional.interpolate(x, size=(x.shape[2] * 2, x.shape[3] + 1)),
+    "nearest by a factor": lambda x: nn.functional.interpolate(x, scale_factor=2),
+    "bilinear to a size": lambda x: nn.functional.interpolate(x[..., :2, :2], size=x.shape[-2:], mode="bilinear"),
+    "bilinear, aligned": lambda x: nn.functional.interpolate(x, scale_factor=(2.0, 1.5), mode="bilinear", align_corners=True),
+    "bilinear down, recomputed": lambda x: nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear", recompute_scale_factor=True),
+    "bicubic": lambda x: nn.functional.interpolate(x, size=[x.shape[2] // 2, 7], mode="bicubic"),
+    "antialiased": lambda x: nn.functional.interpolate(x, size=(x.shape[2] // 2, 7), mode="bilinear", antialias=True),
+    "area": lambda x: nn.functional.interpolate(x, size=(x.shape[2] // 2, 3), mode="area"),
+    "linear": lambda x: nn.functional.interpolate(x.flatten(2), scale_factor=3, mode="linear"),
+    "nearest-exact": lambda x: nn.functional.interpolate(x, scale_factor=1.25, mode="nearest-exact"),
+}
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", INTERPOLATIONS)
+def test_interpolation(name, backend):
+    f = INTERPOLATIONS[name]
+    counting = Counting(backend)
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for batch, height, width in ((2, 8, 10), (3, 10, 12), (4, 14, 9), (5, 9, 11)):
+        x, y = (torch.linspace(-1, 1, batch * 3 * height * width).sin().view(batch, 3, height, width).requires_grad_() for _ in range(2))
+        expected, got = f(x), compiled(y)
+        close(got, expected)
+        expected.square().sum().backward()
+        got.square().sum().backward()
+        close(y.grad, x.grad)
+    assert counting.calls == 2
+
+
+RECURRENT = {
+    "lstm": lambda: nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True),
+    "lstm without biases": lambda: nn.LSTM(6, 5, bias=False),
+    "gru": lambda: nn.GRU(6, 5, 2, batch_first=True),
+    "rnn": lambda: nn.RNN(6, 5, nonlinearity="relu", bidirectional=True),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_at_changing_batch(name, training):
+    model = RECURRENT[name]()
+    batch_dim = 0 if getattr(model, "batch_first", False) else 1
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(model, backend=counting, fullgraph=True)
+    for batch in (3, 4, 6, 5):
+        x, y = (torch.arange(batch * 42.0).sin().view(7, batch, 6).transpose(0, 1 - batch_dim).requires_grad_(training) for _ in range(2))
+        with torch.set_grad_enabled(training):
+            expected, got = model(x), compiled(y)
+        close(got, expected)
+        if training:
+            gradients = []
+            for out, given in ((expected, x), (got, y)):
+                model.zero_grad()
+                out[0].square().sum().backward()
+                gradients.append([given.grad, *[p.grad.clone() for p in model.parameters()]])
+            close(gradients[1], gradients[0])
+    assert counting.calls == 2
+
+
+def test_lstm_at_changing_length_is_one_operator_per_layer():
+    model = nn.LSTM(6, 5, 2)
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(model, backend=counting, fullgraph=True)
+    with torch.no_grad():
+        for length, batch in ((3, 2), (5, 3), (9, 4)):
+            x = torch.randn(length, batch, 6)
+            close(compiled(x), model(x))
+    assert counting.calls == 2

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from lamina_dynshape import FakeMode, fake_mode_of
+from lamina_dynshape.composites import is_symbolic_refusal, symbolic_form
 from lamina_dynshape.support.errors import InternalError, Unsupported
 from lamina_primops.tracer import TraceMode, Tracer
 from lamina_primops.fxtools import is_random
@@ -221,7 +222,7 @@ def _run_program(target: Any, run: _Run) -> Any:
         args = fx.node.map_arg(node.args, load)
         kwargs = fx.node.map_arg(node.kwargs, load) if node.kwargs else {}
         if node.op == "call_function":
-            env[node] = node.target(*args, **kwargs)
+            env[node] = symbolic_form(node.target)(*args, **kwargs)
         elif node.op == "call_method":
             env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
@@ -244,6 +245,8 @@ def _refusals() -> Iterator[None]:
         text = str(error).partition("\n")[0]
         if "data is not allocated" in text or "Cannot access data pointer" in text:
             raise Unsupported("operator that reads a tensor's memory while tracing", saw=text) from error
+        if is_symbolic_refusal(error):
+            raise Unsupported("operator whose C++ takes no symbolic sizes", saw=text, hint="mark_static, or dynamic=False") from error
         if "functionalization" in text:
             raise Unsupported("write that functionalization refuses", saw=text) from error
         raise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 from lamina_dynshape import DataDependent, FakeTensor
+from lamina_dynshape.composites import is_symbolic_refusal, symbolic_form
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -86,9 +87,14 @@ class Recorder(TorchFunctionMode):
         """Call on fakes and record."""
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
+        run = func if self.cap.mode.shape_env is None else symbolic_form(func)
         try:
             with torch._C.DisableTorchFunctionSubclass():
-                out = func(*args, **kwargs)
+                out = run(*args, **kwargs)
+        except RuntimeError as e:
+            if not is_symbolic_refusal(e):
+                raise
+            unsupported("symbolic-operator", "an operator whose C++ takes no symbolic sizes", saw=func.__name__, hint="mark_static, or dynamic=False")
         except DataDependent:  # a tensor where the operator wants a number
             numbers = [self._plain_number(a) for a in args[1:]]
             if not self.known or all(a is b for a, b in zip(numbers, args[1:])):
