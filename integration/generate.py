@@ -65,8 +65,10 @@ class Generation:
 
     def decode(self, fn: Any, clock: list[float] | None = None) -> list[torch.Tensor]:
         """Logits of each step from a prompt of the shortest length on."""
+        logits: list[torch.Tensor] = []
+        if not self.steps:
+            return logits
         cache = self._call(self.module, self.tokens[:, :SHORTEST]).past_key_values
-        logits = []
         for n in range(SHORTEST, SHORTEST + self.steps):
             start = time.process_time()
             out = self._call(fn, self.tokens[:, n : n + 1], cache)
