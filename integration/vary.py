@@ -14,8 +14,8 @@ import torch
 __all__ = ["Axis", "axes_of", "variations"]
 
 BATCHES = (2, 3, 5, 4, 7, 6, 9, 8)
-STEPS = (0, -2, 1, -1, 2, -3, 3, 4)  # image sizes: multiples of a window on either side of the model's own
-WINDOW = 32  # image sizes stay multiples of what common strides and patches divide
+STEPS = (0, 1, 2, -1, 3, -2, 4, 5)  # image sizes: windows added to the model's own
+WINDOW = 32  # what common strides and patches divide; two windows at least, so that the deepest features are not of size 1
 FACTORS = (1.0, 0.75, 0.6, 0.9, 0.4, 0.7, 0.5, 0.8)  # lengths, as parts of the model's own
 
 
@@ -27,9 +27,8 @@ class Axis:
 
     def resize(self, t: torch.Tensor, extent: int) -> torch.Tensor:
         """The tensor with its dimensions of this axis cut, or repeated cyclically, to `extent`."""
-        for d in range(t.dim()):
-            if t.shape[d] == self.size and self.where(t, d):
-                t = t.index_select(d, torch.arange(extent) % self.size)
+        for d in [d for d in range(t.dim()) if t.shape[d] == self.size and self.where(t, d)]:
+            t = t.index_select(d, torch.arange(extent) % self.size)
         return t
 
 
@@ -54,7 +53,7 @@ def axes_of(args: Any, kwargs: Any) -> list[Axis]:
     images = [t for t in tensors if t.dim() >= 4 and t.is_floating_point() and t.shape[-1] == t.shape[-2]]
     if images:
         n = images[0].shape[-1]
-        sizes = tuple(n + WINDOW * s for s in STEPS if n + WINDOW * s >= WINDOW)
+        sizes = tuple(n + WINDOW * s for s in STEPS if s == 0 or n + WINDOW * s >= 2 * WINDOW)
         axes.append(Axis("image", n, lambda t, d: d >= t.dim() - 2 and t.shape[-1] == t.shape[-2], (sizes * 8)[:8]))
     elif ids:
         n = ids[0].shape[1]

@@ -174,3 +174,91 @@ def test_lstm_at_changing_length_is_one_operator_per_layer():
             x = torch.randn(length, batch, 6)
             close(compiled(x), model(x))
     assert counting.calls == 2
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_tensors_made_of_sizes(backend):
+    def f(x):
+        return x * torch.tensor(x.shape[0]) + torch.tensor([x.shape[0], 3, x.shape[1] / 2]).sum() + torch.div(x.shape[0], 2, rounding_mode="trunc")
+
+    counting = Counting(backend)
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for shape in ((4, 3), (6, 5), (9, 7)):
+        x = torch.randn(*shape)
+        close(compiled(x), f(x))
+    assert counting.calls == 2
+
+
+def branch_on_eight(x):
+    if x.shape[0] == 8:
+        return x * 2
+    return x + 1
+
+
+def test_a_marked_size_that_is_made_constant_is_refused_with_the_line():
+    x = torch.ones(8, 3)
+    lamina.mark_dynamic(x, 0)
+    with pytest.raises(lamina.exc.UserError, match=r"(?s)marked dynamic.*size\(\)\[0\] == 8.*test_dynamic_sizes.py:\d+ in branch_on_eight: +if x.shape\[0\] == 8"):
+        lamina.compile(branch_on_eight, backend="eager")(x)
+
+
+def test_a_marked_size_may_be_divisible_and_bounded():
+    def f(x):
+        return x.view(-1, 2) if x.shape[0] % 2 == 0 and x.shape[0] > 3 else x
+
+    counting = Counting("eager")
+    compiled = lamina.compile(f, backend=counting)
+    for n in (8, 4, 12):
+        x = torch.ones(n)
+        lamina.mark_dynamic(x, 0, min=2, max=64)
+        assert torch.equal(compiled(x), f(x))
+    assert counting.calls == 1
+
+
+def test_marks():
+    x, y, z = torch.ones(8, 3), torch.ones(8, 3), torch.ones(8, 3)
+    lamina.maybe_mark_dynamic(x, 0)
+    assert torch.equal(lamina.compile(branch_on_eight, backend="eager")(x), x * 2)  # may be made constant
+    lamina.mark_static(y)
+    torch._dynamo.mark_static(z, 0)
+    for t, symbols in ((y, 0), (z, 1)):
+        (sizes,) = lamina.explain(lambda t: t * 2, dynamic=True)(t).sizes
+        assert len(sizes.symbols) == symbols
+
+
+def test_explain_lists_sizes():
+    def f(x, n):
+        if x.shape[0] % 4 == 0:
+            n = n + 1
+        return x + torch.ones(x.shape[0], 3) * n
+
+    x = torch.ones(8, 3)
+    lamina.mark_dynamic(x, 0, max=64)
+    lamina.maybe_mark_dynamic(x, 1)
+    said = lamina.explain(f)(x, 2)
+    (sizes,) = said.sizes
+    assert [(s.hint, s.range, s.why) for s in sizes.symbols] == [(8, (2, 64), "marked"), (3, (3, 3), "marked")]
+    assert sizes.guards[0].text == "L['x'].size()[0] % 4 == 0" and "if x.shape[0] % 4 == 0" in str(sizes.guards[0])
+    assert sizes.specialised[0].text == "L['x'].size()[1] == 3" and "torch.ones" in str(sizes.specialised[0])
+    assert "symbols:" in str(said) and "made constant:" in str(said)
+
+
+NUMBERS = {
+    "linspace": lambda x: x + torch.linspace(-1, 1, x.shape[0])[:, None],
+    "index by a size": lambda x: x * x[x.shape[0] - 1] + x[..., x.shape[1] - 1 :],
+    "size as a factor": lambda x: x * x.shape[0] / x.shape[1] ** 0.5,
+    "graph of sizes alone": lambda x: torch.ones(x.shape[0], x.shape[1]),
+    "mean over a fraction": lambda x: x[: x.shape[0] // 2].mean(0) * torch.full((), x.shape[0] * 2.0),
+}
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_sizes_as_numbers(name, backend):
+    f = NUMBERS[name]
+    counting = Counting(backend)
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for shape in ((4, 3), (6, 5), (9, 7), (11, 6)):
+        x = torch.randn(*shape)
+        close(compiled(x), f(x))
+    assert counting.calls == 2

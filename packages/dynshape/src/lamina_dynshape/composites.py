@@ -91,6 +91,20 @@ def _interpolate(
     return operator(input, output, *corners, *scales)
 
 
+# ---- factories -----------------------------------------------------------------------------------------------------------
+@_form(torch.linspace)
+def _linspace(start: Any, end: Any, steps: Any, **options: Any) -> Any:
+    """From both ends towards the middle, as the kernel of ATen/native/cpu/RangeFactoriesKernel.cpp counts."""
+    dtype = options.pop("dtype", None) or torch.get_default_dtype()
+    if isinstance(start, Tensor) or isinstance(end, Tensor) or not dtype.is_floating_point or options.pop("out", None) is not None:
+        return NotImplemented
+    at = torch.arange(steps, dtype=dtype, **options)
+    if steps == 1:
+        return at + start
+    step = (end - start) / (steps - 1)
+    return torch.where(at < steps // 2, start + step * at, end - step * (steps - 1 - at))
+
+
 # ---- recurrent layers ----------------------------------------------------------------------------------------------------
 _LSTM_MODE = 2  # of mkldnn_rnn_layer
 _PAIR = tuple[Tensor, Tensor]

@@ -78,7 +78,7 @@ class FakeMode(TorchDispatchMode):
                 result = rule(self, *args, **kwargs)
             except AttributeError:
                 # Only fakes have `sizes`: the cheap way to notice a real tensor is to trip over it.
-                lifted = self._lift_reals(args, kwargs) or self._lift_numbers(func, args, kwargs)
+                lifted = self._lift_reals(args, kwargs)
                 if lifted is None:
                     raise
                 result = rule(self, *lifted[0], **lifted[1])
@@ -125,22 +125,6 @@ class FakeMode(TorchDispatchMode):
 
         new_args, new_kwargs = lift(tuple(args)), {k: lift(v) for k, v in kwargs.items()}
         return (new_args, new_kwargs) if found else None
-
-    def _lift_numbers(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        """The arguments with 0-d tensors for Python numbers where the operator takes tensors (`torch.div(7, 2)`); None when there are none."""
-        named = {a.name for a in func._schema.arguments if str(a.type) in ("Tensor", "Optional[Tensor]")}
-
-        def lift(name: str, x: Any) -> Any:
-            if name not in named or x is None or isinstance(x, torch.Tensor):
-                return x
-            if isinstance(x, (int, float, bool, complex)):
-                return self.literal(torch.tensor(x))
-            return self.make((), (), torch.get_default_dtype() if isinstance(x, torch.SymFloat) else torch.int64, torch.device("cpu"))
-
-        new_args = [lift(a.name, x) for a, x in zip(func._schema.arguments, args)]
-        new_kwargs = {k: lift(k, x) for k, x in kwargs.items()}
-        changed = any(a is not b for a, b in zip([*new_args, *new_kwargs.values()], [*args, *kwargs.values()]))
-        return (new_args, new_kwargs) if changed else None
 
     def lift(self, t: torch.Tensor) -> FakeTensor:
         """Fake of a real tensor that the program uses as a constant."""
