@@ -262,3 +262,31 @@ def test_sizes_as_numbers(name, backend):
         x = torch.randn(*shape)
         close(compiled(x), f(x))
     assert counting.calls == 2
+
+
+IN_PLACE = {
+    "hardswish": lambda x: nn.functional.hardswish(x * 2, inplace=True),
+    "clamp and add": lambda x: (x * 1).clamp_(min=-0.5).add_(x.mean(0)).mul_(2),
+    "gelu cell": lambda x: (x * 1).sigmoid_().masked_fill_(x > 0, 0.0).copy_(x[0]),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_at_changing_sizes(name):
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(IN_PLACE[name], backend=counting, fullgraph=True)
+    for shape in ((4, 3), (6, 5), (9, 7)):
+        x = torch.randn(*shape)
+        close(compiled(x), IN_PLACE[name](x))
+    assert counting.calls == 2
+
+
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])
+def test_recurrent_cells_at_changing_batch(cell):
+    model = cell(6, 5)
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(model, backend=counting, fullgraph=True)
+    for batch in (3, 4, 6):
+        x = torch.randn(batch, 6)
+        close(compiled(x), model(x))
+    assert counting.calls == 2

@@ -169,6 +169,23 @@ def _rnn_step(activation: Any, part: Tensor, hidden: Tensor, bias: Tensor | None
     return h, h
 
 
+def _cell(step: Callable[..., Any]) -> Callable[..., Any]:
+    def form(x: Tensor, state: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None) -> Any:
+        return step(torch.nn.functional.linear(x, w_ih, b_ih), w_hh, b_hh, state)[0]
+
+    return form
+
+
+_form(torch.gru_cell)(_cell(_gru_step))
+_form(torch.rnn_tanh_cell)(_cell(functools.partial(_rnn_step, torch.tanh)))
+_form(torch.rnn_relu_cell)(_cell(functools.partial(_rnn_step, torch.relu)))
+
+
+@_form(torch.lstm_cell)
+def _lstm_cell(x: Tensor, state: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None) -> Any:
+    return _lstm_step(torch.nn.functional.linear(x, w_ih, b_ih), w_hh, b_hh, tuple(state))[1]
+
+
 @_form(torch.lstm)
 def _lstm(x: Tensor, hx: Any, *rest: Any) -> Any:
     if isinstance(hx, Tensor) or not isinstance(x, Tensor):
