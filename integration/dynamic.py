@@ -27,8 +27,8 @@ from integration.bench import harness
 from integration.vary import variations
 
 sys.path.insert(0, str(harness().parent))
-import bench as zoo  # type: ignore[import-not-found]  # noqa: E402
-import zoo_common as common  # type: ignore[import-not-found]  # noqa: E402
+import bench as zoo  # type: ignore[import-not-found]
+import zoo_common as common  # type: ignore[import-not-found]
 
 ENTRIES = str(harness().parent / "zoo_public.py")
 MOST_COMPILES = 2
