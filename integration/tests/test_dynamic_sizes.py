@@ -103,3 +103,190 @@ def test_the_limit_of_recompiles_leads_to_eager_with_one_warning():
             x = torch.ones(2)
             assert torch.equal(compiled(x, f"{k}" and float(k) + 0.5), x * (k + 0.5))
     assert len(caught) == 1 and "8" in str(caught[0].message)
+
+
+INTERPOLATIONS = {
+    "nearest to a size": lambda x: nn.functional.interpolate(x, size=(x.shape[2] * 2, x.shape[3] + 1)),
+    "nearest by a factor": lambda x: nn.functional.interpolate(x, scale_factor=2),
+    "bilinear to a size": lambda x: nn.functional.interpolate(x[..., :2, :2], size=x.shape[-2:], mode="bilinear"),
+    "bilinear, aligned": lambda x: nn.functional.interpolate(x, scale_factor=(2.0, 1.5), mode="bilinear", align_corners=True),
+    "bilinear down, recomputed": lambda x: nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear", recompute_scale_factor=True),
+    "bicubic": lambda x: nn.functional.interpolate(x, size=[x.shape[2] // 2, 7], mode="bicubic"),
+    "antialiased": lambda x: nn.functional.interpolate(x, size=(x.shape[2] // 2, 7), mode="bilinear", antialias=True),
+    "area": lambda x: nn.functional.interpolate(x, size=(x.shape[2] // 2, 3), mode="area"),
+    "linear": lambda x: nn.functional.interpolate(x.flatten(2), scale_factor=3, mode="linear"),
+    "nearest-exact": lambda x: nn.functional.interpolate(x, scale_factor=1.25, mode="nearest-exact"),
+}
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", INTERPOLATIONS)
+def test_interpolation(name, backend):
+    f = INTERPOLATIONS[name]
+    counting = Counting(backend)
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for batch, height, width in ((2, 8, 10), (3, 10, 12), (4, 14, 9), (5, 9, 11)):
+        x, y = (torch.linspace(-1, 1, batch * 3 * height * width).sin().view(batch, 3, height, width).requires_grad_() for _ in range(2))
+        expected, got = f(x), compiled(y)
+        close(got, expected)
+        expected.square().sum().backward()
+        got.square().sum().backward()
+        close(y.grad, x.grad)
+    assert counting.calls == 2
+
+
+RECURRENT = {
+    "lstm": lambda: nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True),
+    "lstm without biases": lambda: nn.LSTM(6, 5, bias=False),
+    "gru": lambda: nn.GRU(6, 5, 2, batch_first=True),
+    "rnn": lambda: nn.RNN(6, 5, nonlinearity="relu", bidirectional=True),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_at_changing_batch(name, training):
+    model = RECURRENT[name]()
+    batch_dim = 0 if getattr(model, "batch_first", False) else 1
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(model, backend=counting, fullgraph=True)
+    for batch in (3, 4, 6, 5):
+        x, y = (torch.arange(batch * 42.0).sin().view(7, batch, 6).transpose(0, 1 - batch_dim).requires_grad_(training) for _ in range(2))
+        with torch.set_grad_enabled(training):
+            expected, got = model(x), compiled(y)
+        close(got, expected)
+        if training:
+            gradients = []
+            for out, given in ((expected, x), (got, y)):
+                model.zero_grad()
+                out[0].square().sum().backward()
+                gradients.append([given.grad, *[p.grad.clone() for p in model.parameters()]])
+            close(gradients[1], gradients[0])
+    assert counting.calls == 2
+
+
+def test_lstm_at_changing_length_is_one_operator_per_layer():
+    model = nn.LSTM(6, 5, 2)
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(model, backend=counting, fullgraph=True)
+    with torch.no_grad():
+        for length, batch in ((3, 2), (5, 3), (9, 4)):
+            x = torch.randn(length, batch, 6)
+            close(compiled(x), model(x))
+    assert counting.calls == 2
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_tensors_made_of_sizes(backend):
+    def f(x):
+        return x * torch.tensor(x.shape[0]) + torch.tensor([x.shape[0], 3, x.shape[1] / 2]).sum() + torch.div(x.shape[0], 2, rounding_mode="trunc")
+
+    counting = Counting(backend)
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for shape in ((4, 3), (6, 5), (9, 7)):
+        x = torch.randn(*shape)
+        close(compiled(x), f(x))
+    assert counting.calls == 2
+
+
+def branch_on_eight(x):
+    if x.shape[0] == 8:
+        return x * 2
+    return x + 1
+
+
+def test_a_marked_size_that_is_made_constant_is_refused_with_the_line():
+    x = torch.ones(8, 3)
+    lamina.mark_dynamic(x, 0)
+    with pytest.raises(lamina.exc.UserError, match=r"(?s)marked dynamic.*size\(\)\[0\] == 8.*test_dynamic_sizes.py:\d+ in branch_on_eight: +if x.shape\[0\] == 8"):
+        lamina.compile(branch_on_eight, backend="eager")(x)
+
+
+def test_a_marked_size_may_be_divisible_and_bounded():
+    def f(x):
+        return x.view(-1, 2) if x.shape[0] % 2 == 0 and x.shape[0] > 3 else x
+
+    counting = Counting("eager")
+    compiled = lamina.compile(f, backend=counting)
+    for n in (8, 4, 12):
+        x = torch.ones(n)
+        lamina.mark_dynamic(x, 0, min=2, max=64)
+        assert torch.equal(compiled(x), f(x))
+    assert counting.calls == 1
+
+
+def test_marks():
+    x, y, z = torch.ones(8, 3), torch.ones(8, 3), torch.ones(8, 3)
+    lamina.maybe_mark_dynamic(x, 0)
+    assert torch.equal(lamina.compile(branch_on_eight, backend="eager")(x), x * 2)  # may be made constant
+    lamina.mark_static(y)
+    torch._dynamo.mark_static(z, 0)
+    for t, symbols in ((y, 0), (z, 1)):
+        (sizes,) = lamina.explain(lambda t: t * 2, dynamic=True)(t).sizes
+        assert len(sizes.symbols) == symbols
+
+
+def test_explain_lists_sizes():
+    def f(x, n):
+        if x.shape[0] % 4 == 0:
+            n = n + 1
+        return x + torch.ones(x.shape[0], 3) * n
+
+    x = torch.ones(8, 3)
+    lamina.mark_dynamic(x, 0, max=64)
+    lamina.maybe_mark_dynamic(x, 1)
+    said = lamina.explain(f)(x, 2)
+    (sizes,) = said.sizes
+    assert [(s.hint, s.range, s.why) for s in sizes.symbols] == [(8, (2, 64), "marked"), (3, (3, 3), "marked")]
+    assert sizes.guards[0].text == "L['x'].size()[0] % 4 == 0" and "if x.shape[0] % 4 == 0" in str(sizes.guards[0])
+    assert sizes.specialised[0].text == "L['x'].size()[1] == 3" and "torch.ones" in str(sizes.specialised[0])
+    assert "symbols:" in str(said) and "made constant:" in str(said)
+
+
+NUMBERS = {
+    "linspace": lambda x: x + torch.linspace(-1, 1, x.shape[0])[:, None],
+    "index by a size": lambda x: x * x[x.shape[0] - 1] + x[..., x.shape[1] - 1 :],
+    "size as a factor": lambda x: x * x.shape[0] / x.shape[1] ** 0.5,
+    "graph of sizes alone": lambda x: torch.ones(x.shape[0], x.shape[1]),
+    "mean over a fraction": lambda x: x[: x.shape[0] // 2].mean(0) * torch.full((), x.shape[0] * 2.0),
+}
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_sizes_as_numbers(name, backend):
+    f = NUMBERS[name]
+    counting = Counting(backend)
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for shape in ((4, 3), (6, 5), (9, 7), (11, 6)):
+        x = torch.randn(*shape)
+        close(compiled(x), f(x))
+    assert counting.calls == 2
+
+
+IN_PLACE = {
+    "hardswish": lambda x: nn.functional.hardswish(x * 2, inplace=True),
+    "clamp and add": lambda x: (x * 1).clamp_(min=-0.5).add_(x.mean(0)).mul_(2),
+    "gelu cell": lambda x: (x * 1).sigmoid_().masked_fill_(x > 0, 0.0).copy_(x[0]),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_at_changing_sizes(name):
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(IN_PLACE[name], backend=counting, fullgraph=True)
+    for shape in ((4, 3), (6, 5), (9, 7)):
+        x = torch.randn(*shape)
+        close(compiled(x), IN_PLACE[name](x))
+    assert counting.calls == 2
+
+
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])
+def test_recurrent_cells_at_changing_batch(cell):
+    model = cell(6, 5)
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(model, backend=counting, fullgraph=True)
+    for batch in (3, 4, 6):
+        x = torch.randn(batch, 6)
+        close(compiled(x), model(x))
+    assert counting.calls == 2

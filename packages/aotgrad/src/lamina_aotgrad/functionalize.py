@@ -8,6 +8,7 @@ Source:  aten/src/ATen/FunctionalTensorWrapper.h of PyTorch.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,10 @@ from typing import Any
 import torch
 from lamina_primops.optimizers import FUSED_STEPS
 from torch import Tensor
+
+# Of each in-place op C++ would also run the functional one on Meta tensors, a check of shapes that the shape rules have made already; with
+# symbolic sizes that needs Meta kernels in Python, PyTorch's own, which are not always there. Read by C++ at the first in-place op.
+os.environ.setdefault("TORCH_DISABLE_FUNCTIONALIZATION_META_REFERENCE", "1")
 
 __all__ = ["functionalization", "is_functional", "storage_id", "suspended", "unwrap", "wrap"]
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lamina_dynshape import FakeMode, fake_mode_of
+from lamina_dynshape import FakeMode, env_of, fake_mode_of
+from lamina_dynshape.composites import is_symbolic_refusal, symbolic_form
 from lamina_dynshape.support.errors import InternalError, Unsupported
 from lamina_primops.tracer import TraceMode, Tracer
 from lamina_primops.fxtools import is_random
@@ -110,7 +111,7 @@ def trace_joint(
     tensors = [f for f in fakes if isinstance(f, Tensor)]
     if training is None:
         training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    mode = fake_mode_of(*tensors) or FakeMode()
+    mode = fake_mode_of(*tensors) or FakeMode(env_of(*fakes))
     if len(tensors) > 0 and fake_mode_of(*tensors) is None:
         raise InternalError("trace_joint needs fake tensors, got real ones")
     names, roles, sources = _describe_inputs(target, fakes, roles)
@@ -207,6 +208,8 @@ def _run_program(target: Any, run: _Run) -> Any:
     arguments = iter(run.args)
     load = env.__getitem__
     sequence_number = torch._C._autograd._get_sequence_nr
+    if run.tracer.fake_mode.shape_env is not None:
+        run.tracer.fake_mode.shape_env.where = lambda: run.tracer._stack
     for node in target.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(arguments)
@@ -221,7 +224,7 @@ def _run_program(target: Any, run: _Run) -> Any:
         args = fx.node.map_arg(node.args, load)
         kwargs = fx.node.map_arg(node.kwargs, load) if node.kwargs else {}
         if node.op == "call_function":
-            env[node] = node.target(*args, **kwargs)
+            env[node] = symbolic_form(node.target)(*args, **kwargs)
         elif node.op == "call_method":
             env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
@@ -244,6 +247,8 @@ def _refusals() -> Iterator[None]:
         text = str(error).partition("\n")[0]
         if "data is not allocated" in text or "Cannot access data pointer" in text:
             raise Unsupported("operator that reads a tensor's memory while tracing", saw=text) from error
+        if is_symbolic_refusal(error):
+            raise Unsupported("operator whose C++ takes no symbolic sizes", saw=text, hint="mark_static, or dynamic=False") from error
         if "functionalization" in text:
             raise Unsupported("write that functionalization refuses", saw=text) from error
         raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from .rebuild import Codegen
 from .session import Capture
 from .resume import emit_break, origin_of
 from .side_effects import emit_side_effects
+from .sizes import SizeReport, size_report
 from .source import CellSource, LocalSource
 
 __all__ = ["Converted", "convert_frame", "listening"]
@@ -51,6 +52,7 @@ class Converted:
     break_reason: Unsupported | None = None
     compiled_graph: Any = None
     text: str = ""
+    sizes: SizeReport = field(default_factory=SizeReport)
 
 
 _listeners: list[Any] = []
@@ -220,7 +222,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     body = head + head_checks + cg.lines + tail
     replacement = cg.code(body)
     guards = _guards(cap)
-    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), guards, gm, examples, reason, compiled, "\n".join(body))
+    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), guards, gm, examples, reason, compiled, "\n".join(body), size_report(cap.mode.shape_env, cap.why_symbolic))
     if reason is not None:
         counters["graph_breaks"][reason.code] += 1
         log("graph_breaks").info("%s", reason)

@@ -20,6 +20,9 @@ from .source import SizeSource, Source, StrideSource
 __all__ = ["Dynamic", "DynamicPolicy"]
 
 
+CHANGED = "it changed between calls"
+
+
 class DynamicPolicy:
     """What one compilation makes symbolic; `state` is remembered between compilations of the code."""
 
@@ -41,6 +44,10 @@ class DynamicPolicy:
             return marked | frozenset(range(len(shape)))
         return marked | frozenset(d for d, n in enumerate(shape) if n is None)
 
+    def why(self, t: torch.Tensor, dim: int) -> str:
+        """Why a dimension of an input is symbolic."""
+        return "marked" if dim in dim_marks(t) else "dynamic=True" if self.dynamic else CHANGED
+
     def is_dynamic_int(self, name: str, v: int) -> bool:
         """Whether a Python int from outside becomes symbolic; notes its value."""
         old = self.ints.get(name, v)
@@ -53,11 +60,14 @@ class Dynamic:
 
     policy: DynamicPolicy
     mode: Any
+    user_stack: Any
+    why_symbolic: dict[str, str]  # source of a number -> why it is symbolic
 
     def shape_env(self) -> Any:
         """The environment, made when the first symbol is wanted."""
         if self.mode.shape_env is None:
             self.mode.shape_env = ShapeEnv()
+            self.mode.shape_env.where = self.user_stack
             self.number_source: dict[str, Source] = {}
         return self.mode.shape_env
 
@@ -71,6 +81,7 @@ class Dynamic:
         for d in range(t.dim()):
             self.number_source[f"{name}.size()[{d}]"] = SizeSource(source, d)
             self.number_source[f"{name}.stride()[{d}]"] = StrideSource(source, d)
+            self.why_symbolic[f"{name}.size()[{d}]"] = self.policy.why(t, d)
         marks = dim_marks(t)
         fake = self.mode.from_real(t, source=name, dynamic_dims=tuple(d for d in dims if d not in marks) or None)
         return fake, frozenset(d for d, s in enumerate(fake.sizes) if type(s) is not int)
@@ -80,6 +91,7 @@ class Dynamic:
         name = source.name()
         env = self.shape_env()
         self.number_source[name] = source
+        self.why_symbolic[name] = CHANGED
         return env.create_symbol(v, name)
 
     def symbol_input(self, symbol: Any) -> tuple[Source, int]:
@@ -94,7 +106,7 @@ class Dynamic:
             return []
         out = []
         for c in env.conditions():
-            out.append(self._guard(c.text(lambda s: s.name), c.free_symbols, {}))
+            out.append(self._guard(c.text(lambda s: s.name), c.free_symbols, {}, env.stack_of(c)))
         for s, info in env.symbols.items():
             for i, other in enumerate(info.sources[1:]):
                 if self.number_source[other] is not self.number_source[info.sources[0]]:
@@ -104,5 +116,5 @@ class Dynamic:
             out.append(self._guard(f"d == {expr_text(e, lambda s: s.name)}", e.free_symbols, {"d": self.number_source[b.source]}))
         return out
 
-    def _guard(self, text: str, symbols: Any, more: dict[str, Source]) -> Guard:
-        return shape_guard(text, {**{s.name: self.symbol_input(s)[0] for s in symbols}, **more})
+    def _guard(self, text: str, symbols: Any, more: dict[str, Source], stack: tuple[Any, ...] = ()) -> Guard:
+        return shape_guard(text, {**{s.name: self.symbol_input(s)[0] for s in symbols}, **more}, stack)

@@ -10,6 +10,7 @@ from lamina_dynshape.support.errors import Unsupported
 
 from .convert import Converted, listening
 from .runtime import optimize
+from .sizes import SizeReport
 
 __all__ = ["Explanation", "explain"]
 
@@ -21,6 +22,7 @@ class Explanation:
     graphs: list[Any] = field(default_factory=list)
     break_reasons: list[Unsupported] = field(default_factory=list)
     guards: list[Any] = field(default_factory=list)
+    sizes: list[SizeReport] = field(default_factory=list)
     result: Any = None
 
     @property
@@ -42,6 +44,8 @@ class Explanation:
             calls = [n for n in gm.graph.nodes if n.op.startswith("call")]
             where = str(calls[0].meta["stack"][-1]) if calls and calls[0].meta.get("stack") else ""
             lines.append(f"  graph {i}: {len(calls)} operations, from {where}")
+        for report in self.sizes:
+            lines += report.lines()
         for r in self.break_reasons:
             lines += ["", *str(r).splitlines()]
         return "\n".join(lines)
@@ -59,6 +63,7 @@ def explain(fn: Any, **settings: Any) -> Any:
                 if event.graph_module is not None:
                     out.graphs.append(event.graph_module)
                 out.guards += event.guards
+                out.sizes.append(event.sizes)
                 event = event.break_reason
             if event is not None:
                 out.break_reasons.append(event)

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from lamina_dynshape.support.errors import UserLocation
+
 from .source import LocalSource, Source
 
 __all__ = ["Described", "GlobalState", "Guard", "GuardFailure", "GuardKind", "GuardSet", "ShapeCondition", "TensorSpec", "describe", "global_state", "shape_guard", "shorten", "state_guard", "type_name"]
@@ -196,7 +198,9 @@ class GuardFailure:
     saw: str
 
     def __str__(self) -> str:
-        return f"{self.guard}: expected {self.expected}, saw {self.saw}"
+        frame = self.guard.stack[-1] if self.guard.stack else None
+        line = f" (relied on at {UserLocation.of(frame)})" if frame is not None else ""
+        return f"{self.guard}: expected {self.expected}, saw {self.saw}{line}"
 
 
 class GuardSet:

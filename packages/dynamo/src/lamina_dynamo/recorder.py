@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 from lamina_dynshape import DataDependent, FakeTensor
+from lamina_dynshape.composites import is_symbolic_refusal, symbolic_form
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -86,9 +87,14 @@ class Recorder(TorchFunctionMode):
         """Call on fakes and record."""
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
+        run = func if self.cap.mode.shape_env is None else symbolic_form(func)
         try:
             with torch._C.DisableTorchFunctionSubclass():
-                out = func(*args, **kwargs)
+                out = run(*args, **kwargs)
+        except RuntimeError as e:
+            if not is_symbolic_refusal(e):
+                raise
+            unsupported("symbolic-operator", "an operator whose C++ takes no symbolic sizes", saw=func.__name__, hint="mark_static, or dynamic=False")
         except DataDependent:  # a tensor where the operator wants a number
             numbers = [self._plain_number(a) for a in args[1:]]
             if not self.known or all(a is b for a, b in zip(numbers, args[1:])):
@@ -116,6 +122,8 @@ class Recorder(TorchFunctionMode):
             return
         if out.dim() > 1 or any(type(s) is not int for s in out.sizes) or out.numel() > MAX_KNOWN or "rand" in name or name in _RANDOM or out.requires_grad or name in ("empty", "new_empty", "empty_like"):
             return
+        if any(type(a) in _SYMBOLS for a in args):
+            return  # calling with it would make it a constant
         if any(type(a) in (list, tuple) and self.cap.any_tensor(a, None) for a in args) or self.cap.any_tensor((), kwargs):
             return
         try:
@@ -301,6 +309,7 @@ class Recorder(TorchFunctionMode):
 
 
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
+_SYMBOLS = frozenset({torch.SymInt, torch.SymFloat, torch.SymBool})
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
 _RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})

@@ -73,6 +73,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.root_function: Any = None
         self.size_inputs: dict[fx.Node, tuple[Any, int]] = {}
         self.state_changed = False
+        self.why_symbolic: dict[str, str] = {}
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
         self.no_checks = False
         self.entry_state: Any = None
@@ -116,7 +117,7 @@ class Capture(Lifting, Protocols, Dynamic):
         """A node yields this symbolic number."""
         from lamina_dynshape import expr_of
 
-        self.size_nodes.setdefault(expr_of(value), node)
+        self.size_nodes.setdefault(value.node.expr if isinstance(value, torch.SymFloat) else expr_of(value), node)
 
     def symbol_node(self, value: Any) -> fx.Node | int:
         """The node of a symbolic number: built from the placeholders of its symbols."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
+from lamina_dynshape import expr_of, sym_float
+from lamina_dynshape.float_expr import rebuild
 from torch import fx
 
 __all__ = ["node_of_expr"]
@@ -16,10 +19,25 @@ __all__ = ["node_of_expr"]
 
 def node_of_expr(cap: Any, value: Any) -> Any:
     """The node that yields a symbolic number, or the number where it is a constant."""
-    from lamina_dynshape import expr_of
+    if isinstance(value, torch.SymFloat):
+        return _node_of_float(cap, value)
+    return _Builder(cap).build(expr_of(value))
 
-    e = expr_of(value)
-    return _Builder(cap).build(e)
+
+def _node_of_float(cap: Any, value: torch.SymFloat) -> Any:
+    """The arithmetic of a symbolic real number; where graphs have no word for it, its value, and the sizes in it become constants."""
+    builder, env, e = _Builder(cap), value.node.env, value.node.expr
+
+    def call(fn: Any, args: tuple[Any, ...], yields: Any) -> Any:
+        found = cap.size_nodes.get(yields)
+        if found is None:
+            found = cap.size_nodes[yields] = builder.node(fn, args, sym_float(yields, env))
+        return found
+
+    try:
+        return cap.size_nodes.get(e) or (call(torch.sym_float, (builder.build(e.args[0]),), e) if e.op == "int" else rebuild(e, builder.build, call))
+    except KeyError:
+        return float(value)
 
 
 class _Builder:
@@ -39,8 +57,11 @@ class _Builder:
     def _op(self, fn: Any, *args: Any) -> Any:
         if not any(isinstance(a, fx.Node) for a in args):
             return fn(*args)
+        return self.node(fn, args, fn(*[a.meta["val"] if isinstance(a, fx.Node) else a for a in args]))
+
+    def node(self, fn: Any, args: tuple[Any, ...], val: Any) -> fx.Node:
         node = self.cap.graph.create_node("call_function", fn, args, {})
-        node.meta["val"] = fn(*[a.meta["val"] if isinstance(a, fx.Node) else a for a in args])
+        node.meta["val"] = val
         node.meta["stack"] = self.cap.user_stack()
         return node
 
@@ -72,16 +93,12 @@ class _Builder:
         return self._op(operator.mod, self.build(num), self.build(den))
 
     def visit_min(self, args: Any) -> Any:
-        import torch
-
         total = self.build(args[0])
         for a in args[1:]:
             total = self._op(torch.sym_min, total, self.build(a))
         return total
 
     def visit_max(self, args: Any) -> Any:
-        import torch
-
         total = self.build(args[0])
         for a in args[1:]:
             total = self._op(torch.sym_max, total, self.build(a))

@@ -11,10 +11,12 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from lamina_dynshape.boolean import BoolExpr, _constant
 from lamina_dynshape.expr import Expr, Symbol
 
-__all__ = ["FloatExpr", "FloatRelation", "float_const", "float_of", "float_op", "float_relation"]
+__all__ = ["FloatExpr", "FloatRelation", "float_const", "float_of", "float_op", "float_relation", "rebuild"]
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "mod": operator.mod,
@@ -139,6 +141,25 @@ def float_op(op: str, *args: FloatExpr) -> FloatExpr:
     if all(a.op == "const" for a in args):
         return float_const(float(_FUNCTIONS[op](*(a.args[0] for a in args))))
     return _make(op, args)
+
+
+GRAPH_FUNCTIONS: dict[str, Any] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "mod": operator.mod,
+    "floordiv": operator.floordiv, "pow": operator.pow, "neg": operator.neg, "abs": operator.abs, "sqrt": torch.sym_sqrt,
+    "min": torch.sym_min, "max": torch.sym_max,
+}
+
+
+def rebuild(e: FloatExpr, leaf: Callable[[Any], Any], call: Callable[[Any, tuple[Any, ...], FloatExpr], Any]) -> Any:
+    """The arithmetic of `e` bottom up, as graphs write it: `leaf(integer expression)`, `call(function, arguments, what it yields)`.
+
+    KeyError where a function has no name in graphs, or a real number comes from the running program.
+    """
+    if e.op == "const":
+        return e.args[0]
+    if e.op == "int":
+        return leaf(e.args[0])
+    return call(GRAPH_FUNCTIONS[e.op], tuple(rebuild(a, leaf, call) for a in e.args), e)
 
 
 class FloatRelation(BoolExpr):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,7 +23,7 @@ from lamina_dynshape.expr import Expr, Symbol, as_expr, symbol
 from lamina_dynshape.facts import Facts, implied
 from lamina_dynshape.fake_tensor import DataDependent
 from lamina_dynshape.float_expr import FloatRelation, float_symbol
-from lamina_dynshape.support.errors import InternalError, UserError
+from lamina_dynshape.support.errors import InternalError, UserError, UserLocation
 from lamina_dynshape.sym_node import FloatNode, IntNode, sym_int_of
 
 __all__ = ["DimPolicy", "RuntimeAssert", "ShapeEnv", "ShapeGuard", "StrideBinding", "SymbolInfo"]
@@ -55,10 +55,10 @@ class SymbolInfo:
 
 @dataclass(frozen=True)
 class ShapeGuard:
-    """A condition that the program's path relied upon; `stack` innermost last, (file, line, function)."""
+    """A condition that the program's path relied upon; `stack` innermost last, (file, line, function) and perhaps the line's text."""
 
     expr: BoolExpr
-    stack: tuple[tuple[str, int, str], ...] = ()
+    stack: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
         return str(self.expr)
@@ -90,6 +90,8 @@ class ShapeEnv:
         self.facts = Facts()
         self.runtime_asserts: list[RuntimeAssert] = []
         self.strides: list[StrideBinding] = []
+        self.specialised: list[tuple[str, int, str]] = []  # (source, value, why): what the caller wanted symbolic and is not
+        self.where: Callable[[], tuple[Any, ...]] = _user_stack  # the user's frames now, innermost last
         self.layout_memo: dict[Any, Any] = {}
         self._guards: dict[BoolExpr, ShapeGuard] = {}
         self._by_hint: dict[int, Symbol] = {}
@@ -109,6 +111,8 @@ class ShapeEnv:
         if dim_policy is DimPolicy.STATIC or (hint in (0, 1) and self.specialize_zero_one):
             if dim_policy is DimPolicy.DYNAMIC:
                 raise UserError(f"{source} is marked dynamic, but its size is {hint}: sizes 0 and 1 are always specialised")
+            if dim_policy is not DimPolicy.STATIC:
+                self.specialised.append((source, hint, "sizes 0 and 1 are always specialised"))
             return hint
         known = self._by_hint.get(hint) if self.duck_sizing else None
         if known is not None and (low, high) == (None, None):
@@ -259,17 +263,28 @@ class ShapeEnv:
         """Record that the program relies on a condition, which the hints fulfil."""
         if self._frozen:
             raise InternalError(f"a guard was added after the environment was frozen: {condition}")
-        self._check_policy(condition)
-        self._guards[condition] = ShapeGuard(condition, _user_stack())
+        guard = self._guards[condition] = ShapeGuard(condition, self.where())
         self.facts.learn(condition)
         self.layout_memo.clear()
+        self._check_policy(guard)
 
-    def _check_policy(self, condition: BoolExpr) -> None:
-        for s in condition.free_symbols:
+    def _check_policy(self, guard: ShapeGuard) -> None:
+        """Refuse a guard that makes a size constant which the user marked dynamic."""
+        for s in guard.expr.free_symbols:
             info = self.symbols[s]
-            if info.policy is DimPolicy.DYNAMIC and isinstance(condition, B.Relation) and condition.kind == "eq":
-                if condition.free_symbols == {s}:
-                    raise UserError(f"{info.source} is marked dynamic, but the program needs {condition.text(self.source_of)}")
+            if info.policy is DimPolicy.DYNAMIC and self.is_constant(s):
+                line = f"\n  at {UserLocation.of(guard.stack[-1])}" if guard.stack else ""
+                raise UserError(f"{info.source} is marked dynamic, but the program needs {guard.expr.text(self.source_of)}{line}")
+
+    def is_constant(self, s: Symbol) -> bool:
+        """Whether the guards leave a symbol one value."""
+        low, high = self.range_of(s)
+        return low is not None and low == high
+
+    def range_of(self, s: Symbol) -> tuple[int | None, int | None]:
+        """Known range of a symbol (inclusive, None: open)."""
+        e = self.facts.canonical(s)
+        return (e.const, e.const) if e.is_const else self.facts.ranges.get(s, (None, None))
 
     def statically_true(self, condition: BoolExpr) -> bool:
         """True only when the facts prove it; records nothing."""
@@ -351,6 +366,11 @@ class ShapeEnv:
                 kept.remove(g)
         return kept
 
+    def stack_of(self, condition: BoolExpr) -> tuple[Any, ...]:
+        """The user's frames that relied on a condition; empty for base ranges."""
+        guard = self._guards.get(condition)
+        return guard.stack if guard is not None else ()
+
     def conditions(self) -> list[BoolExpr]:
         """Everything an entry must check of its backed symbols: base ranges and guards, ranges merged per symbol."""
         base = []
@@ -367,7 +387,7 @@ class ShapeEnv:
 
     def ranges(self) -> dict[Symbol, tuple[int | None, int | None]]:
         """Known range of each symbol (inclusive)."""
-        return {s: self.facts.ranges.get(s, (None, None)) for s in self.symbols}
+        return {s: self.range_of(s) for s in self.symbols}
 
     def simplify(self, e: Any) -> Any:
         """Equal int or Expr under everything known."""

@@ -15,11 +15,12 @@ from lamina_dynshape import float_expr as F
 from lamina_dynshape.boolean import BoolExpr
 from lamina_dynshape.expr import Expr, emax, emin, floordiv, integer, mod
 from lamina_dynshape.float_expr import FloatExpr
+from lamina_dynshape.support.errors import InternalError
 
 if TYPE_CHECKING:
     from lamina_dynshape.shape_env import ShapeEnv
 
-__all__ = ["BoolNode", "FloatNode", "IntNode", "expr_of", "hint_of", "sym_int", "sym_int_of"]
+__all__ = ["BoolNode", "FloatNode", "IntNode", "env_of", "expr_of", "hint_of", "sym_float", "sym_int", "sym_int_of"]
 
 
 def sym_int_of(node: IntNode) -> torch.SymInt:
@@ -368,7 +369,19 @@ def expr_of(x: Any) -> Expr:
     if isinstance(x, torch.SymInt):
         node = x.node
         return node.expr if isinstance(node, IntNode) else integer(node.maybe_as_int())
+    if isinstance(x, (torch.SymFloat, torch.SymBool)):
+        raise InternalError(f"{x} is no integer")
     return x if isinstance(x, Expr) else integer(int(x))
+
+
+def env_of(*values: Any) -> Any:
+    """The environment of the first symbolic number, None without one."""
+    return next((v.node.env for v in values if isinstance(v, (torch.SymInt, torch.SymFloat)) and isinstance(v.node, _Node)), None)
+
+
+def sym_float(e: Any, env: Any) -> torch.SymFloat:
+    """The symbolic number of a float expression."""
+    return torch.SymFloat(FloatNode(e, env))
 
 
 def hint_of(x: Any) -> Any:

@@ -32,7 +32,7 @@ SYMBOLIC_FUNCTIONS = frozenset(
     {
         operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.truediv, operator.pow, operator.abs,
         operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_, operator.not_,
-        torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float, torch.sym_not, torch.sym_ite,
+        torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float, torch.sym_sqrt, torch.sym_not, torch.sym_ite,
         math.floor, math.ceil, math.trunc, math.sqrt,
     }
 )  # fmt: skip

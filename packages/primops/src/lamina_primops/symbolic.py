@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from lamina_dynshape import sym_float
 from lamina_dynshape.expr import Expr, Symbol
+from lamina_dynshape.float_expr import rebuild
 from lamina_dynshape.support.errors import InternalError
 from torch import fx
 
@@ -68,7 +70,7 @@ class SymbolNodes:
         self._annotate = annotate
         self._nodes: dict[Expr, fx.Node] = {}
         self._dims: dict[Expr, tuple[fx.Node, int]] = {}
-        self._values: dict[int, tuple[Any, fx.Node]] = {}  # SymFloat, SymBool and unhashable nodes, by identity of their SymNode
+        self._values: dict[Any, tuple[Any, fx.Node]] = {}  # SymFloat by its expression, SymBool by identity of its SymNode
 
     def bind(self, value: Any, node: fx.Node) -> None:
         """`node` yields the symbolic number `value`."""
@@ -76,7 +78,7 @@ class SymbolNodes:
         if isinstance(key, Expr):
             self._nodes.setdefault(key, node)
         elif is_symbolic(value):
-            self._values[id(value.node)] = (value, node)
+            self._values[self._key(value)] = (value, node)
 
     def bind_sizes(self, sizes: Any, node: fx.Node) -> None:
         """The tensor `node` has these sizes: symbols among them can be read off it."""
@@ -93,13 +95,39 @@ class SymbolNodes:
             return self._of_expr(key)
         if not is_symbolic(value):
             return key
-        found = self._values.get(id(value.node))
+        found = self._values.get(self._key(value))
+        if found is None and isinstance(value, torch.SymFloat):
+            return self._of_float(value)
         if found is None:
             constant = value.node.maybe_as_int() if isinstance(value, torch.SymInt) else None
             if constant is not None:
                 return constant
             raise InternalError(f"no node yields the symbolic number {value}")
         return found[1]
+
+    @staticmethod
+    def _key(value: Any) -> Any:
+        """Float expressions are interned; truth values are told apart by their node."""
+        return value.node.expr if isinstance(value, torch.SymFloat) else id(value.node)
+
+    def _of_float(self, value: torch.SymFloat) -> Any:
+        """Arithmetic on symbolic real numbers, from the sizes in them."""
+        env = value.node.env
+
+        def call(fn: Any, args: tuple[Any, ...], yields: Any) -> Any:
+            found = self._values.get(yields)
+            if found is None:
+                node = add_node(self.graph, "call_function", fn, args, {}, fn.__name__)
+                node.meta["val"] = sym_float(yields, env)
+                self._annotate(node)
+                found = self._values[yields] = (node.meta["val"], node)
+            return found[1]
+
+        e = value.node.expr
+        try:
+            return call(torch.sym_float, (self._of_expr(e.args[0]),), e) if e.op == "int" else rebuild(e, self._of_expr, call)
+        except KeyError:
+            raise InternalError(f"no node yields the symbolic number {value}") from None
 
     def _of_expr(self, e: Expr) -> Any:
         if e.is_const:

@@ -232,6 +232,8 @@ class TraceMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if type(func) is torch._ops.OpOverloadPacket:  # C++ asks for a plain size
+            return self.tracer.fake_mode.dispatch(func, args, kwargs)
         if self.decompositions:
             rule = self.decompositions.get(func)
             if rule is not None:

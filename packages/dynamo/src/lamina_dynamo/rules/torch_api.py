@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -140,9 +141,19 @@ def tensor_iter(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 def tensor_index(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Bounds of slices that are tensors must be known."""
     index = args[1]
+    if type(index) is torch.SymInt and func is _T.__getitem__:  # C++ would read it as a plain number
+        return rec.run(torch.select, (args[0], 0, index), {})
     if type(index) is slice or type(index) is tuple and any(type(i) is slice for i in index):
         parts = tuple(_plain_slice(rec, i) for i in index) if type(index) is tuple else _plain_slice(rec, index)
         args = (args[0], parts, *args[2:])
+    return rec.run(func, args, kwargs)
+
+
+@function_rule(torch.add, torch.sub, torch.mul, torch.div, torch.true_divide, torch.floor_divide, torch.remainder)
+def arithmetic(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """Numbers alone give a 0-d tensor: they become tensors first, as in C++."""
+    if all(type(a) in (int, float, torch.SymInt, torch.SymFloat) for a in args[:2]) and len(args) >= 2:
+        args = (*[_from_symbols(rec, a, {}) for a in args[:2]], *args[2:])
     return rec.run(func, args, kwargs)
 
 
@@ -161,7 +172,34 @@ def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction(), _disable_current_modes():
             real = func(*args, **kwargs)
         return rec.run(_T.clone, (rec.cap.lift_constant(real),), {})
+    data, options = args[0] if args else None, {k: kwargs[k] for k in ("dtype", "device") if kwargs.get(k) is not None}
+    if len(args) == 1 and _holds_symbols(data) and not kwargs.get("requires_grad"):
+        return _from_symbols(rec, data, options)
     return rec.run(func, args, kwargs)
+
+
+def _holds_symbols(data: Any) -> bool:
+    if type(data) in (list, tuple):
+        return any(map(_holds_symbols, data)) and not any(isinstance(d, torch.Tensor) for d in data)
+    return type(data) in (torch.SymInt, torch.SymFloat)
+
+
+def _numbers(data: Any) -> Iterator[Any]:
+    if type(data) in (list, tuple):
+        for d in data:
+            yield from _numbers(d)
+    else:
+        yield data
+
+
+def _from_symbols(rec: Recorder, data: Any, options: dict[str, Any]) -> Any:
+    """`torch.tensor` of symbolic numbers: a scalar tensor of each, stacked; in C++ they would become constants."""
+    if "dtype" not in options:
+        real = any(isinstance(n, (float, torch.SymFloat)) for n in _numbers(data))
+        options = {**options, "dtype": torch.get_default_dtype() if real else torch.int64}
+    if type(data) not in (list, tuple):
+        return rec.run(torch.scalar_tensor, (data,), options)
+    return rec.run(torch.stack, ([_from_symbols(rec, d, options) for d in data],), {})
 
 
 @function_rule(torch.nn.functional.one_hot)

@@ -62,7 +62,7 @@ def _amax(mode: Any, x: Any, dims: Any = (), keepdim: bool = False) -> Any:
     return _result(mode, x, dims, keepdim, x.scalar_type)
 
 
-@rule("any", "all", "any.dim", "all.dim", "any.dims", "all.dims")
+@rule("any", "all", "any.dim", "all.dim", "any.dims", "all.dims", "_is_all_true", "_is_any_true")
 def _any(mode: Any, x: Any, dims: Any = None, keepdim: bool = False) -> Any:
     return _result(mode, x, dims, keepdim, torch.uint8 if x.scalar_type is torch.uint8 else torch.bool)
 

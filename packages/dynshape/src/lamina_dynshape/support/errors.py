@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import linecache
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 __all__ = ["CompilerError", "InternalError", "LaminaError", "Unsupported", "UserError", "UserLocation", "VerifyError"]
 
@@ -23,6 +25,12 @@ class UserLocation(NamedTuple):
     line: int
     function: str
     text: str = ""
+
+    @classmethod
+    def of(cls, frame: Sequence[Any]) -> UserLocation:
+        """The place of a frame `(file, line, function, perhaps the text)`; the text is read from the file where it is not there."""
+        file, line, function, *text = frame
+        return cls(file, line, function, (text and text[0]) or linecache.getline(file, line))
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} in {self.function}:   {self.text.strip()}".rstrip(": ")

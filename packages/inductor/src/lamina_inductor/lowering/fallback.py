@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from lamina_dynshape.expr import Expr
+from lamina_dynshape.float_expr import FloatExpr
 from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.errors import Unsupported
 
 from ..ir.buffers import Buffer, StridedView
 from ..ir.extern import CallWriter, EpilogueRef, ExternKernel
@@ -82,6 +84,8 @@ def fallback(g: Any, node: torch.fx.Node, args: Any, kwargs: Any) -> Any:
             return SizeSlot(len(sizes) - 1)
         if isinstance(a, torch.SymInt):
             return slot(expr_of(a), None)
+        if isinstance(a, (FloatExpr, torch.SymFloat)):
+            raise Unsupported("symbolic real number as an argument of an ATen call", saw=f"{a} of {node.target}", code="symbolic_real")
         if isinstance(a, dict):
             return {k: slot(v, n.get(k) if isinstance(n, dict) else None) for k, v in a.items()}
         if isinstance(a, (list, tuple)):

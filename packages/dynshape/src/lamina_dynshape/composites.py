@@ -1,0 +1,228 @@
+"""PyTorch's composite functions whose C++ wants plain numbers, written out for tensors with symbolic sizes.
+
+Between: a function of a torch graph -> `symbolic_form`, which whoever runs the graph on fakes calls instead.
+Keeps:   the same operators as the C++ composite runs, in its order; what is not symbolic runs the original.
+Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, torch/nn/functional.py (which arguments mean what).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["is_symbolic_refusal", "symbolic_form"]
+
+aten = torch.ops.aten
+_REFUSALS = ("with symbolic sizes/strides", "SymIntArrayRef expected to contain only concrete integers", "SymInt to be concrete")
+_FORMS: dict[Any, Callable[..., Any]] = {}
+
+
+def symbolic_form(function: Any) -> Any:
+    """What to call in place of a torch function when sizes may be symbolic: itself, unless its C++ refuses them."""
+    try:
+        return _FORMS.get(function, function)
+    except TypeError:  # not hashable
+        return function
+
+
+def is_symbolic_refusal(error: RuntimeError) -> bool:
+    """Whether PyTorch's C++ raised because it met a symbolic size where it takes a plain one."""
+    text = str(error).partition("\n")[0]
+    return any(phrase in text for phrase in _REFUSALS)
+
+
+def _form(original: Any) -> Callable[[Any], Any]:
+    """Register the form of a function; it returns NotImplemented for what the original should say or do."""
+
+    def register(form: Any) -> Any:
+        @functools.wraps(form)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            result = form(*args, **kwargs) if _symbolic([*args, *kwargs.values()]) else NotImplemented
+            return original(*args, **kwargs) if result is NotImplemented else result
+
+        _FORMS[original] = run
+        return form
+
+    return register
+
+
+def _symbolic(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return any(type(s) is not int for s in value.shape)
+    if isinstance(value, (list, tuple)):
+        return any(map(_symbolic, value))
+    return isinstance(value, (torch.SymInt, torch.SymFloat))
+
+
+# ---- interpolation -------------------------------------------------------------------------------------------------------
+_UPSAMPLE = {
+    ("nearest", 1): aten.upsample_nearest1d.default, ("nearest", 2): aten.upsample_nearest2d.default,
+    ("nearest", 3): aten.upsample_nearest3d.default, ("nearest-exact", 1): aten._upsample_nearest_exact1d.default,
+    ("nearest-exact", 2): aten._upsample_nearest_exact2d.default, ("nearest-exact", 3): aten._upsample_nearest_exact3d.default,
+    ("linear", 1): aten.upsample_linear1d.default, ("bilinear", 2): aten.upsample_bilinear2d.default,
+    ("bicubic", 2): aten.upsample_bicubic2d.default, ("trilinear", 3): aten.upsample_trilinear3d.default,
+}  # fmt: skip
+_ANTIALIASED = {"bilinear": aten._upsample_bilinear2d_aa.default, "bicubic": aten._upsample_bicubic2d_aa.default}
+
+
+@_form(torch.nn.functional.interpolate)
+def _interpolate(
+    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None, antialias: bool = False,
+) -> Any:
+    spatial = input.dim() - 2
+    operator = _ANTIALIASED.get(mode) if antialias else _UPSAMPLE.get((mode, spatial))
+    if operator is None or (size is None) == (scale_factor is None):
+        return NotImplemented
+    given = list(size if size is not None else scale_factor) if isinstance(size or scale_factor, Sequence) else [size or scale_factor] * spatial
+    if len(given) != spatial or (antialias and spatial != 2) or (align_corners is not None and "nearest" in mode):
+        return NotImplemented
+    if size is not None:
+        output, scales = given, [None] * spatial
+    else:
+        output = [math.floor(n * float(f)) for n, f in zip(input.shape[2:], given, strict=True)]
+        scales = [None] * spatial if recompute_scale_factor else [float(f) for f in given]
+    corners = () if "nearest" in mode else (bool(align_corners),)
+    return operator(input, output, *corners, *scales)
+
+
+# ---- factories -----------------------------------------------------------------------------------------------------------
+@_form(torch.linspace)
+def _linspace(start: Any, end: Any, steps: Any, **options: Any) -> Any:
+    """From both ends towards the middle, as the kernel of ATen/native/cpu/RangeFactoriesKernel.cpp counts."""
+    dtype = options.pop("dtype", None) or torch.get_default_dtype()
+    if isinstance(start, Tensor) or isinstance(end, Tensor) or not dtype.is_floating_point or options.pop("out", None) is not None:
+        return NotImplemented
+    at = torch.arange(steps, dtype=dtype, **options)
+    if steps == 1:
+        return at + start
+    step = (end - start) / (steps - 1)
+    return torch.where(at < steps // 2, start + step * at, end - step * (steps - 1 - at))
+
+
+# ---- recurrent layers ----------------------------------------------------------------------------------------------------
+_LSTM_MODE = 2  # of mkldnn_rnn_layer
+_PAIR = tuple[Tensor, Tensor]
+
+
+def _weights(params: Sequence[Tensor], has_biases: bool) -> list[list[Tensor]]:
+    """Parameters per layer and direction: input and hidden weights, then their biases."""
+    each = 4 if has_biases else 2
+    return [list(params[i : i + each]) for i in range(0, len(params), each)]
+
+
+def _layers(
+    x: Tensor, params: Sequence[Tensor], has_biases: bool, num_layers: int, dropout: float, train: bool, bidirectional: bool,
+    batch_first: bool, one: Callable[[Tensor, list[Tensor], int, bool], tuple[Tensor, Any]],
+) -> tuple[Tensor, list[Any]]:
+    """Stacked layers of one or two directions; `one(input, weights, index, reverse)` runs one of them over (time, batch, features)."""
+    directions = 2 if bidirectional else 1
+    weights, last = _weights(params, has_biases), []
+    x = x.transpose(0, 1) if batch_first else x
+    for layer in range(num_layers):
+        outputs = []
+        for d in range(directions):
+            at = layer * directions + d
+            y, state = one(x, weights[at], at, d == 1)
+            outputs.append(y)
+            last.append(state)
+        x = torch.cat(outputs, -1) if bidirectional else outputs[0]
+        if dropout and train and layer < num_layers - 1:
+            x = torch.dropout(x, dropout, train)
+    return (x.transpose(0, 1) if batch_first else x), last
+
+
+def _over_time(x: Tensor, weights: list[Tensor], state: Any, reverse: bool, step: Callable[..., Any]) -> tuple[Tensor, Any]:
+    """One direction, unrolled: the length becomes a constant. `step(input part, hidden weights and bias, state) -> (output, state)`."""
+    bias = weights[2] if len(weights) > 2 else None
+    parts = torch.nn.functional.linear(x, weights[0], bias).unbind(0)
+    outputs = []
+    for part in reversed(parts) if reverse else parts:
+        output, state = step(part, weights[1], weights[3] if len(weights) > 3 else None, state)
+        outputs.append(output)
+    return torch.stack(outputs[::-1] if reverse else outputs), state
+
+
+def _lstm_step(part: Tensor, hidden: Tensor, bias: Tensor | None, state: _PAIR) -> tuple[Tensor, _PAIR]:
+    h, c = state
+    i, f, g, o = (part + torch.nn.functional.linear(h, hidden, bias)).chunk(4, 1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    return h, (h, c)
+
+
+def _gru_step(part: Tensor, hidden: Tensor, bias: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = part.chunk(3, 1), torch.nn.functional.linear(h, hidden, bias).chunk(3, 1)
+    reset, update = (a[0] + b[0]).sigmoid(), (a[1] + b[1]).sigmoid()
+    new = (a[2] + b[2] * reset).tanh()
+    h = (h - new) * update + new
+    return h, h
+
+
+def _rnn_step(activation: Any, part: Tensor, hidden: Tensor, bias: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
+    h = activation(part + torch.nn.functional.linear(h, hidden, bias))
+    return h, h
+
+
+def _cell(step: Callable[..., Any]) -> Callable[..., Any]:
+    def form(x: Tensor, state: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None) -> Any:
+        return step(torch.nn.functional.linear(x, w_ih, b_ih), w_hh, b_hh, state)[0]
+
+    return form
+
+
+_form(torch.gru_cell)(_cell(_gru_step))
+_form(torch.rnn_tanh_cell)(_cell(functools.partial(_rnn_step, torch.tanh)))
+_form(torch.rnn_relu_cell)(_cell(functools.partial(_rnn_step, torch.relu)))
+
+
+@_form(torch.lstm_cell)
+def _lstm_cell(x: Tensor, state: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None) -> Any:
+    return _lstm_step(torch.nn.functional.linear(x, w_ih, b_ih), w_hh, b_hh, tuple(state))[1]
+
+
+@_form(torch.lstm)
+def _lstm(x: Tensor, hx: Any, *rest: Any) -> Any:
+    if isinstance(hx, Tensor) or not isinstance(x, Tensor):
+        return NotImplemented  # packed: (data, batch_sizes, ...)
+    params, has_biases, num_layers, dropout, train, bidirectional, batch_first = rest
+    h0, c0 = hx
+    if len(params) != num_layers * (2 if bidirectional else 1) * (4 if has_biases else 2) or x.dim() != 3:
+        return NotImplemented  # projections, or wrong
+    library = torch._C._get_mkldnn_enabled() and x.dtype is torch.float32 and x.device.type == "cpu"
+
+    def one(x: Tensor, w: list[Tensor], at: int, reverse: bool) -> tuple[Tensor, _PAIR]:
+        if not library:
+            return _over_time(x, w, (h0[at], c0[at]), reverse, _lstm_step)
+        biases = w[2:] if has_biases else [torch.zeros_like(w[0]), torch.zeros_like(w[1])]  # as the C++ composite passes them
+        flags = (reverse, [], _LSTM_MODE, h0.shape[2], num_layers, has_biases, bidirectional, batch_first, train)
+        y, h, c, _ = aten.mkldnn_rnn_layer.default(x.contiguous(), w[0], w[1], *biases, h0[at], c0[at], *flags)
+        return y, (h, c)
+
+    y, last = _layers(x, params, has_biases, num_layers, dropout, train, bidirectional, batch_first, one)
+    return y, torch.stack([h for h, _ in last]), torch.stack([c for _, c in last])
+
+
+def _recurrent(step: Callable[..., Any]) -> Callable[..., Any]:
+    def form(x: Any, h0: Any, *rest: Any) -> Any:
+        if isinstance(rest[0], Tensor) or not isinstance(h0, Tensor) or x.dim() != 3:
+            return NotImplemented  # packed
+        params, has_biases, num_layers, dropout, train, bidirectional, batch_first = rest
+
+        def one(x: Tensor, w: list[Tensor], at: int, reverse: bool) -> tuple[Tensor, Tensor]:
+            return _over_time(x, w, h0[at], reverse, step)
+
+        y, last = _layers(x, params, has_biases, num_layers, dropout, train, bidirectional, batch_first, one)
+        return y, torch.stack(last)
+
+    return form
+
+
+_form(torch.gru)(_recurrent(_gru_step))
+_form(torch.rnn_tanh)(_recurrent(functools.partial(_rnn_step, torch.tanh)))
+_form(torch.rnn_relu)(_recurrent(functools.partial(_rnn_step, torch.relu)))
