@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from loops_support import check
+from lamina_inductor.compile import compile_prims
+from loops_support import check, prims_of
 
 FORMS = {
     "dense": lambda: torch.randn(6, 8, 10),
@@ -178,6 +179,14 @@ def test_threads_share_a_graph():
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert not wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex64, torch.float8_e5m2, torch.float8_e4m3fn, torch.uint16])
+def test_dtypes_without_arithmetic_go_through_the_library(dtype):
+    x = torch.randn(3, 4).abs()
+    compiled = compile_prims(prims_of(lambda x: (x + 1).to(dtype).t().contiguous(), x))
+    got, want = compiled(x)[0], (x + 1).to(dtype).t().contiguous()
+    assert (got.dtype, got.stride()) == (want.dtype, want.stride()) and torch.equal(got.view(torch.uint8), want.view(torch.uint8))
 
 
 def test_error_of_a_fallback_is_eagers():
