@@ -203,6 +203,12 @@ def test_views_made_by_the_library_outlive_their_base(view):
         assert got.stride() == want.stride()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_zeros_without_memory_are_given_some(dtype):
+    compiled = compile_prims(prims_of(lambda x: torch.view_as_real(torch._efficientzerotensor([4], dtype=dtype).to(torch.complex64)) + x, torch.ones(4, 2)))
+    assert torch.equal(compiled(torch.ones(4, 2))[0], torch.ones(4, 2))
+
+
 def test_error_of_a_fallback_is_eagers():
     c = check(lambda x: torch.histc(x * 2, 4), torch.randn(20), fallbacks=1)
     with pytest.raises(RuntimeError, match="is not finite"):
