@@ -26,7 +26,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .opdb_check import OUTCOMES, Result, Row, check_entry, entries
+from lamina_inductor.config import config as inductor_config
+
+from .opdb_check import OUTCOMES, Result, Row, check_entry, entries, lowered_as
+
+LOWERED = ("prims", "aten", "fallback")
 
 
 def rows(chosen: argparse.Namespace) -> list[Row]:
@@ -42,6 +46,7 @@ def rows(chosen: argparse.Namespace) -> list[Row]:
 def _work(chosen: argparse.Namespace) -> None:
     """Check rows from `chosen.start` on and print one line of JSON before and after each."""
     warnings.filterwarnings("ignore")
+    inductor_config.cache = False  # what is counted is what was lowered now
 
     def too_long(*_: Any) -> None:
         raise TimeoutError
@@ -89,13 +94,14 @@ def sweep(arguments: list[str], start: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """Counts per dtype, then why entries are unsupported, then how many keep ATen calls."""
+    """Counts per dtype (at the end, of those that pass with the inductor: how far they are lowered), then why entries are unsupported."""
     used = [r for r in results if r["samples"] or r["outcome"] in ("timeout", "crash")]
-    lines = [f"{'dtype':<12}{'entries':>8}" + "".join(f"{o:>13}" for o in OUTCOMES) + f"{'kept calls':>13}"]
+    lines = [f"{'dtype':<12}{'entries':>8}" + "".join(f"{o:>13}" for o in OUTCOMES) + "".join(f"{k:>10}" for k in LOWERED)]
     for dtype in dict.fromkeys(r["dtype"] for r in used):
         of = [r for r in used if r["dtype"] == dtype]
         count = Counter(r["outcome"] for r in of)
-        lines.append(f"{dtype:<12}{len(of):>8}" + "".join(f"{count[o]:>13}" for o in OUTCOMES) + f"{sum(bool(r['fallbacks']) for r in of):>13}")
+        kinds = Counter(lowered_as(r["fallbacks"]) for r in of if r["outcome"] == "pass")
+        lines.append(f"{dtype:<12}{len(of):>8}" + "".join(f"{count[o]:>13}" for o in OUTCOMES) + "".join(f"{kinds[k]:>10}" for k in LOWERED))
     reasons: dict[str, list[str]] = {}
     for r in used:
         if r["outcome"] == "unsupported":

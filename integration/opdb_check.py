@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["OUTCOMES", "Row", "Result", "check_entry", "entries"]
+__all__ = ["OUTCOMES", "Row", "Result", "check_entry", "entries", "lowered_as"]
 
 OUTCOMES = ("pass", "unsupported", "strides", "error", "wrong", "timeout", "crash")
 UNDEFINED_VALUES = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"})
@@ -41,7 +41,7 @@ class Result:
     reason: str = ""
     samples: int = 0
     fallbacks: dict[str, int] = dataclasses.field(default_factory=dict)
-    """ATen calls kept by the backend, with their reasons."""
+    """ATen calls kept by the inductor, `overload: reason`."""
 
 
 @dataclasses.dataclass
@@ -221,8 +221,9 @@ def _what_ran_eagerly(case: Callable[..., list[Any]], backend: str) -> tuple[str
     """(reason why something ran eagerly, or empty; calls that the backend kept) of the run just made."""
     import lamina
 
-    kept = Counter({k: n for k, n in lamina.counters["fallbacks"].items() if k.startswith(("aten.", "torchvision.", "prims.", "lamina."))})
-    refused = [k for k in lamina.counters["fallbacks"] if k not in kept]
+    calls = {k: n for k, n in lamina.counters["fallbacks"].items() if k.startswith(("aten.", "torchvision.", "prims.", "lamina."))}
+    refused = [k for k in lamina.counters["fallbacks"] if k not in calls]
+    kept = Counter({k: n for k, n in calls.items() if ": " in k})
     if lamina.counters["graph_breaks"] or lamina.counters["frames"].get("eager"):
         try:
             case(_ours(backend, fullgraph=True))
@@ -240,6 +241,7 @@ def check_case(case: Callable[..., list[Any]], backend: str, impl: str) -> tuple
 
     try:
         eager = case(lambda fn: fn)
+        draws = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(0).get_state())  # float64 would draw other numbers
     except Exception:
         return None
     lamina.counters.clear()
@@ -249,11 +251,17 @@ def check_case(case: Callable[..., list[Any]], backend: str, impl: str) -> tuple
         raise
     except Exception as error:
         return "error", f"{type(error).__name__}: {error}".replace("\n", " ")[:240], Counter()
-    outcome, reason = compare(got, eager, lambda: case(lambda fn: fn, torch.float64))
+    outcome, reason = compare(got, eager, lambda: [] if draws else case(lambda fn: fn, torch.float64))
     if impl != "lamina":
         return outcome, reason, Counter()
     eagerly, kept = _what_ran_eagerly(case, backend)
     return (outcome, reason, kept) if outcome != "pass" or not eagerly else ("unsupported", eagerly, kept)
+
+
+def lowered_as(fallbacks: dict[str, int]) -> str:
+    """How far an entry is lowered: `prims` only, with `aten` calls that are kept by decision, or with `fallback` calls for want of a decomposition."""
+    missing = any(key.partition(": ")[2].startswith(("no decomposition", "decomposition does not", "complex or quantized", "no lowering")) for key in fallbacks)
+    return "fallback" if missing else "aten" if fallbacks else "prims"
 
 
 def check_entry(row: Row, backend: str, impl: str, samples: int) -> Result:
