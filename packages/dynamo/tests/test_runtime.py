@@ -296,6 +296,22 @@ def test_grad_mode_is_left_as_it_was():
 
 
 # ---- threads and processes ---------------------------------------------------------------------------------------------
+def test_the_dispatcher_is_left_as_it_was():
+    """Guards of the dispatcher are never entered at capture: torn down out of order they would leave it switched off, and fakes unprotected."""
+    from torch.utils._mode_utils import no_dispatch
+
+    before = str(torch._C._dispatch_tls_local_exclude_set())
+
+    def f(x):
+        with no_dispatch(), torch._C._DisableFuncTorch():
+            state = torch.get_rng_state()
+        return x + state.dim()
+
+    for _ in range(2):
+        assert torch.equal(optimize(f, Count())(torch.ones(2)), torch.full((2,), 2.0))
+        assert str(torch._C._dispatch_tls_local_exclude_set()) == before
+
+
 def test_threads_compile_once_and_agree():
     net, backend = Net(), Count()
     compiled = optimize(net, backend)

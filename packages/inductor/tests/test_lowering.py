@@ -181,6 +181,34 @@ def test_threads_share_a_graph():
     assert not wrong
 
 
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex64, torch.float8_e5m2, torch.float8_e4m3fn, torch.uint16])
+def test_dtypes_without_arithmetic_go_through_the_library(dtype):
+    x = torch.randn(3, 4).abs()
+    compiled = compile_prims(prims_of(lambda x: (x + 1).to(dtype).t().contiguous(), x))
+    got, want = compiled(x)[0], (x + 1).to(dtype).t().contiguous()
+    assert (got.dtype, got.stride()) == (want.dtype, want.stride()) and torch.equal(got.view(torch.uint8), want.view(torch.uint8))
+
+
+@pytest.mark.parametrize("view", [torch.view_as_complex, lambda y: torch.view_as_complex(y).unsqueeze(1).expand(64, 3)], ids=["dense", "expanded"])
+def test_views_made_by_the_library_outlive_their_base(view):
+    """The base's memory is given to a later intermediate; the view, which the plan knows as a value of its own, must not change with it."""
+    def f(a, b):
+        first = view(a.sin())
+        second = view(b.cos())
+        return first, second
+    a, b = torch.randn(64, 2), torch.randn(64, 2)
+    compiled = compile_prims(prims_of(f, a, b))
+    for got, want in zip(compiled(a, b), f(a, b), strict=True):
+        torch.testing.assert_close(got, want)
+        assert got.stride() == want.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_zeros_without_memory_are_given_some(dtype):
+    compiled = compile_prims(prims_of(lambda x: torch.view_as_real(torch._efficientzerotensor([4], dtype=dtype).to(torch.complex64)) + x, torch.ones(4, 2)))
+    assert torch.equal(compiled(torch.ones(4, 2))[0], torch.ones(4, 2))
+
+
 def test_error_of_a_fallback_is_eagers():
     c = check(lambda x: torch.histc(x * 2, 4), torch.randn(20), fallbacks=1)
     with pytest.raises(RuntimeError, match="is not finite"):

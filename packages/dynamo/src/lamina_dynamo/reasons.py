@@ -58,6 +58,7 @@ REASONS: dict[str, Reason] = {
     "functorch": Reason("a functorch transform", "call it outside of the compiled function"),
     "inference-mode": Reason("inference_mode inside the compiled function", "use torch.no_grad, or enter it outside"),
     "global-state": Reason("changing PyTorch's global state", _OUTSIDE),
+    "dispatch-state": Reason("switching PyTorch's dispatcher", _OUTSIDE),
     # -- tensors of another kind
     "tensor-subclass": Reason("a tensor subclass without a capture rule", "pass plain tensors and wrap them outside"),
     "tensor-layout": Reason("a tensor that is not strided (sparse, nested, mkldnn)", "convert it with to_dense() outside of the compiled function"),

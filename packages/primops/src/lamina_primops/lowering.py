@@ -26,6 +26,7 @@ from .dialects import is_symbolic_function
 from .frames import stack_line
 from .fxtools import add_node, graph_module
 from .prims import prim_of
+from .prims.spec import DtypeNotTaken
 from .symbolic import SymbolNodes, is_symbolic, known_equal
 from .verify import verify
 
@@ -70,10 +71,12 @@ def decompose(builder: Builder, func: Any, args: tuple[Any, ...], kwargs: dict[s
     reason = EXTERN.get(func, "no decomposition")
     if rule is not None:
         if _plain(args) and _plain(kwargs.values()) and _plain((val,)):
-            out = rule.rule(*args, **kwargs)
+            try:
+                out, reason = rule.rule(*args, **kwargs), "decomposition does not cover these arguments"
+            except DtypeNotTaken as e:
+                out, reason = NotImplemented, f"decomposition does not cover the dtype: {e}"
             if out is not NotImplemented:
                 return out
-            reason = "decomposition does not cover these arguments"
         else:
             reason = "complex or quantized dtype"
     counters["fallbacks"][str(func)] += 1

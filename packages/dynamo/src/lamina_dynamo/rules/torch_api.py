@@ -245,6 +245,7 @@ _refused("global-state", "changing PyTorch's global state", "do it outside of th
 _refused("io", "saving or loading", "do it outside of the compiled function", "torch.save", "torch.load")
 _refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.autograd.backward", "torch.func.grad", "torch.func.vjp", "torch.func.jvp", "torch.func.jacrev", "torch.func.jacfwd", "torch.func.hessian", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
 _refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.vmap", "torch.func.vmap", "torch.func.grad_and_value", "torch.func.linearize", "torch.func.functionalize")
+_refused("dispatch-state", "switching PyTorch's dispatcher", "do it outside of the compiled function", "torch._C._DisableTorchDispatch", "torch._C._DisableFuncTorch", "torch._C._DisableAutocast", "torch._C._ExcludeDispatchKeyGuard", "torch._C._IncludeDispatchKeyGuard", "torch._C._ForceDispatchKeyGuard", "torch._C._PreserveDispatchKeyGuard", "torch._C._SetExcludeDispatchKeyGuard", "torch._C._AutoDispatchBelowAutograd", "torch._C._AutoDispatchBelowADInplaceOrView", "torch._C._EnablePythonDispatcher", "torch._C._DisablePythonDispatcher", "torch._C._EnablePreDispatch")
 _refused("inference-mode", "inference_mode inside the compiled function", "use torch.no_grad, or enter it outside", "torch.inference_mode", "torch._C._InferenceMode")
 
 

@@ -74,7 +74,7 @@ def _truth(mode: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
     raise DataDependent("data-dependent branch", saw=repr(x), hint="torch.where, or move the branch outside of the compiled region")
 
 
-@rule("allclose", "is_nonzero", "bincount", "unique_consecutive", "unique_dim", "unique_dim_consecutive", "nonzero_numpy", "linalg_lstsq")
+@rule("allclose", "is_nonzero", "bincount", "unique_consecutive", "unique_dim", "unique_dim_consecutive", "nonzero_numpy")
 def _other(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     raise DataDependent("data-dependent size", saw=repr(x))
 

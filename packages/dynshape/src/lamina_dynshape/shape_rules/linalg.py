@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.dims import minimum
+from lamina_dynshape.dims import eq, lt, maximum, minimum
+from lamina_dynshape.fake_tensor import DataDependent
 from lamina_dynshape.layout import broadcast, contiguous
 from lamina_dynshape.promotion import to_float
 from lamina_dynshape.shape_rules.registry import rule
@@ -32,8 +33,6 @@ def _real(x: Any) -> torch.dtype:
 def _square(name: str, x: Any) -> None:
     if len(x.sizes) < 2:
         raise RuntimeError(f"{name}: The input tensor A must have at least 2 dimensions.")
-    from lamina_dynshape.dims import eq
-
     if not eq(x.sizes[-1], x.sizes[-2]):
         raise RuntimeError(f"{name}: A must be batches of square matrices, but they are {x.sizes[-2]} by {x.sizes[-1]} matrices")
 
@@ -205,6 +204,26 @@ def _slogdet(mode: Any, a: Any) -> Any:
 @rule("_linalg_check_errors")
 def _check_errors(mode: Any, info: Any, api_name: str, *, is_matrix: bool) -> None:
     return None
+
+
+@rule("linalg_lstsq")
+def _lstsq(mode: Any, a: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
+    """The solution is the upper part of LAPACK's work space. Drivers that find the rank give residuals only if it is full."""
+    driver = driver or "gelsy"
+    *batch, m, n = a.sizes
+    if driver in ("gelsd", "gelss") and lt(n, m):
+        raise DataDependent("data-dependent size of residuals", saw=f"linalg.lstsq with driver {driver}", hint="driver 'gelsy' gives no residuals, 'gels' always does")
+    is_vector = len(b.sizes) == 1 or (len(b.sizes) == len(a.sizes) - 1 and all(eq(s, t) for s, t in zip(b.sizes, (*batch, m), strict=True)))
+    *others, _, k = (*b.sizes, 1) if is_vector else b.sizes
+    batch = broadcast(tuple(batch), tuple(others))
+    rows = maximum(m, n)
+    strides = (*contiguous((*batch, k, rows))[:-2], 1, rows)
+    sizes = (*batch, n, k)
+    solution = mode.make(sizes[:-1], strides[:-1], a.scalar_type, a.dev) if is_vector else mode.make(sizes, strides, a.scalar_type, a.dev)
+    residuals = (*batch, k) if driver == "gels" and lt(n, m) else (0,)
+    values = (*a.sizes[:-2], minimum(m, n)) if driver in ("gelsd", "gelss") else (0,)
+    rank = (0,) if driver == "gels" else a.sizes[:-2]
+    return solution, _row(mode, residuals, a, _real(a)), _row(mode, rank, a, torch.int64), _row(mode, values, a, _real(a))
 
 
 @rule("linalg_matrix_exp")

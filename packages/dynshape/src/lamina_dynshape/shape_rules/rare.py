@@ -184,6 +184,31 @@ def _histc(mode: Any, x: Any, bins: int = 100, *args: Any) -> Any:
     return _row(mode, (bins,), x)
 
 
+@rule("histogram.bin_ct")
+def _histogram(mode: Any, x: Any, bins: int = 100, **kwargs: Any) -> Any:
+    return _row(mode, (bins,), x), _row(mode, (bins + 1,), x)
+
+
+@rule("histogram.bins_tensor")
+def _histogram_edges(mode: Any, x: Any, bins: Any, **kwargs: Any) -> Any:
+    return _row(mode, (bins.sizes[0] - 1,), x), _row(mode, bins.sizes, x)
+
+
+@rule("_histogramdd_bin_edges")
+def _histogramdd_bin_edges(mode: Any, x: Any, bins: Any, **kwargs: Any) -> Any:
+    return [_row(mode, (n + 1,), x) for n in bins]
+
+
+@rule("_histogramdd_from_bin_cts")
+def _histogramdd_from_bin_cts(mode: Any, x: Any, bins: Any, **kwargs: Any) -> Any:
+    return _row(mode, bins, x)
+
+
+@rule("_histogramdd_from_bin_tensors")
+def _histogramdd_from_bin_tensors(mode: Any, x: Any, bins: Any, **kwargs: Any) -> Any:
+    return _row(mode, (edges.sizes[0] - 1 for edges in bins), x)
+
+
 @rule("isin.Tensor_Tensor", "isin.Tensor_Scalar")
 def _isin(mode: Any, x: Any, test: Any, **kwargs: Any) -> Any:
     return _row(mode, x.sizes, x, torch.bool)

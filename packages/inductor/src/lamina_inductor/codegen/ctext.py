@@ -18,6 +18,8 @@ STORAGE = {
     torch.float32: "float", torch.float64: "double", torch.int64: "i64", torch.int32: "int", torch.int16: "short", torch.int8: "signed char",
     torch.uint8: "unsigned char", torch.bool: "unsigned char", torch.bfloat16: "unsigned short", torch.float16: "_Float16",
     torch.complex64: "c64", torch.complex128: "c128", torch.uint16: "unsigned short", torch.uint32: "unsigned", torch.uint64: "unsigned long",
+    torch.complex32: "c32",  # this and the next are moved, never computed with: the lowering leaves such calls to ATen
+    torch.float8_e5m2: "unsigned char", torch.float8_e4m3fn: "unsigned char", torch.float8_e5m2fnuz: "unsigned char", torch.float8_e4m3fnuz: "unsigned char",
 }
 COMPUTE = {**STORAGE, torch.bool: "bool", torch.bfloat16: "float", torch.float16: "float"}
 _ROUND = {torch.bfloat16: "lm_round_bf16", torch.float16: "lm_round_f16"}
@@ -30,7 +32,7 @@ def prelude(vector_math: bool = True) -> str:
     """Types, prototypes and small inline functions that kernels use."""
     simd = '__attribute__((simd("notinbranch"),const,nothrow))' if vector_math else "__attribute__((const,nothrow))"
     plain = "__attribute__((const,nothrow))"
-    lines = ["typedef long i64; typedef unsigned long u64; struct c64 { float re, im; }; struct c128 { double re, im; };", 'extern "C" {']
+    lines = ["typedef long i64; typedef unsigned long u64; struct c32 { unsigned short re, im; }; struct c64 { float re, im; }; struct c128 { double re, im; };", 'extern "C" {']
     for f in _MATH:
         lines.append(f"{simd} float {f}f(float); {simd} double {f}(double);")
     for f in _MATH2:

@@ -28,6 +28,7 @@ __all__ = ["GraphSource", "write_graph"]
 _DTYPE_CODE = {  # c10::ScalarType
     torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4, torch.float16: 5, torch.float32: 6, torch.float64: 7,
     torch.complex64: 9, torch.complex128: 10, torch.bool: 11, torch.bfloat16: 15, torch.uint16: 27, torch.uint32: 28, torch.uint64: 29,
+    torch.complex32: 8, torch.float8_e5m2: 23, torch.float8_e4m3fn: 24, torch.float8_e5m2fnuz: 25, torch.float8_e4m3fnuz: 26,
 }
 
 _POOLED_BYTES = 512 << 10  # results from this size on live in recycled blocks (runtime/entry.cpp)

@@ -42,8 +42,18 @@ def _make(entry: dict[str, Any]) -> Callable[..., tuple]:
         args, kwargs = _fill(structure, tensors, sizes)
         with torch._C._AutoDispatchBelowAutograd():
             out = op(*args, **kwargs)
-        if single:
-            return (out,) if keep else ()
-        return tuple(out[k] for k in keep)
+        kept = ((out,) if keep else ()) if single else tuple(out[k] for k in keep)
+        taken = {t.untyped_storage()._cdata for t in tensors}
+        return tuple(_own_memory(t) if t._is_zerotensor() or t.untyped_storage()._cdata in taken else t for t in kept)
 
     return run
+
+
+def _own_memory(view: torch.Tensor) -> torch.Tensor:
+    """A copy with the same strides. The memory that a view shares with its base is planned for the base's lifetime only; a tensor of zeros
+    that autograd knows as such has none."""
+    distinct = view
+    for d, (n, stride) in enumerate(zip(view.shape, view.stride(), strict=True)):
+        distinct = distinct.narrow(d, 0, 1) if n > 1 and stride == 0 else distinct
+    copy = torch.empty_strided(distinct.shape, view.stride(), dtype=view.dtype, device=view.device)
+    return copy.copy_(distinct).expand(view.shape)

@@ -68,6 +68,8 @@ for _name, _value in (("zeros", 0), ("ones", 1), ("empty", 0)):
     register(getattr(aten, _name).memory_format if _name == "empty" else getattr(aten, _name).default)(_plain)
     register(getattr(aten, f"{_name}_like").default)(_like)
     register(getattr(aten, f"new_{_name}").default)(_new)
+    if _name == "zeros":
+        register(aten._efficientzerotensor.default)(_plain)  # a gradient that is known to be zero: eager keeps no memory for it
 
 
 @register(aten.empty_strided.default)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .registry import register
-from .spec import Spec, TensorLike, dense_like, same_sizes
+from .spec import DtypeNotTaken, Spec, TensorLike, dense_like, same_sizes
 
 __all__ = ["BINARY", "COMPARISONS", "DOMAINS", "REVERSED", "TERNARY", "UNARY", "binary_meta", "unary_meta"]
 
@@ -124,7 +124,7 @@ TERNARY = ("where", "fma")
 
 def _in_domain(name: str, x: TensorLike, domain: frozenset[torch.dtype]) -> None:
     if x.dtype not in domain:
-        raise TypeError(f"{name} does not take {x.dtype}; takes {', '.join(sorted(str(d).removeprefix('torch.') for d in domain))}")
+        raise DtypeNotTaken(f"{name} does not take {x.dtype}; takes {', '.join(sorted(str(d).removeprefix('torch.') for d in domain))}")
 
 
 def _same(name: str, a: TensorLike, b: TensorLike, *, dtype: bool = True) -> None:

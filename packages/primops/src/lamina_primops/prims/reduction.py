@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .registry import register
-from .spec import Int, Spec, TensorLike, check_dim, contiguous
+from .spec import DtypeNotTaken, Int, Spec, TensorLike, check_dim, contiguous
 
 __all__ = ["reduced_shape"]
 
@@ -31,7 +31,7 @@ def reduced_shape(shape: Sequence[Int], dims: Sequence[int], keepdim: bool) -> t
 
 def _check(name: str, x: TensorLike, dims: Sequence[int], domain: frozenset[torch.dtype]) -> None:
     if x.dtype not in domain:
-        raise TypeError(f"{name} does not take {x.dtype}; convert first")
+        raise DtypeNotTaken(f"{name} does not take {x.dtype}; convert first")
     if len(dims) == 0:
         raise ValueError(f"{name}: no dimensions to reduce")
     for d in dims:

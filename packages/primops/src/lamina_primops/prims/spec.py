@@ -12,9 +12,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-__all__ = ["Int", "Spec", "TensorLike", "ceildiv", "check_dim", "constant", "contiguous", "dense_like", "is_contiguous", "same_sizes"]
+__all__ = ["DtypeNotTaken", "Int", "Spec", "TensorLike", "ceildiv", "check_dim", "constant", "contiguous", "dense_like", "is_contiguous", "same_sizes"]
 
 Int = int  # or torch.SymInt, which is not an int to isinstance but is one to arithmetic
+
+
+class DtypeNotTaken(TypeError):
+    """An operand's dtype is outside of the prim's domain."""
 
 
 class TensorLike(Protocol):
