@@ -14,6 +14,7 @@ import torch
 from lamina_primops.fxtools import add_node, eliminate_dead, has_effect
 from torch import Tensor, fx
 
+from .checkpoint import common_regions
 from .views import memory_root, same_geometry, view_parent
 
 __all__ = ["clean", "own_outputs"]
@@ -38,6 +39,8 @@ def clean(gm: fx.GraphModule, num_forward: int | None = None) -> None:
             key = _key(node)
             other = seen.setdefault(key, node) if key is not None else node
         if other is not node:
+            if "checkpoint" in other.meta:
+                other.meta["checkpoint"] = common_regions(other, node)
             node.replace_all_uses_with(other)
     eliminate_dead(graph)
     own_outputs(graph, num_forward)

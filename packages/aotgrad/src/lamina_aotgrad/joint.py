@@ -23,6 +23,7 @@ from lamina_primops.tracer import TraceMode, Tracer
 from lamina_primops.fxtools import is_random
 from torch import Tensor, fx
 
+from .checkpoint import mark
 from .cleanup import clean
 from .functionalize import functionalization, is_functional, storage_id, suspended, unwrap, wrap
 from .outputs import OutputTable
@@ -220,12 +221,15 @@ def _run_program(target: Any, run: _Run) -> Any:
         run.tracer.forward_stack(sequence_number(), stack)
         args = fx.node.map_arg(node.args, load)
         kwargs = fx.node.map_arg(node.kwargs, load) if node.kwargs else {}
+        last = run.tracer.graph._root.prev
         if node.op == "call_function":
             env[node] = node.target(*args, **kwargs)
         elif node.op == "call_method":
             env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
             env[node] = target.get_submodule(node.target)(*args, **kwargs)
+        if "checkpoint" in node.meta:
+            mark(last, node.meta["checkpoint"])
     raise InternalError("the graph has no output node")
 
 

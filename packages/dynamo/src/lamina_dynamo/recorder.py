@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 from lamina_dynshape import DataDependent, FakeTensor
+from lamina_primops.regions import Region
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -58,6 +59,7 @@ class Recorder(TorchFunctionMode):
         self.graph = cap.graph
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
         self.held: list[Any] = []
+        self.regions: list[Region] = []  # checkpointed calls that are being interpreted, outermost first
         self.last_placeholder: fx.Node | None = None
         self.first_size: fx.Node | None = None
         self.mutated: set[int] = set()  # storage keys of fakes written in place
@@ -224,6 +226,8 @@ class Recorder(TorchFunctionMode):
         node = self.graph.create_node(kind, target, nargs, nkwargs)
         node.meta["val"] = out
         node.meta["stack"] = self.cap.user_stack()
+        if self.regions:
+            node.meta["checkpoint"] = tuple(self.regions)
         return node
 
     # ---- arguments ---------------------------------------------------------------------------------------------------
