@@ -30,7 +30,8 @@ from .functionalize import functionalization, is_functional, storage_id, suspend
 from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import memory_root, view_chain, view_parent
+from .views import is_dense, memory_root, view_chain, view_parent
+from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
 
@@ -97,6 +98,8 @@ class _Run:
     storages: list[int] = field(default_factory=list)
     grad_fns: list[Any] = field(default_factory=list)
     members: set[int] = field(default_factory=set)             # inputs that are views of a synthetic base
+    fake_leaves: set[int] = field(default_factory=set)         # inputs whose fakes are leaves, asked before the modes are on: views may recompute it
+    required: set[int] = field(default_factory=set)            # inputs that require gradients at the start
     num_bases: int = 0                                         # the last inputs, which the program does not see
 
     def node_of(self, tensor: Tensor) -> fx.Node:
@@ -125,6 +128,7 @@ def trace_joint(
     tracer = _JointTracer(mode)
     with _plain_grad_mode(training):
         run = _Run(tracer, [_bind(tracer, mode, n, f, r, s) for n, f, r, s in zip(names, fakes, roles, sources, strict=True)])
+        run.fake_leaves = {i for i, f in enumerate(fakes) if isinstance(f, Tensor) and f.is_leaf}
         for group in groups or ():
             like = fakes[group.members[0]]
             base = mode.empty_strided((group.length,), (1,), dtype=like.dtype, device=like.fake_device)
@@ -134,10 +138,11 @@ def trace_joint(
             signature.roles.append("input")
         with mode, TraceMode(tracer), functionalization():
             _make_arguments(run, fakes, training, groups or ())
-            with _refusals():
+            with _refusals(), WriteWatch(run.args):
                 flat = _flat_tuple(_run_program(target, run))
             _refuse_hidden_parameters(tracer, training)
-            table = _classify(run, flat, signature)
+            with _refusals():
+                table = _classify(run, flat, signature)
             if groups is None:
                 _refuse_shared_writes(run, fakes)
             _record_mutations(run, signature, table)
@@ -210,12 +215,13 @@ def _make_arguments(run: _Run, fakes: Sequence[Any], training: bool, groups: Seq
         leaf = arg = fresh() if isinstance(inner, Tensor) else inner
         if isinstance(inner, Tensor) and fake.requires_grad:
             leaf.requires_grad_()  # also without gradients: outputs show it
-            if training and not fake.is_leaf:
+            if training and i not in run.fake_leaves:
                 arg = _Handle.apply(leaf, [fresh()])
         run.leaves.append(leaf)
         run.args.append(arg)
     run.leaves += bases
     run.args += bases
+    run.required = {i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad}
     for arg in run.args:
         run.storages.append(storage_id(arg) if isinstance(arg, Tensor) else 0)
         run.grad_fns.append(arg.grad_fn if isinstance(arg, Tensor) else None)
@@ -274,7 +280,9 @@ def _refusals() -> Iterator[None]:
         text = str(error).partition("\n")[0]
         if "data is not allocated" in text or "Cannot access data pointer" in text:
             raise Unsupported("operator that reads a tensor's memory while tracing", saw=text) from error
-        if "functionalization" in text:
+        if "modified inplace" in text:
+            raise Unsupported("view whose history ends with a write", saw=text) from error
+        if "functionalization" in text or "frozen storage" in text:
             raise Unsupported("write that functionalization refuses", saw=text) from error
         raise
 
@@ -327,11 +335,13 @@ def _classify(run: _Run, outs: Sequence[Any], signature: GraphSignature) -> Outp
 def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owners: Sequence[int]) -> OutputSpec:
     """An output with the memory of an input, or of several that share it: of these, one that passes the gradient on as the output does."""
     node = run.node_of(out)
+    if out.requires_grad and not any(run.args[i].requires_grad for i in owners):
+        raise Unsupported("output that shares an input's memory and has a history of its own", saw=str(node))
     for owner in sorted(owners, key=lambda i: not _passes_gradient(run.args[i], out)):
         base = run.node_of(run.args[owner])
         view = view_chain(node, base, table.symbol) or table.by_geometry(node, base)
         if view is not None:
-            return OutputSpec(OutputKind.VIEW_OF_INPUT, owner, view, out.requires_grad)
+            return OutputSpec(OutputKind.VIEW_OF_INPUT, owner, view, out.requires_grad, no_grad=out.requires_grad and out.is_leaf)
     raise Unsupported("output that shares an input's memory in a way that is no view of it", saw=str(node))
 
 
@@ -357,7 +367,7 @@ def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[Output
         view = view_chain(node, base_node, table.symbol) or table.by_geometry(node, base_node)
         if view is None:
             raise Unsupported("outputs that share memory in a way that is no view", saw=str(node))
-        specs.append(OutputSpec(OutputKind.VIEW_OF_OUTPUT, index, view, out.requires_grad))
+        specs.append(OutputSpec(OutputKind.VIEW_OF_OUTPUT, index, view, out.requires_grad, no_grad=out.requires_grad and out.is_leaf))
     return specs
 
 
@@ -383,6 +393,8 @@ def _record_mutations(run: _Run, signature: GraphSignature, table: OutputTable) 
     for i, arg in enumerate(run.args):
         if not isinstance(arg, Tensor):
             continue
+        if run.leaves[i].requires_grad and not arg.requires_grad or i in run.required and not run.leaves[i].requires_grad:
+            raise Unsupported("detach_ of an input", hint="run this part outside of the compiled function")
         if storage_id(arg) != run.storages[i]:
             raise Unsupported("set_ or assignment to .data of an input", hint="run this part outside of the compiled function")
         data, geometry = torch._functionalize_has_data_mutation(arg), torch._functionalize_has_metadata_mutation(arg)
@@ -447,34 +459,13 @@ def _refuse_hard_members(run: _Run, i: int, geometry: bool) -> None:
 
 def _tangent_strides(val: Tensor) -> tuple[Any, ...]:
     """Strides that the backward expects of a gradient: the output's where they are dense, else contiguous ones."""
-    if _is_dense(val):
+    if is_dense(val):
         return tuple(val.stride())
     strides, step = [], 1
     for size in reversed(val.shape):
         strides.append(step)
         step = step * size
     return tuple(reversed(strides))
-
-
-def _hint(size: Any) -> int:
-    if type(size) is int:
-        return size
-    from lamina_dynshape import hint_of
-
-    return hint_of(size)
-
-
-def _is_dense(val: Tensor) -> bool:
-    """Whether elements fill their memory without gaps or overlap, in some order of dimensions."""
-    dims = sorted(((stride, size) for size, stride in zip(val.shape, val.stride(), strict=True)), key=lambda d: _hint(d[0]))
-    step = 1
-    for stride, size in dims:
-        if type(size) is int and size == 1:
-            continue
-        if stride != step:
-            return False
-        step = step * size
-    return True
 
 
 def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTable) -> list[fx.Node]:

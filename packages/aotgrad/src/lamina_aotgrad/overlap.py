@@ -69,8 +69,10 @@ def with_bases(call: Call, groups: Sequence[Group]) -> Call:
     if not groups:
         return call
     firsts = [(g.members[0], g.length) for g in groups]
+    members = [i for g in groups for i in g.members]
 
     def run(*args: Any) -> Sequence[Any]:
+        torch._C._increment_version([args[i] for i in members])  # those made by `.data` do not count with the others
         return call(*args, *[args[i].detach().as_strided((length,), (1,), 0) for i, length in firsts])
 
     return run

@@ -167,6 +167,8 @@ def _maker(spec: OutputSpec) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
             value = spec.value
             return lambda args, outs: value
     view = _viewer(spec.view, spec.requires_grad)
+    if spec.no_grad:
+        view = torch.no_grad()(view)
     if spec.kind is OutputKind.VIEW_OF_INPUT:
         return lambda args, outs: view(args[index], outs)
     return lambda args, outs: view(outs[index], outs)

@@ -59,7 +59,7 @@ class Split:
     gradients: list[Any]
     forward: set[fx.Node]       # what the forward's outputs need
     backward: set[fx.Node]      # what depends on a tangent
-    written: set[fx.Node]       # inputs that the program writes: kept as copies
+    written: set[fx.Node]       # inputs that the program writes or reshapes: kept as copies
     order: dict[fx.Node, int]
     interior: set[fx.Node] = field(default_factory=set)  # values of checkpointed regions: never kept
 
@@ -83,7 +83,7 @@ def split_joint(joint: Joint) -> Split:
     for node in reversed(nodes):
         if node in forward:
             forward.update(node.all_input_nodes)
-    written = {primals[m.input] for m in joint.signature.input_mutations if m.output is not None}
+    written = {primals[m.input] for m in joint.signature.input_mutations}
     split = Split(primals, tangents, list(outputs), list(gradients), forward, backward, written, {n: i for i, n in enumerate(nodes)})
     split.interior = interior(split)
     return split
