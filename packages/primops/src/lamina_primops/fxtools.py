@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -111,9 +112,11 @@ def eliminate_dead(graph: fx.Graph, removable: Callable[[Node], bool] = _removab
     return erased
 
 
-def graph_module(graph: fx.Graph, constants: dict[str, torch.Tensor]) -> fx.GraphModule:
-    """A module around `graph` with its constant tensors as buffers that no state dict holds."""
+def graph_module(graph: fx.Graph, constants: Mapping[str, torch.Tensor], modules: Mapping[str, torch.nn.Module] = MappingProxyType({})) -> fx.GraphModule:
+    """A module around `graph` with its constant tensors as buffers that no state dict holds, and the modules that it calls."""
     root = torch.nn.Module()
+    for name, module in modules.items():
+        root.add_module(name, module)
     for name, value in constants.items():
         root.register_buffer(name, value, persistent=False)
     with _use_lazy_graph_module(True):  # Python text is made when somebody calls the module, not at each stage
