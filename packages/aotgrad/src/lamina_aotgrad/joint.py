@@ -337,12 +337,27 @@ def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owners: Sequence[
     node = run.node_of(out)
     if out.requires_grad and not any(run.args[i].requires_grad for i in owners):
         raise Unsupported("output that shares an input's memory and has a history of its own", saw=str(node))
+    if _is_cut_off(run, out):
+        raise Unsupported("view of a view that was made with gradients off", saw=str(node))
     for owner in sorted(owners, key=lambda i: not _passes_gradient(run.args[i], out)):
         base = run.node_of(run.args[owner])
         view = view_chain(node, base, table.symbol) or table.by_geometry(node, base)
         if view is not None:
             return OutputSpec(OutputKind.VIEW_OF_INPUT, owner, view, out.requires_grad, no_grad=out.requires_grad and out.is_leaf)
     raise Unsupported("output that shares an input's memory in a way that is no view of it", saw=str(node))
+
+
+def _is_cut_off(run: _Run, out: Tensor) -> bool:
+    """Whether the history of a view of an input reaches no input: it starts at a view that was made with gradients off."""
+    known = {id(t) for t in run.leaves}
+    todo = [out.grad_fn] if out.requires_grad and out.grad_fn is not None else []
+    while todo:
+        node = todo.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) in known:
+            return False
+        todo += [f for f, _ in node.next_functions if f is not None]
+    return out.requires_grad and out.grad_fn is not None
 
 
 def _passes_gradient(arg: Tensor, out: Tensor) -> bool:
@@ -395,7 +410,7 @@ def _record_mutations(run: _Run, signature: GraphSignature, table: OutputTable) 
             continue
         if run.leaves[i].requires_grad and not arg.requires_grad or i in run.required and not run.leaves[i].requires_grad:
             raise Unsupported("detach_ of an input", hint="run this part outside of the compiled function")
-        if storage_id(arg) != run.storages[i]:
+        if storage_id(arg) != run.storages[i] or torch._functionalize_was_storage_changed(arg):
             raise Unsupported("set_ or assignment to .data of an input", hint="run this part outside of the compiled function")
         data, geometry = torch._functionalize_has_data_mutation(arg), torch._functionalize_has_metadata_mutation(arg)
         if not (data or geometry):

@@ -30,7 +30,6 @@ class WriteWatch(TorchFunctionMode):
 
     def __init__(self, inputs: Sequence[Any]) -> None:
         super().__init__()
-        self._inputs = {id(t) for t in inputs}
         self._gapped = {storage_id(t) for t in inputs if isinstance(t, Tensor) and not (is_dense(t) and type(t.storage_offset()) is int and t.storage_offset() == 0)}
         self._overlapping = {id(t): t for t in inputs if isinstance(t, Tensor) and _overlaps(t)}
 
@@ -54,14 +53,12 @@ class WriteWatch(TorchFunctionMode):
 
     def _refuse_geometry(self, name: str, args: Sequence[Any]) -> None:
         """Views by geometry that reach memory which no value of the graph holds, and new geometry that functionalization loses."""
-        if name in _BY_GEOMETRY and storage_id(args[0]) in self._gapped:
-            raise Unsupported("as_strided of an input that is a part of its storage", code="as_strided_input")
+        if name in _BY_GEOMETRY and (storage_id(args[0]) in self._gapped or not is_dense(args[0]) or _is_part(args[0])):
+            raise Unsupported("as_strided of a tensor that is a part of its storage", code="as_strided_of_part")
         if name == "resize_" and not args[0].is_contiguous():
             raise Unsupported("resize_ of a tensor that is not contiguous")
         if name == "as_strided_" and args[0].requires_grad:
             raise Unsupported("as_strided_ of a tensor that requires gradients")
-        if name == "set_" and id(args[0]) in self._inputs:
-            raise Unsupported("set_ or assignment to .data of an input", hint="run this part outside of the compiled function")
 
     def _remember(self, base: Tensor, out: Any) -> None:
         """Views of `base` that overlap, or that `base` does."""
@@ -69,6 +66,11 @@ class WriteWatch(TorchFunctionMode):
         for t in _tensors(out):
             if is_functional(t) and (inherited or _overlaps(t)) and storage_id(t) == storage_id(base):
                 self._overlapping[id(t)] = t
+
+
+def _is_part(t: Tensor) -> bool:
+    """Whether a view leaves out elements of what it is a view of."""
+    return t._base is not None and t._base.numel() != t.numel()
 
 
 def _keep_strides(t: Tensor, stride: Sequence[Any]) -> None:
