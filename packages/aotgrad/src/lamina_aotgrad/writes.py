@@ -30,6 +30,7 @@ class WriteWatch(TorchFunctionMode):
 
     def __init__(self, inputs: Sequence[Any]) -> None:
         super().__init__()
+        self._inputs = {id(t) for t in inputs}
         self._gapped = {storage_id(t) for t in inputs if isinstance(t, Tensor) and not (is_dense(t) and type(t.storage_offset()) is int and t.storage_offset() == 0)}
         self._overlapping = {id(t): t for t in inputs if isinstance(t, Tensor) and _overlaps(t)}
 
@@ -57,6 +58,8 @@ class WriteWatch(TorchFunctionMode):
             raise Unsupported("as_strided of a tensor that is a part of its storage", code="as_strided_of_part")
         if name == "resize_" and not args[0].is_contiguous():
             raise Unsupported("resize_ of a tensor that is not contiguous")
+        if name in _NEW_GEOMETRY and id(args[0]) in self._inputs and args[0].requires_grad:
+            raise Unsupported("change of an input's shape in place while it requires gradients")
         if name == "as_strided_" and args[0].requires_grad:
             raise Unsupported("as_strided_ of a tensor that requires gradients")
 
