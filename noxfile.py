@@ -52,6 +52,13 @@ for _name in BELOW:
     _package_session(_name)
 
 
+@nox.session(python=PYTHONS[:1])
+def fuzz_aliases(session: nox.Session) -> None:
+    """20,000 random programs of views and writes through aotgrad against eager."""
+    _install(session, "aotgrad", "test")
+    session.run("python", "packages/aotgrad/tests/alias_programs.py", *session.posargs, env=ENVIRONMENT)
+
+
 @nox.session(python=PYTHONS)
 def integration(session: nox.Session) -> None:
     """Tests and figures of the stages together, on real models."""

@@ -20,7 +20,8 @@ from torch import Tensor, fx
 
 from .joint import Joint, trace_joint
 from .partition import Partitioner, min_cut
-from .runtime import avoid_overlap, inference_callable, training_callable
+from .overlap import Group, SharedWrite, groups_of, overlap_dispatch, with_bases
+from .runtime import inference_callable, training_callable
 from .signature import GraphSignature
 
 __all__ = ["aot_eager", "aot_function", "aot_module", "run_graph"]
@@ -71,17 +72,34 @@ def aot_function(
     any thread, see `_compile_both`. A compiled backward with a method `boxed` is called with one list of its inputs, which it empties: each
     saved tensor dies after its last use. Raises `Unsupported` for what cannot be traced.
     """
-    with stage("aot trace"):
-        joint = trace_joint(target, _fakes(target, example_inputs))
-    _check(joint.graph_module, "03_aten_joint.py")
+    fakes = _fakes(target, example_inputs)
     eager = target.forward if isinstance(target, fx.GraphModule) else _flat(target)
-    if not joint.has_backward:
+
+    def build(joint: Joint) -> Callable[..., Any]:
+        _check(joint.graph_module, "03_aten_joint.py")
+        if joint.has_backward:
+            return _compile_training(joint, fw_compiler, bw_compiler or fw_compiler, partition)
         compiler = inference_compiler or fw_compiler
         writes = keep_inference_input_mutations and getattr(compiler, "supports_input_mutation", False)
-        call = _compile_inference(joint, compiler, writes)
-    else:
-        call = _compile_training(joint, fw_compiler, bw_compiler or fw_compiler, partition)
-    return avoid_overlap(call, eager, joint.signature)
+        return _compile_inference(joint, compiler, writes)
+
+    def compile_for(groups: tuple[Group, ...]) -> Callable[..., Any]:
+        with stage("aot trace"):
+            joint = trace_joint(target, fakes, groups=groups)
+        return with_bases(build(joint), groups)
+
+    joint, groups = _trace(target, fakes)
+    return overlap_dispatch(with_bases(build(joint), groups), groups, joint.signature, compile_for, eager)
+
+
+def _trace(target: Any, fakes: list[Any]) -> tuple[Joint, tuple[Group, ...]]:
+    """The joint graph, and the groups of inputs that share written memory, for which it has synthetic bases."""
+    with stage("aot trace"):
+        try:
+            return trace_joint(target, fakes), ()
+        except SharedWrite as shared:
+            groups = tuple(g for g in groups_of(fakes, lambda t: t.storage_key) if shared.written & set(g.members))
+            return trace_joint(target, fakes, groups=groups), groups
 
 
 def _fakes(target: Any, example_inputs: Sequence[Any]) -> list[Any]:

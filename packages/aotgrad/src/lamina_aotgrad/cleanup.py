@@ -14,7 +14,8 @@ import torch
 from lamina_primops.fxtools import add_node, eliminate_dead, has_effect
 from torch import Tensor, fx
 
-from .views import memory_root, same_geometry, view_parent
+from .checkpoint import common_regions
+from .views import is_dense, memory_root, same_geometry, view_parent
 
 __all__ = ["clean", "own_outputs"]
 
@@ -38,6 +39,8 @@ def clean(gm: fx.GraphModule, num_forward: int | None = None) -> None:
             key = _key(node)
             other = seen.setdefault(key, node) if key is not None else node
         if other is not node:
+            if "checkpoint" in other.meta:
+                other.meta["checkpoint"] = common_regions(other, node)
             node.replace_all_uses_with(other)
     eliminate_dead(graph)
     own_outputs(graph, num_forward)
@@ -166,6 +169,23 @@ def _frozen(value: Any) -> Any:
     return (kind, repr(value)) if kind is float else (kind, value)
 
 
+def _copy_of(graph: fx.Graph, value: fx.Node, root: fx.Node) -> fx.Node:
+    """A copy of a view with its strides: a clone packs what has gaps, so of that the root is cloned and the views are made again."""
+    source = value if is_dense(value.meta["val"]) or not is_dense(root.meta["val"]) else root
+    copy = add_node(graph, "call_function", aten.clone.default, (source,), {}, "clone")
+    copy.meta.update(val=source.meta["val"], stack=value.meta.get("stack", ()))
+    copies = {source: copy}
+    chain: list[fx.Node] = []
+    while value is not source:
+        base = value.args[0]
+        chain.append(value)
+        value = base
+    for node in reversed(chain):
+        copies[node] = graph.node_copy(node, lambda n: copies.get(n, n))
+        copies[node].meta = dict(node.meta)
+    return copies[chain[0]] if chain else copy
+
+
 def own_outputs(graph: fx.Graph, num_forward: int | None = None) -> None:
     """Give each of the first outputs memory of its own: a clone where it would share with an input, a constant or an earlier output."""
     output = next(iter(reversed(graph.nodes)))
@@ -180,9 +200,7 @@ def own_outputs(graph: fx.Graph, num_forward: int | None = None) -> None:
             taken.add(root)
             continue
         with graph.inserting_before(output):
-            copy = add_node(graph, "call_function", aten.clone.default, (value,), {}, "clone")
-        copy.meta.update(val=value.meta["val"], stack=value.meta.get("stack", ()))
-        values[position] = copy
+            values[position] = _copy_of(graph, value, root)
         changed = True
     if changed:
         output.args = (tuple(values),)

@@ -14,6 +14,7 @@ import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +25,14 @@ from lamina_primops.tracer import TraceMode, Tracer
 from lamina_primops.fxtools import is_random
 from torch import Tensor, fx
 
+from .checkpoint import mark
 from .cleanup import clean
 from .functionalize import functionalization, is_functional, storage_id, suspended, unwrap, wrap
 from .outputs import OutputTable
+from .overlap import Group, SharedWrite
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import memory_root, view_chain, view_parent
+from .views import is_dense, memory_root, view_chain, view_parent
+from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
 
@@ -94,6 +98,10 @@ class _Run:
     args: list[Any] = field(default_factory=list)              # per input: what the program is called with
     storages: list[int] = field(default_factory=list)
     grad_fns: list[Any] = field(default_factory=list)
+    members: set[int] = field(default_factory=set)             # inputs that are views of a synthetic base
+    fake_leaves: set[int] = field(default_factory=set)         # inputs whose fakes are leaves, asked before the modes are on: views may recompute it
+    required: set[int] = field(default_factory=set)            # inputs that require gradients at the start
+    num_bases: int = 0                                         # the last inputs, which the program does not see
 
     def node_of(self, tensor: Tensor) -> fx.Node:
         """The node of a functional tensor's present value."""
@@ -101,12 +109,14 @@ class _Run:
 
 
 def trace_joint(
-    target: fx.GraphModule | Callable[..., Any], fakes: Sequence[Any], *, roles: Sequence[str] | None = None, training: bool | None = None
+    target: fx.GraphModule | Callable[..., Any], fakes: Sequence[Any], *, roles: Sequence[str] | None = None, training: bool | None = None,
+    groups: Sequence[Group] | None = None,
 ) -> Joint:
     """The joint graph of `target` at `fakes` (flat: fake tensors, symbolic sizes, numbers).
 
     `training`: whether to differentiate; by default, whether gradients are on and an input requires one. The program returns a flat
-    tuple. Raises `Unsupported` for what cannot be functional (`set_`, `resize_`, written inputs that share memory with others).
+    tuple. `groups`: inputs that share written memory; the graph has a flat base for each, after the inputs. Raises `Unsupported` for what
+    cannot be functional (`set_`, `resize_`); without `groups`, `SharedWrite` for a written input whose fake shares memory with another's.
     """
     tensors = [f for f in fakes if isinstance(f, Tensor)]
     if training is None:
@@ -119,13 +129,24 @@ def trace_joint(
     tracer = _JointTracer(mode)
     with _plain_grad_mode(training):
         run = _Run(tracer, [_bind(tracer, mode, n, f, r, s) for n, f, r, s in zip(names, fakes, roles, sources, strict=True)])
+        run.fake_leaves = {i for i, f in enumerate(fakes) if isinstance(f, Tensor) and f.is_leaf}
+        for group in groups or ():
+            like = fakes[group.members[0]]
+            base = mode.empty_strided((group.length,), (1,), dtype=like.dtype, device=like.fake_device)
+            run.inner.append(_bind(tracer, mode, f"base{len(run.inner) - len(fakes)}", base, "input", None))
+            run.members.update(group.members)
+            run.num_bases += 1
+            signature.roles.append("input")
         with mode, TraceMode(tracer), functionalization():
-            _make_arguments(run, fakes, training)
-            with _refusals():
+            _make_arguments(run, fakes, training, groups or ())
+            with _refusals(), WriteWatch(run.args):
                 flat = _flat_tuple(_run_program(target, run))
             _refuse_hidden_parameters(tracer, training)
-            table = _classify(run, flat, signature)
-            _record_mutations(run, fakes, signature, table)
+            with _refusals():
+                table = _classify(run, flat, signature)
+            if groups is None:
+                _refuse_shared_writes(run, fakes)
+            _record_mutations(run, signature, table)
             if training:
                 signature.requires_grad = [i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad]
             grads = _backward(run, mode, signature, table) if training else []
@@ -133,7 +154,7 @@ def trace_joint(
     tracer.output([*table.nodes, *grads])
     gm = tracer.graph_module()
     clean(gm, signature.num_outputs)
-    return Joint(gm, signature, len(fakes))
+    return Joint(gm, signature, len(run.inner))
 
 
 def _describe_inputs(target: Any, fakes: Sequence[Any], roles: Sequence[str] | None) -> tuple[list[str], list[str], list[str | None]]:
@@ -186,24 +207,36 @@ class _Handle(torch.autograd.Function):
         return grad, None
 
 
-def _make_arguments(run: _Run, fakes: Sequence[Any], training: bool) -> None:
-    """Functional tensors for the inputs, leaves or not as the fakes are."""
-    for inner, fake in zip(run.inner, fakes, strict=True):
-        leaf = arg = wrap(inner) if isinstance(inner, Tensor) else inner
+def _make_arguments(run: _Run, fakes: Sequence[Any], training: bool, groups: Sequence[Group]) -> None:
+    """Functional tensors for the inputs, leaves or not as the fakes are; those of a group are views of its base."""
+    bases = [wrap(inner) for inner in run.inner[len(fakes):]]
+    place = {i: (base, offset) for g, base in zip(groups, bases, strict=True) for i, offset in zip(g.members, g.offsets, strict=True)}
+    for i, (inner, fake) in enumerate(zip(run.inner, fakes)):
+        fresh = partial(_member, *place[i], fake) if i in place else partial(wrap, inner)
+        leaf = arg = fresh() if isinstance(inner, Tensor) else inner
         if isinstance(inner, Tensor) and fake.requires_grad:
             leaf.requires_grad_()  # also without gradients: outputs show it
-            if training and not fake.is_leaf:
-                arg = _Handle.apply(leaf, [wrap(inner)])
+            if training and i not in run.fake_leaves:
+                arg = _Handle.apply(leaf, [fresh()])
         run.leaves.append(leaf)
         run.args.append(arg)
+    run.leaves += bases
+    run.args += bases
+    run.required = {i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad}
+    for arg in run.args:
         run.storages.append(storage_id(arg) if isinstance(arg, Tensor) else 0)
         run.grad_fns.append(arg.grad_fn if isinstance(arg, Tensor) else None)
+
+
+def _member(base: Tensor, offset: int, fake: Tensor) -> Tensor:
+    """A functional view of a base, where and as an input lies in it, that autograd takes for a tensor of its own."""
+    return base.as_strided(fake.shape, fake.stride(), offset).detach()
 
 
 def _run_program(target: Any, run: _Run) -> Any:
     """Call the program. A graph is walked node by node, so that each ATen call gets the user's line."""
     if not isinstance(target, fx.GraphModule):
-        return target(*run.args)
+        return target(*run.args[: len(run.args) - run.num_bases])
     env: dict[fx.Node, Any] = {}
     arguments = iter(run.args)
     load = env.__getitem__
@@ -223,12 +256,15 @@ def _run_program(target: Any, run: _Run) -> Any:
         run.tracer.forward_stack(sequence_number(), stack)
         args = fx.node.map_arg(node.args, load)
         kwargs = fx.node.map_arg(node.kwargs, load) if node.kwargs else {}
+        last = run.tracer.graph._root.prev
         if node.op == "call_function":
             env[node] = symbolic_form(node.target)(*args, **kwargs)
         elif node.op == "call_method":
             env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
             env[node] = target.get_submodule(node.target)(*args, **kwargs)
+        if "checkpoint" in node.meta:
+            mark(last, node.meta["checkpoint"])
     raise InternalError("the graph has no output node")
 
 
@@ -249,7 +285,9 @@ def _refusals() -> Iterator[None]:
             raise Unsupported("operator that reads a tensor's memory while tracing", saw=text) from error
         if is_symbolic_refusal(error):
             raise Unsupported("operator whose C++ takes no symbolic sizes", saw=text, hint="mark_static, or dynamic=False") from error
-        if "functionalization" in text:
+        if "modified inplace" in text:
+            raise Unsupported("view whose history ends with a write", saw=text) from error
+        if "functionalization" in text or "frozen storage" in text:
             raise Unsupported("write that functionalization refuses", saw=text) from error
         raise
 
@@ -271,7 +309,10 @@ def _classify(run: _Run, outs: Sequence[Any], signature: GraphSignature) -> Outp
     table = OutputTable()
     specs: list[OutputSpec | None] = [None] * len(outs)
     input_of = {id(a): i for i, a in enumerate(run.args) if isinstance(a, Tensor)}
-    storage_input = {s: i for i, s in enumerate(run.storages) if s}
+    storage_input: dict[int, list[int]] = {}
+    for i, s in enumerate(run.storages):
+        storage_input.setdefault(s, []).append(i)
+    storage_input.pop(0, None)
     groups: dict[int, list[int]] = {}
     first: dict[int, int] = {}
     for position, out in enumerate(outs):
@@ -285,8 +326,8 @@ def _classify(run: _Run, outs: Sequence[Any], signature: GraphSignature) -> Outp
             raise Unsupported("output that is not made by the traced program", saw=str(type(out)))
         elif id(out) in input_of:
             specs[position] = OutputSpec(OutputKind.INPUT, input_of[id(out)], requires_grad=out.requires_grad)
-        elif (owner := storage_input.get(storage_id(out))) is not None:
-            specs[position] = _view_of_input(run, table, out, owner)
+        elif (owners := storage_input.get(storage_id(out))) is not None:
+            specs[position] = _view_of_input(run, table, out, owners)
         else:
             groups.setdefault(storage_id(out), []).append(position)
     for positions in groups.values():
@@ -296,12 +337,39 @@ def _classify(run: _Run, outs: Sequence[Any], signature: GraphSignature) -> Outp
     return table
 
 
-def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owner: int) -> OutputSpec:
-    node, base = run.node_of(out), run.node_of(run.args[owner])
-    view = view_chain(node, base, table.symbol) or table.by_geometry(node, base)
-    if view is None:
-        raise Unsupported("output that shares an input's memory in a way that is no view of it", saw=str(node))
-    return OutputSpec(OutputKind.VIEW_OF_INPUT, owner, view, out.requires_grad)
+def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owners: Sequence[int]) -> OutputSpec:
+    """An output with the memory of an input, or of several that share it: of these, one that passes the gradient on as the output does."""
+    node = run.node_of(out)
+    if out.requires_grad and not any(run.args[i].requires_grad for i in owners):
+        raise Unsupported("output that shares an input's memory and has a history of its own", saw=str(node))
+    if _is_cut_off(run, out):
+        raise Unsupported("view of a view that was made with gradients off", saw=str(node))
+    for owner in sorted(owners, key=lambda i: not _passes_gradient(run.args[i], out)):
+        base = run.node_of(run.args[owner])
+        view = view_chain(node, base, table.symbol) or table.by_geometry(node, base)
+        if view is not None:
+            return OutputSpec(OutputKind.VIEW_OF_INPUT, owner, view, out.requires_grad, no_grad=out.requires_grad and out.is_leaf)
+    raise Unsupported("output that shares an input's memory in a way that is no view of it", saw=str(node))
+
+
+def _is_cut_off(run: _Run, out: Tensor) -> bool:
+    """Whether the history of a view of an input reaches no input: it starts at a view that was made with gradients off."""
+    known = {id(t) for t in run.leaves}
+    todo = [out.grad_fn] if out.requires_grad and out.grad_fn is not None else []
+    while todo:
+        node = todo.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) in known:
+            return False
+        todo += [f for f, _ in node.next_functions if f is not None]
+    return out.requires_grad and out.grad_fn is not None
+
+
+def _passes_gradient(arg: Tensor, out: Tensor) -> bool:
+    """Whether a view of `arg` has the history that `out` has, as far as the two tell."""
+    if not out.requires_grad:
+        return True
+    return arg.requires_grad and (out._base is arg or out._base is arg._base)
 
 
 def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[OutputSpec]:
@@ -319,7 +387,7 @@ def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[Output
         view = view_chain(node, base_node, table.symbol) or table.by_geometry(node, base_node)
         if view is None:
             raise Unsupported("outputs that share memory in a way that is no view", saw=str(node))
-        specs.append(OutputSpec(OutputKind.VIEW_OF_OUTPUT, index, view, out.requires_grad))
+        specs.append(OutputSpec(OutputKind.VIEW_OF_OUTPUT, index, view, out.requires_grad, no_grad=out.requires_grad and out.is_leaf))
     return specs
 
 
@@ -338,18 +406,23 @@ def _common_base(run: _Run, outs: Sequence[Tensor], nodes: Sequence[fx.Node]) ->
     raise Unsupported("differentiable outputs that share memory without a common base")
 
 
-def _record_mutations(run: _Run, fakes: Sequence[Any], signature: GraphSignature, table: OutputTable) -> None:
+def _record_mutations(run: _Run, signature: GraphSignature, table: OutputTable) -> None:
     """Fill `input_mutations` and `mutations`; refuse what a copy at the end cannot reproduce."""
     tracked: list[tuple[int, fx.Node, Tensor, Any]] = []
     plain: list[tuple[int, fx.Node, Any]] = []
     for i, arg in enumerate(run.args):
         if not isinstance(arg, Tensor):
             continue
-        if storage_id(arg) != run.storages[i]:
+        if run.leaves[i].requires_grad and not arg.requires_grad or i in run.required and not run.leaves[i].requires_grad:
+            raise Unsupported("detach_ of an input", hint="run this part outside of the compiled function")
+        if storage_id(arg) != run.storages[i] or torch._functionalize_was_storage_changed(arg):
             raise Unsupported("set_ or assignment to .data of an input", hint="run this part outside of the compiled function")
         data, geometry = torch._functionalize_has_data_mutation(arg), torch._functionalize_has_metadata_mutation(arg)
         if not (data or geometry):
             continue
+        if i in run.members:
+            _refuse_hard_members(run, i, geometry)
+            continue  # the base is written
         placeholder, node, view = run.tracer.node_of(run.inner[i]), run.node_of(arg), None
         if geometry:
             node, view = _new_geometry(run, table, i, node, placeholder)
@@ -357,7 +430,6 @@ def _record_mutations(run: _Run, fakes: Sequence[Any], signature: GraphSignature
             if view is not None:
                 signature.input_mutations.append(InputMutation(i, None, view=view))
             continue
-        _refuse_shared_memory(fakes, i)
         if arg.requires_grad and arg.grad_fn is not None and arg.grad_fn is not run.grad_fns[i]:
             tracked.append((i, node, arg, view))
         else:
@@ -389,44 +461,31 @@ def _same_shape(a: fx.Node, b: fx.Node) -> bool:
     return x.dtype == y.dtype and tuple(x.shape) == tuple(y.shape) and tuple(x.stride()) == tuple(y.stride())
 
 
-def _refuse_shared_memory(fakes: Sequence[Any], i: int) -> None:
+def _refuse_shared_writes(run: _Run, fakes: Sequence[Any]) -> None:
     """A written input must not overlap another one: the copies at the end could not tell them apart."""
-    key = fakes[i].storage_key
-    for j, other in enumerate(fakes):
-        if j != i and isinstance(other, Tensor) and other.storage_key == key:
-            raise Unsupported("write to an input that shares memory with another input", saw=f"inputs {i} and {j}", code="aliased_inputs")
+    written = {i for i, arg in enumerate(run.args) if isinstance(arg, Tensor) and torch._functionalize_has_data_mutation(arg)}
+    for i in sorted(written):
+        for j, other in enumerate(fakes):
+            if j != i and isinstance(other, Tensor) and other.storage_key == fakes[i].storage_key:
+                raise SharedWrite(written, f"inputs {i} and {j}")
+
+
+def _refuse_hard_members(run: _Run, i: int, geometry: bool) -> None:
+    """What a write to a common base cannot reproduce: a new shape, a write that is part of a member's history."""
+    arg = run.args[i]
+    if geometry or (arg.requires_grad and arg.grad_fn is not None and arg.grad_fn is not run.grad_fns[i]):
+        raise Unsupported("differentiable write, or new shape, of an input that shares memory with another input", code="aliased_inputs")
 
 
 def _tangent_strides(val: Tensor) -> tuple[Any, ...]:
     """Strides that the backward expects of a gradient: the output's where they are dense, else contiguous ones."""
-    if _is_dense(val):
+    if is_dense(val):
         return tuple(val.stride())
     strides, step = [], 1
     for size in reversed(val.shape):
         strides.append(step)
         step = step * size
     return tuple(reversed(strides))
-
-
-def _hint(size: Any) -> int:
-    if type(size) is int:
-        return size
-    from lamina_dynshape import hint_of
-
-    return hint_of(size)
-
-
-def _is_dense(val: Tensor) -> bool:
-    """Whether elements fill their memory without gaps or overlap, in some order of dimensions."""
-    dims = sorted(((stride, size) for size, stride in zip(val.shape, val.stride(), strict=True)), key=lambda d: _hint(d[0]))
-    step = 1
-    for stride, size in dims:
-        if type(size) is int and size == 1:
-            continue
-        if stride != step:
-            return False
-        step = step * size
-    return True
 
 
 def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTable) -> list[fx.Node]:

@@ -4,7 +4,7 @@ Between: a cleaned joint graph -> two ATen graphs for the compilers.
 Keeps:   random ops run once, in the forward; never more bytes kept than the plain split keeps; a kept input that the program writes is
          kept as a copy of its first value.
 
-`default` keeps what the backward reads. `min_cut` may instead keep something smaller and recompute: legality is `has_effect`
+`default` keeps what the backward reads. `min_cut` may instead keep something smaller and recompute: legality is in `_must_keep`
 (hazards), profit in `_ban_unprofitable` and `_cost` (heuristics). The cut is the minimum one nearest to the backward: least work again.
 """
 
@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lamina_dynshape.support.timers import stage
-from lamina_primops.fxtools import has_effect
 from torch import Tensor, fx
 
+from .checkpoint import is_kept
 from .joint import Joint
 from .mincut import INFINITE, FlowNetwork
 from .opinfo import is_cheap, is_pointwise, is_reduction, is_view
@@ -58,7 +58,7 @@ def _plain(split: Split) -> list[fx.Node]:
         if node in seen:
             continue
         seen.add(node)
-        if is_view(node):
+        if is_view(node) or node in split.interior:
             todo += node.all_input_nodes  # the base, and symbolic sizes that the view is made with
         elif isinstance(node.meta["val"], (tuple, list)):
             todo += node.users
@@ -79,7 +79,7 @@ def _cut(split: Split, cost: Callable[[fx.Node, Split, int], int]) -> list[fx.No
     distance = _distance_to_backward(split, candidates, number)
     for node, i in number.items():
         network.add_edge(2 * i, 2 * i + 1, cost(node, split, distance[i]))
-        if node.op == "placeholder" or has_effect(node.target) or _unprofitable(node, split):
+        if node.op == "placeholder" or _must_keep(node, split) or (node not in split.interior and _unprofitable(node, split)):
             network.add_edge(source, 2 * i, INFINITE)
         to_backward = node in ends
         for user in node.users:
@@ -122,6 +122,20 @@ def _distance_to_backward(split: Split, candidates: list[fx.Node], number: dict[
     return distance
 
 
+def _must_keep(node: fx.Node, split: Split) -> bool:
+    """Whether a second run is ruled out: effects happen once, and checkpointed regions start from values that are kept."""
+    if is_kept(node):
+        return True
+    if node in split.interior or is_view(node) or isinstance(node.meta["val"], (tuple, list)):
+        return False
+    return any(user in split.interior or (is_view(user) and _feeds_region(user, split)) for user in node.users)
+
+
+def _feeds_region(view: fx.Node, split: Split) -> bool:
+    """Whether values of a checkpointed region are made of a view that is outside of it."""
+    return view not in split.interior and any(u in split.interior or (is_view(u) and _feeds_region(u, split)) for u in view.users)
+
+
 def _unprofitable(node: fx.Node, split: Split) -> bool:
     """Heuristics: expensive calls, and values that both passes hold in memory anyway (a matrix product reads them)."""
     if not is_cheap(node):
@@ -146,7 +160,7 @@ def _is_stored(node: fx.Node, side: set[fx.Node]) -> bool:
 
 def _bytes_cost(node: fx.Node, split: Split, distance: int) -> int:
     """Bytes to keep a value; views are kept by their base, inputs and constants are alive anyway."""
-    if isinstance(node.meta["val"], (tuple, list)) or is_view(node):
+    if isinstance(node.meta["val"], (tuple, list)) or is_view(node) or node in split.interior:
         return INFINITE
     return 1 if (node.op == "placeholder" and node not in split.written) or not isinstance(node.meta["val"], Tensor) else bytes_of(node) + 2
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lamina_dynshape.support.counters import counters
 from torch import Tensor
 
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
 from .views import ViewSpec, replayer
 
-__all__ = ["avoid_overlap", "inference_callable", "training_callable"]
+__all__ = ["inference_callable", "training_callable"]
 
 Compiled = Callable[..., Sequence[Any]]
 _aten = torch.ops.aten
@@ -64,25 +63,6 @@ def _guarded(compiled: Compiled, signature: GraphSignature) -> Compiled:
     def run(*args: Any) -> Sequence[Any]:
         with torch.no_grad():
             return call(*args)
-
-    return run
-
-
-def avoid_overlap(call: Compiled, eager: Compiled, signature: GraphSignature) -> Compiled:
-    """`call`, or `eager` for a call whose written `input` shares memory with another `input`. Parameters and buffers do not move."""
-    inputs = [i for i, role in enumerate(signature.roles) if role == "input"]
-    written = [m.input for m in signature.input_mutations if m.output is not None and m.input in inputs]
-    pairs = [(i, j) for i in written for j in inputs if i != j]
-    if not pairs:
-        return call
-    is_alias = torch._C._is_alias_of
-
-    def run(*args: Any) -> Sequence[Any]:
-        for i, j in pairs:
-            if isinstance(args[j], Tensor) and is_alias(args[i], args[j]):
-                counters["fallbacks"]["aot aliased_inputs"] += 1
-                return eager(*args)
-        return call(*args)
 
     return run
 
@@ -187,6 +167,8 @@ def _maker(spec: OutputSpec) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
             value = spec.value
             return lambda args, outs: value
     view = _viewer(spec.view, spec.requires_grad)
+    if spec.no_grad:
+        view = torch.no_grad()(view)
     if spec.kind is OutputKind.VIEW_OF_INPUT:
         return lambda args, outs: view(args[index], outs)
     return lambda args, outs: view(outs[index], outs)

@@ -37,6 +37,7 @@ class OutputSpec:
     view: ViewSpec | None = None
     requires_grad: bool = False
     value: Any = None
+    no_grad: bool = False      # a view that was made with gradients off
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from lamina_dynshape import expr_of
 from lamina_primops.fxtools import add_node, graph_module, has_effect, target_name
 from torch import SymInt, Tensor, fx
 
+from .checkpoint import interior
 from .joint import Joint
 from .signature import SavedSource
 from .views import memory_root
@@ -58,8 +59,9 @@ class Split:
     gradients: list[Any]
     forward: set[fx.Node]       # what the forward's outputs need
     backward: set[fx.Node]      # what depends on a tangent
-    written: set[fx.Node]       # inputs that the program writes: kept as copies
+    written: set[fx.Node]       # inputs that the program writes or reshapes: kept as copies
     order: dict[fx.Node, int]
+    interior: set[fx.Node] = field(default_factory=set)  # values of checkpointed regions: never kept
 
 
 def split_joint(joint: Joint) -> Split:
@@ -81,8 +83,10 @@ def split_joint(joint: Joint) -> Split:
     for node in reversed(nodes):
         if node in forward:
             forward.update(node.all_input_nodes)
-    written = {primals[m.input] for m in joint.signature.input_mutations if m.output is not None}
-    return Split(primals, tangents, list(outputs), list(gradients), forward, backward, written, {n: i for i, n in enumerate(nodes)})
+    written = {primals[m.input] for m in joint.signature.input_mutations}
+    split = Split(primals, tangents, list(outputs), list(gradients), forward, backward, written, {n: i for i, n in enumerate(nodes)})
+    split.interior = interior(split)
+    return split
 
 
 class _Writer:

@@ -13,9 +13,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from lamina_dynshape import hint_of
 from torch import Tensor, fx
 
-__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "is_view_op", "memory_root", "replayer", "same_geometry", "view_chain", "view_parent"]
+__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "is_dense", "is_view_op", "memory_root", "replayer", "same_geometry", "view_chain", "view_parent"]
 
 aten = torch.ops.aten
 
@@ -85,6 +86,18 @@ def memory_root(node: fx.Node) -> fx.Node:
             node = node.args[0]
         else:
             return node
+
+
+def is_dense(val: Tensor) -> bool:
+    """Whether elements fill their memory without gaps or overlap, in some order of dimensions."""
+    step: Any = 1
+    for stride, size in sorted(((stride, size) for size, stride in zip(val.shape, val.stride(), strict=True)), key=lambda d: hint_of(d[0])):
+        if type(size) is int and size == 1:
+            continue
+        if stride != step:
+            return False
+        step = step * size
+    return True
 
 
 def same_geometry(a: Tensor, b: Tensor) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import fx
 from lamina_dynshape import DataDependent, FakeTensor
 from lamina_dynshape.composites import is_symbolic_refusal, symbolic_form
+from lamina_primops.regions import Region
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -59,6 +60,7 @@ class Recorder(TorchFunctionMode):
         self.graph = cap.graph
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
         self.held: list[Any] = []
+        self.regions: list[Region] = []  # checkpointed calls that are being interpreted, outermost first
         self.last_placeholder: fx.Node | None = None
         self.first_size: fx.Node | None = None
         self.mutated: set[int] = set()  # storage keys of fakes written in place
@@ -232,6 +234,8 @@ class Recorder(TorchFunctionMode):
         node = self.graph.create_node(kind, target, nargs, nkwargs)
         node.meta["val"] = out
         node.meta["stack"] = self.cap.user_stack()
+        if self.regions:
+            node.meta["checkpoint"] = tuple(self.regions)
         return node
 
     # ---- arguments ---------------------------------------------------------------------------------------------------

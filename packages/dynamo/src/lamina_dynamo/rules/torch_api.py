@@ -12,6 +12,8 @@ import torch
 import torch.utils.checkpoint
 from torch.utils._python_dispatch import _disable_current_modes
 
+from lamina_primops.regions import Region
+
 from ..calls import rule
 from ..control import native, unsupported
 from ..recorder import Recorder, function_rule
@@ -283,9 +285,41 @@ def function_apply(cap: Any, args: Any, kwargs: Any) -> Any:
 
 @rule(torch.utils.checkpoint.checkpoint)
 def checkpoint(cap: Any, args: Any, kwargs: Any) -> Any:
-    """Checkpointing changes when activations are computed, not what: the function is interpreted; the backend chooses what to save."""
+    """Checkpointing changes when activations are computed, not what: the function is interpreted, and its nodes name the region."""
     own = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "context_fn", "early_stop")
-    return cap.call(args[0], args[1:], {k: v for k, v in kwargs.items() if k not in own})
+    rest = {k: v for k, v in kwargs.items() if k not in own}
+    if not torch.is_grad_enabled():
+        return cap.call(args[0], args[1:], rest)
+    reentrant = kwargs.get("use_reentrant")
+    if reentrant or reentrant is None:
+        if rest or "context_fn" in kwargs or kwargs.get("debug"):
+            unsupported("checkpoint", "a reentrant checkpoint with keyword arguments", hint="pass use_reentrant=False")
+        if not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args[1:]):
+            unsupported("checkpoint", "a reentrant checkpoint none of whose arguments requires gradients", hint="pass use_reentrant=False")
+    regions = cap.recorder.regions
+    regions.append(Region(_policy(cap, kwargs.get("context_fn"))))
+    try:
+        return cap.call(args[0], args[1:], rest)
+    finally:
+        regions.pop()
+
+
+def _policy(cap: Any, context_fn: Any) -> Any:
+    """The policy of a selective checkpoint; None for a plain one."""
+    if context_fn is None or context_fn is torch.utils.checkpoint.noop_context_fn:
+        return None
+    first, second = cap.call(context_fn, (), {})
+    if isinstance(first, contextlib.nullcontext) and isinstance(second, contextlib.nullcontext):
+        return None
+    if not isinstance(first, torch.utils.checkpoint._CachingTorchDispatchMode):
+        unsupported("checkpoint", "context managers around a checkpointed function", hint="use create_selective_checkpoint_contexts", saw=type(first).__name__)
+    return first.policy_fn
+
+
+@rule(torch.utils.checkpoint.create_selective_checkpoint_contexts)
+def selective_contexts(cap: Any, args: Any, kwargs: Any) -> Any:
+    """Two dispatch modes of which the policy is read; they are never entered."""
+    return native(torch.utils.checkpoint.create_selective_checkpoint_contexts, *args, **kwargs)
 
 
 @rule(torch.overrides.has_torch_function, torch.overrides.has_torch_function_unary, torch.overrides.has_torch_function_variadic)

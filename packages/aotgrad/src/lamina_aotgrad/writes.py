@@ -1,0 +1,141 @@
+"""Writes that functionalization would get wrong, seen at the level of the program's own calls: refused with a reason.
+
+Between: the program (above) and autograd while a joint graph is traced.
+Keeps:   no write reaches functionalization through a view whose elements share memory (its inverse of `expand` adds what should be one
+         value), nor an `out=`: that is a call and a copy, and refused where eager would resize.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lamina_dynshape.support.errors import Unsupported
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .functionalize import is_functional, storage_id, suspended, unwrap
+from .views import is_dense
+
+__all__ = ["WriteWatch"]
+
+
+_NEW_GEOMETRY = frozenset({"t_", "transpose_", "swapaxes_", "swapdims_", "squeeze_", "unsqueeze_", "as_strided_", "resize_", "resize_as_", "set_"})
+_BY_GEOMETRY = frozenset({"as_strided", "as_strided_", "resize_"})
+
+
+class WriteWatch(TorchFunctionMode):
+    """Active while the program runs on functional tensors. Remembers which of them are reached through overlapping views."""
+
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        super().__init__()
+        self._inputs = {id(t) for t in inputs}
+        self._gapped = {storage_id(t) for t in inputs if isinstance(t, Tensor) and not (is_dense(t) and type(t.storage_offset()) is int and t.storage_offset() == 0)}
+        self._overlapping = {id(t): t for t in inputs if isinstance(t, Tensor) and _overlaps(t)}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # keeps torch._dynamo unloaded: the default wraps the handler with it
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        written = list(_written(func, args, kwargs))
+        if self._overlapping and any(id(t) in self._overlapping for t in written):
+            raise Unsupported("write to a tensor whose elements share memory", saw=func.__name__, code="overlapping_write")
+        self._refuse_geometry(func.__name__, args)
+        strides = [(t, t.stride()) for t in written if is_functional(t) and not t.is_contiguous()] if func.__name__ not in _NEW_GEOMETRY else ()
+        out = _with_out(func, args, kwargs) if "out" in kwargs else func(*args, **kwargs)
+        for t, stride in strides:
+            _keep_strides(t, stride)
+        if args and is_functional(args[0]):
+            self._remember(args[0], out)
+        return out
+
+    def _refuse_geometry(self, name: str, args: Sequence[Any]) -> None:
+        """Views by geometry that reach memory which no value of the graph holds, and new geometry that functionalization loses."""
+        if name in _BY_GEOMETRY and (storage_id(args[0]) in self._gapped or not is_dense(args[0]) or _is_part(args[0])):
+            raise Unsupported("as_strided of a tensor that is a part of its storage", code="as_strided_of_part")
+        if name == "resize_" and not args[0].is_contiguous():
+            raise Unsupported("resize_ of a tensor that is not contiguous")
+        if name in _NEW_GEOMETRY and id(args[0]) in self._inputs and args[0].requires_grad:
+            raise Unsupported("change of an input's shape in place while it requires gradients")
+        if name == "as_strided_" and args[0].requires_grad:
+            raise Unsupported("as_strided_ of a tensor that requires gradients")
+
+    def _remember(self, base: Tensor, out: Any) -> None:
+        """Views of `base` that overlap, or that `base` does."""
+        inherited = id(base) in self._overlapping
+        for t in _tensors(out):
+            if is_functional(t) and (inherited or _overlaps(t)) and storage_id(t) == storage_id(base):
+                self._overlapping[id(t)] = t
+
+
+def _is_part(t: Tensor) -> bool:
+    """Whether a view leaves out elements of what it is a view of."""
+    return t._base is not None and t._base.numel() != t.numel()
+
+
+def _keep_strides(t: Tensor, stride: Sequence[Any]) -> None:
+    """Give the value of a written tensor the strides it had: some operators make others in their functional form."""
+    with torch.no_grad():
+        value = unwrap(t)
+        if all(a == b or size == 1 for size, a, b in zip(t.shape, stride, value.stride(), strict=True)):
+            return
+        with suspended():
+            memory = torch.ops.aten.empty_strided.default(t.shape, stride, dtype=value.dtype, device=value.device)
+            fixed = torch.ops.aten.copy.default(memory, value)
+        torch._functionalize_replace(t, fixed)
+        torch._functionalize_commit_update(t)
+        torch._sync(t)
+
+
+def _with_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """A call with `out=` as the call and a copy: functionalization would give the written tensor the strides of the result.
+
+    As it is where eager raises (gradients) or where `out` decides the dtype. Raises `Unsupported` where eager resizes `out`.
+    """
+    targets = list(_tensors(kwargs["out"]))
+    operands = list(_tensors([*args, *[v for k, v in kwargs.items() if k != "out"]]))
+    if not operands or (torch.is_grad_enabled() and any(t.requires_grad for t in (*operands, *targets))):
+        return func(*args, **kwargs)
+    made = func(*args, **{k: v for k, v in kwargs.items() if k != "out"})
+    results = list(_tensors(made))
+    for target, result in zip(targets, results, strict=True):
+        if target.shape != result.shape:
+            raise Unsupported("out= with a tensor of another shape", saw=f"{tuple(target.shape)}, needs {tuple(result.shape)}", code="out_resized")
+    if [r.dtype for r in results] != [t.dtype for t in targets]:
+        return func(*args, **kwargs)
+    for target, result in zip(targets, results, strict=True):
+        target.copy_(result)
+    return kwargs["out"] if isinstance(kwargs["out"], Tensor) else type(made)(targets)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for v in value:
+            yield from _tensors(v)
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """Tensors that a call writes, by PyTorch's naming: methods that end in one underscore, augmented operators, item assignment, `out=`."""
+    name = getattr(func, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    if (in_place or name == "__setitem__" or (name.startswith("__i") and name.endswith("__"))) and args:
+        yield from _tensors(args[0])
+    if kwargs.get("out") is not None:
+        yield from _tensors(kwargs["out"])
+
+
+def _overlaps(t: Tensor) -> bool:
+    """Whether two elements may share memory: sorted by stride, a dimension steps by less than what lies below it spans."""
+    if all(type(n) is int for n in (*t.shape, *t.stride())) and t.numel() > 1:
+        span = 1
+        for stride, size in sorted((stride, size) for size, stride in zip(t.shape, t.stride(), strict=True) if size != 1):
+            if stride < span:
+                return True
+            span += (size - 1) * stride
+        return False
+    return any(type(stride) is int and stride == 0 and not (type(size) is int and size <= 1) for size, stride in zip(t.shape, t.stride(), strict=True))

@@ -1,0 +1,59 @@
+"""Writes that functionalization would get wrong: as eager, or refused with a reason. Each came from the alias fuzzer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lamina_aotgrad import aot_function, run_graph
+from lamina_dynshape.support.errors import Unsupported
+
+REFUSED = {
+    "overlapping_write": lambda x: (x.expand(2, 3, 4)[0].fill_(2.0),),
+    "out_resized": lambda x: (torch.sum(x, 0, out=torch.zeros(2, 2)),),
+    "detach_of_an_input": lambda x: (x.detach_(),),
+    "as_strided_of_part": lambda x: (x[1:].as_strided((2, 2), (1, 1)).clone(),),
+    "set_or_assignment_to_data_of_an_input": lambda x: (x.set_(x[1:]),),
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_refused_with_a_reason(code):
+    x = torch.zeros(3, 4, requires_grad=code == "detach_of_an_input")
+    with pytest.raises(Unsupported) as refusal:
+        aot_function(REFUSED[code], [x], fw_compiler=run_graph)
+    assert refusal.value.code == code
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x: (x.masked_fill_(x > 0, 0.25), torch.empty_like(x).fill_(1)),
+        lambda x: (x.index_add_(0, torch.tensor([0]), x[:1]), x.flatten()),
+        lambda x: (torch.mul(x, x, out=torch.zeros(4, 3)).flatten(), x),
+        lambda x: (x.t().scatter_(0, torch.zeros(1, 1, dtype=torch.int64), 5.0), torch.where(x > 0, x, x)),
+    ],
+    ids=["masked_fill", "index_add", "out", "scatter"],
+)
+def test_strides_of_written_tensors_stay(same, program):
+    same(program, lambda: [torch.randn(3, 4).t()])
+
+
+def test_a_slice_of_a_value_keeps_its_gaps(same):
+    same(lambda x: (x.clone()[:, 1:],), lambda: [torch.randn(3, 4)])
+
+
+def test_an_input_that_changes_shape_is_saved_as_it_was(same):
+    def program(x, w):
+        y = w * x.clone()
+        x.t_()
+        return (y.relu(),)
+
+    same(program, lambda: [torch.randn(3, 4), torch.randn(3, 4, requires_grad=True)])
+
+
+def test_views_made_with_gradients_off_are_eagers(same):
+    def program(x):
+        with torch.no_grad():
+            return x.narrow(0, 1, 1), x * 2
+
+    same(program, lambda: [torch.randn(3, 4, requires_grad=True) * 2])
