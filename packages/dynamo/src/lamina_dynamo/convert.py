@@ -8,10 +8,11 @@ Keeps:   nothing outside is changed by a capture; grad mode, autocast and modes 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import types
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lamina_dynshape.support.counters import counters
@@ -37,6 +38,17 @@ __all__ = ["Converted", "convert_frame", "listening"]
 MAX_RESTARTS = 60
 
 
+class GraphCall(NamedTuple):
+    """How the native half calls a graph (`Entry` in native/callable.h)."""
+
+    graph: Any
+    inputs: tuple[int, ...]  # into the row of slots, supplied values and constants
+    code_supplied: int
+    code_constants: int
+    outputs: int
+    result: int  # the output that is the result of the frame, -1: the code makes it
+
+
 @dataclass
 class Converted:
     """The result of one conversion."""
@@ -49,8 +61,7 @@ class Converted:
     graph_module: fx.GraphModule | None
     example_inputs: list[Any]
     break_reason: Unsupported | None = None
-    compiled_graph: Any = None
-    text: str = ""
+    call: GraphCall | None = None
 
 
 _listeners: list[Any] = []
@@ -93,7 +104,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
 def make_entry(c: Converted) -> Any:
     """The native cache entry of a conversion."""
     program = native.compile_guards(c.guards, _program.arg_names_of(c.code), free_names=c.code.co_freevars, supplied=c.supplied)
-    return native.Entry(program, c.replacement, c.constants)
+    return native.Entry(program, c.replacement, c.constants, **(c.call._asdict() if c.call else {}))
 
 
 class _UserException(Exception):
@@ -212,19 +223,25 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     compiled = None
     if gm is not None:
         compiled = _call_backend(options.backend, gm, examples)
-        call_text = f"{cg.constant(compiled)}({', '.join(cg.source(s) for s in inputs)})"
-        outs = "".join(f"_o{i}, " for i in range(len(cg.output_values)))
-        head.append(f"{outs}= {call_text}" if outs else call_text)
+        if cg.output_values:
+            head.append("".join(f"_o{i}, " for i in range(len(cg.output_values))) + "= _outs")
         if cap.final_grad != cap.entry_grad:
             head.append(f"{cg.constant(torch._C._set_grad_enabled)}({cap.final_grad})")
     body = head + head_checks + cg.lines + tail
-    replacement = cg.code(body)
-    guards = _guards(cap)
-    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), guards, gm, examples, reason, compiled, "\n".join(body))
+    replacement = cg.code(body, graph=gm is not None)
+    taken = len(cg.supplied), len(cg.constants)  # what the graph alone takes comes after what the code takes
+    call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, len(cg.output_values), _returned(body))
+    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call)
     if reason is not None:
         counters["graph_breaks"][reason.code] += 1
         log("graph_breaks").info("%s", reason)
     return converted
+
+
+def _returned(body: list[str]) -> int:
+    """Which of the graph's outputs the code returns where it does nothing else; -1 where it does."""
+    found = re.fullmatch(r"return _o(\d+)", body[-1]) if len(body) == 2 else None
+    return int(found.group(1)) if found else -1
 
 
 def _checks(cap: Capture, cg: Codegen) -> list[str]:
