@@ -77,6 +77,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
+def soak(session: nox.Session) -> None:
+    """A million calls, ten thousand lives of compiled callables: memory stays flat."""
+    _install(session, "dynamo")
+    session.run("python", "tools/soak.py", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
 def bench(session: nox.Session) -> None:
     """The eight models next to torch.compile, with the zoo's harness where it is beside the checkout."""
     _install(session, "lamina", "models")

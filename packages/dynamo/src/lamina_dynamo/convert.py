@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.fxsources import keep_source
 from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.verifylevel import verify_level
@@ -292,6 +293,7 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
         elif n.op != "output":
             break
     gm = fx.GraphModule(torch.nn.Module(), graph)
+    keep_source(gm)
     if verify_level():
         from lamina_primops import verify
 
