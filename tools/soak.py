@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lamina_dynamo import optimize
 from torch import nn
+
+from lamina_dynamo import optimize
 
 CALLS, CYCLES = 1_000_000, 10_000
 CALL_LIMIT, CYCLE_LIMIT = 0.5, 100.0  # bytes per iteration that count as noise: a page now and then
