@@ -695,7 +695,18 @@ template <const char* const* NAME>
 PyObject* compiled_forward(PyObject* self, void*) { return PyObject_GetAttrString(((CompiledFunction*)self)->wrapped, *NAME); }
 const char *const name_doc = "__doc__", *const name_module = "__module__";
 PyObject* compiled_copy(PyObject* self, PyObject*) { return Py_NewRef(self); }  // as functions do
-PyObject* compiled_reduce(PyObject* self, PyObject*) {
+PyObject* found_by_name(PyObject* self, PyObject* name) {  // what its module has under its qualified name; null without an exception
+  Ref module_name(PyObject_GetAttrString(self, "__module__"));
+  Ref names(PyObject_GetAttrString(self, "__globals__"));
+  PyObject* at = module_name && names && PyDict_Check(names.p) ? PyDict_GetItemString(names.p, "__name__") : nullptr;
+  PyObject* found = at && PyObject_RichCompareBool(at, module_name.p, Py_EQ) == 1 ? PyDict_GetItemWithError(names.p, name) : nullptr;
+  PyErr_Clear();
+  return found;
+}
+PyObject* compiled_reduce(PyObject* self, PyObject*) {  // by name, as functions are, where the name leads here: a decorated function
+  Ref name(PyObject_GetAttrString(self, "__qualname__"));
+  if (!name) return nullptr;
+  if (found_by_name(self, name.p) == self) return name.release();
   return PyErr_Format(PyExc_TypeError, "cannot pickle %R: compiled code lives in this process; pickle the original (__wrapped__) and compile it again", self);
 }
 
