@@ -120,3 +120,52 @@ def test_a_compiled_function_is_captured_in_another():
     outer = optimize(lambda x: inner(x) + inner(x + 1), backend, fullgraph=True)
     assert torch.equal(outer(X), X * 3 + (X + 1) * 3) and len(graphs) == 1
     assert torch.equal(inner(X), X * 3) and torch.equal(outer(X), X * 9 - X * 3 + 3) and len(graphs) == 2
+
+
+# ---- entries that several callables use ------------------------------------------------------------------------------------
+def counting():
+    graphs = []
+
+    def backend(gm, example_inputs):
+        graphs.append(gm)
+        return gm.forward
+
+    return graphs, backend
+
+
+def test_identical_layers_share_one_graph():
+    graphs, backend = counting()
+    layers = [torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()) for _ in range(4)]
+    other = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh())
+    fast = [optimize(m, backend) for m in (*layers, other)]
+    for _ in range(2):
+        for m, f in zip((*layers, other), fast, strict=True):
+            assert torch.equal(f(X), m(X))
+    assert len(graphs) == 2
+    layers[2].eval(), layers[2][0].register_forward_hook(lambda m, a, out: out + 1)
+    assert torch.equal(fast[2](X), layers[2](X)) and torch.equal(fast[3](X), layers[3](X)) and len(graphs) == 3
+
+
+class Breaking(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        y = x * self.w
+        print(end="")
+        return y + self.w
+
+
+def test_a_shared_entry_outlives_the_callable_that_made_it():
+    """The code after a break belongs to the options under which it was made."""
+    _, backend = counting()
+    for target, again in ((Breaking(), Breaking()), (f := breaks(), f)):
+        first, second = optimize(target, backend), optimize(again, backend)
+        want = again(X)
+        first(X), second(X)
+        del first
+        gc.collect()
+        for _ in range(2):
+            got = second(X)
+            assert torch.equal(*(v["y"] if isinstance(v, dict) else v for v in (got, want)))

@@ -99,7 +99,9 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     counters["frames"]["captured"] += 1
     for listener in _listeners:
         listener(converted)
-    return make_entry(converted)
+    entry = make_entry(converted)
+    entry.options = options  # they hold the resume functions that its code refers to
+    return entry
 
 
 def make_entry(c: Converted) -> Any:
