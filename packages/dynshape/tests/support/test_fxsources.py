@@ -10,7 +10,10 @@ from lamina_dynshape.support.fxsources import discarding_sources, keep_source
 
 
 def graph():
-    return fx.symbolic_trace(lambda x: x + 1)
+    def plus_one(x):
+        return x + 1
+
+    return fx.symbolic_trace(plus_one)
 
 
 def text_of(gm):
