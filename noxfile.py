@@ -3,6 +3,8 @@
     nox -s primops-3.11             the suite of one package
     nox -s integration-3.12 -- -k bert
     nox -s lint demo
+
+Python 3.12 is tested with an older torch (`constraints-3.12.txt`), the others with the one of `constraints.txt`.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ nox.options.reuse_existing_virtualenvs = True
 def _install(session: nox.Session, package: str, *groups: str) -> None:
     """Install one package with the packages below it and nothing else, and requirement groups."""
     local = [argument for name in BELOW[package] for argument in ("-e", f"packages/{name}")]
-    install_torch(Path(session.bin) / "python")
-    session.install("-c", "constraints.txt", *local)
+    own = f"constraints-{session.python}.txt"
+    constraints = own if (ROOT / own).exists() else "constraints.txt"
+    install_torch(Path(session.bin) / "python", constraints)
+    session.install("-c", constraints, *local)
     for group in groups:
-        session.install("-c", "constraints.txt", "-r", f"tools/requirements/{group}.txt")
+        session.install("-c", constraints, "-r", f"tools/requirements/{group}.txt")
         if (ROOT / "tools" / "requirements" / f"{group}-no-deps.txt").exists():
-            session.install("-c", "constraints.txt", "--no-deps", "-r", f"tools/requirements/{group}-no-deps.txt")
+            session.install("-c", constraints, "--no-deps", "-r", f"tools/requirements/{group}-no-deps.txt")
 
 
 def _pytest(session: nox.Session, folder: str) -> None:
@@ -81,6 +85,13 @@ def demo(session: nox.Session) -> None:
     """The demo on the installed packages."""
     _install(session, "lamina", "models")
     session.run("python", "-m", "integration.demo", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def soak(session: nox.Session) -> None:
+    """A million calls, ten thousand lives of compiled callables: memory stays flat."""
+    _install(session, "dynamo")
+    session.run("python", "tools/soak.py", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])

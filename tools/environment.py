@@ -56,14 +56,14 @@ def _install_once(folder: Path, python: Path, group: str) -> None:
     _say(f"installed {group} in {time.monotonic() - start:.0f} s")
 
 
-def install_torch(python: Path) -> None:
+def install_torch(python: Path, constraints: str = "constraints.txt") -> None:
     """The CPU build, from the configured indexes if they have it, else from PyTorch's own; and what our packages need besides."""
-    version = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+    version = next(line for line in (ROOT / constraints).read_text().splitlines() if line.startswith("torch=="))
     from_pytorch = ["--retries", "1", "--timeout", "20", "--extra-index-url", CPU_INDEX]
     if not _pip(python, f"{version}+cpu", check=False) and not _pip(python, f"{version}+cpu", *from_pytorch, check=False):
         _say("no CPU build of torch to be had; taking the one with CUDA, which is several gigabytes")
         _pip(python, version, check=True)
-    _pip(python, "-c", str(ROOT / "constraints.txt"), "numpy", "sympy", "networkx", check=True)
+    _pip(python, "-c", str(ROOT / constraints), "numpy", "sympy", "networkx", check=True)
 
 
 def _pip(python: Path, *arguments: str, check: bool) -> bool:

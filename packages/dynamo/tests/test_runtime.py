@@ -152,6 +152,7 @@ def test_the_log_of_recompiles(monkeypatch, caplog):
         compiled(torch.ones(2)), compiled(torch.ones(2, dtype=torch.int64))
         logger.removeHandler(caplog.handler)
     assert "entry 0: L['x'] is Tensor float32[2]" in caplog.text and "int64[2]" in caplog.text
+    assert "try: pass tensors of one class and dtype" in caplog.text
 
 
 def test_dead_entries_make_room():

@@ -81,3 +81,14 @@ def test_pickle_is_refused_and_copies_are_compiled():
     assert isinstance(other, CompiledModule) and isinstance(other, Net)
     other.fc.weight.data.zero_()
     assert c.fc.weight.abs().sum() > 0 and other(torch.ones(1, 3)).shape == (1, 2)
+
+
+def test_layers_compiled_one_by_one_share_a_graph():
+    from lamina import counters
+
+    layers = [torch.nn.Linear(3, 3) for _ in range(3)]
+    x = torch.randn(2, 3)
+    before = counters.snapshot().get("graphs", {}).get("captured", 0)
+    for layer in layers:
+        assert torch.equal(lamina.compile(layer, backend="eager")(x), layer(x))
+    assert counters.snapshot()["graphs"]["captured"] - before == 1

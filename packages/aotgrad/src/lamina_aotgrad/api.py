@@ -13,6 +13,7 @@ import torch
 from lamina_dynshape import FakeMode, fake_mode_of
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import Unsupported
+from lamina_dynshape.support.fxsources import discarding_sources
 from lamina_dynshape.support.logs import artifact, enabled, log
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.verifylevel import verify_level
@@ -172,7 +173,12 @@ def _compile_both(
     prepare_forward, prepare_backward = getattr(fw_compiler, "prepare", None), getattr(bw_compiler, "prepare", None)
     if prepare_forward is None or prepare_backward is None:
         compiled = fw_compiler(forward, _inputs_of(forward), kind="forward", signature=signature)
-        return compiled, lambda: bw_compiler(backward, _inputs_of(backward), kind="backward", signature=signature)
+
+        def later() -> Callable[..., Any]:
+            with discarding_sources():
+                return bw_compiler(backward, _inputs_of(backward), kind="backward", signature=signature)
+
+        return compiled, later
     first = _Later(prepare_forward(forward, _inputs_of(forward), kind="forward", signature=signature))
     second = _Later(prepare_backward(backward, _inputs_of(backward), kind="backward", signature=signature))
     return first.result(), second.result

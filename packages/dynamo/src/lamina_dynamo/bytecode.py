@@ -12,12 +12,13 @@ import opcode
 import sys
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, Generic, NamedTuple, TypeVar
+from weakref import ref
 
-__all__ = ["ExceptionEntry", "Instruction", "Program", "live_locals", "program_of"]
+__all__ = ["ByCode", "ExceptionEntry", "Instruction", "Program", "live_locals", "program_of"]
 
 VERSION = sys.version_info[:2]
+T = TypeVar("T")
 _CACHES: tuple[int, ...]
 if VERSION >= (3, 13):
     _CACHES = tuple(opcode._inline_cache_entries.get(opcode.opname[i], 0) if i < len(opcode.opname) else 0 for i in range(256))  # type: ignore[attr-defined]
@@ -57,10 +58,10 @@ class ExceptionEntry(NamedTuple):
 class Program:
     """A decoded code object. `ops` and `args` are filled by the interpreter's table at first use."""
 
-    __slots__ = ("args", "code", "entries", "handler_of", "instructions", "live_cache", "ops", "torch_leaf")
+    __slots__ = ("_code", "args", "entries", "handler_of", "instructions", "live_cache", "ops", "torch_leaf")
 
     def __init__(self, code: CodeType) -> None:
-        self.code = code
+        self._code = ref(code)
         self.instructions, index_of = _decode(code)
         self.entries = _exception_table(code, index_of)
         self.handler_of: list[ExceptionEntry | None] = [None] * len(self.instructions)
@@ -71,18 +72,42 @@ class Program:
         self.args: list[Any] = []
         self.live_cache: list[frozenset[int]] | None = None
 
+    @property
+    def code(self) -> CodeType:
+        """The code object, which whoever uses its program keeps alive."""
+        found = self._code()
+        assert found is not None
+        return found
 
-_programs: WeakKeyDictionary[CodeType, Program] = WeakKeyDictionary()
-_by_id: dict[int, Program] = {}
+
+class ByCode(Generic[T]):
+    """What is known of code objects, each for as long as it lives. By identity: equal code objects may differ in their lines.
+
+    Keeps: a value must not hold its own code object, or neither ever dies.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[ref[CodeType], T]] = {}
+
+    def get(self, code: CodeType) -> T | None:
+        found = self._known.get(id(code))
+        return None if found is None else found[1]
+
+    def put(self, code: CodeType, value: T) -> T:
+        key, known = id(code), self._known
+        known[key] = ref(code, lambda _: known.pop(key, None)), value
+        return value
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+_programs: ByCode[Program] = ByCode()
 
 
 def program_of(code: CodeType) -> Program:
-    """The program of a code object. Keyed by identity: equal code objects may differ in their lines."""
-    found = _by_id.get(id(code))
-    if found is not None and found.code is code:
-        return found
-    found = _by_id[id(code)] = Program(code)
-    return found
+    """The program of a code object."""
+    return _programs.get(code) or _programs.put(code, Program(code))
 
 
 def _decode(code: CodeType) -> tuple[list[Instruction], dict[int, int]]:

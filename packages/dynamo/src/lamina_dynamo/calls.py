@@ -95,7 +95,7 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
         return call_type(cap, fn, args, kwargs)
     if t is functools.partial:
         return call(cap, fn.func, (*fn.args, *args), {**fn.keywords, **(kwargs or {})})
-    if t is functools._lru_cache_wrapper:
+    if t is functools._lru_cache_wrapper or t.__module__ == "lamina_dynamo.native" and t.__name__ == "CompiledFunction":
         return call(cap, fn.__wrapped__, args, kwargs)
     if t in (torch._ops.OpOverload, torch._ops.OpOverloadPacket):
         return native(fn, *args, **(kwargs or {}))

@@ -8,13 +8,15 @@ Keeps:   nothing outside is changed by a capture; grad mode, autocast and modes 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import types
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.fxsources import keep_source
 from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.verifylevel import verify_level
@@ -38,6 +40,17 @@ __all__ = ["Converted", "convert_frame", "listening"]
 MAX_RESTARTS = 60
 
 
+class GraphCall(NamedTuple):
+    """How the native half calls a graph (`Entry` in native/callable.h)."""
+
+    graph: Any
+    inputs: tuple[int, ...]  # into the row of slots, supplied values and constants
+    code_supplied: int
+    code_constants: int
+    outputs: int
+    result: int  # the output that is the result of the frame, -1: the code makes it
+
+
 @dataclass
 class Converted:
     """The result of one conversion."""
@@ -50,8 +63,7 @@ class Converted:
     graph_module: fx.GraphModule | None
     example_inputs: list[Any]
     break_reason: Unsupported | None = None
-    compiled_graph: Any = None
-    text: str = ""
+    call: GraphCall | None = None
     sizes: SizeReport = field(default_factory=SizeReport)
 
 
@@ -89,13 +101,15 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     counters["frames"]["captured"] += 1
     for listener in _listeners:
         listener(converted)
-    return make_entry(converted)
+    entry = make_entry(converted)
+    entry.options = options  # they hold the resume functions that its code refers to
+    return entry
 
 
 def make_entry(c: Converted) -> Any:
     """The native cache entry of a conversion."""
     program = native.compile_guards(c.guards, _program.arg_names_of(c.code), free_names=c.code.co_freevars, supplied=c.supplied)
-    return native.Entry(program, c.replacement, c.constants)
+    return native.Entry(program, c.replacement, c.constants, **(c.call._asdict() if c.call else {}))
 
 
 class _UserException(Exception):
@@ -214,19 +228,25 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     compiled = None
     if gm is not None:
         compiled = _call_backend(options.backend, gm, examples)
-        call_text = f"{cg.constant(compiled)}({', '.join(cg.source(s) for s in inputs)})"
-        outs = "".join(f"_o{i}, " for i in range(len(cg.output_values)))
-        head.append(f"{outs}= {call_text}" if outs else call_text)
+        if cg.output_values:
+            head.append("".join(f"_o{i}, " for i in range(len(cg.output_values))) + "= _outs")
         if cap.final_grad != cap.entry_grad:
             head.append(f"{cg.constant(torch._C._set_grad_enabled)}({cap.final_grad})")
     body = head + head_checks + cg.lines + tail
-    replacement = cg.code(body)
-    guards = _guards(cap)
-    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), guards, gm, examples, reason, compiled, "\n".join(body), size_report(cap.mode.shape_env, cap.why_symbolic))
+    replacement = cg.code(body, graph=gm is not None)
+    taken = len(cg.supplied), len(cg.constants)  # what the graph alone takes comes after what the code takes
+    call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, len(cg.output_values), _returned(body))
+    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call, size_report(cap.mode.shape_env, cap.why_symbolic))
     if reason is not None:
         counters["graph_breaks"][reason.code] += 1
         log("graph_breaks").info("%s", reason)
     return converted
+
+
+def _returned(body: list[str]) -> int:
+    """Which of the graph's outputs the code returns where it does nothing else; -1 where it does."""
+    found = re.fullmatch(r"return _o(\d+)", body[-1]) if len(body) == 2 else None
+    return int(found.group(1)) if found else -1
 
 
 def _checks(cap: Capture, cg: Codegen) -> list[str]:
@@ -277,6 +297,7 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
         elif n.op != "output":
             break
     gm = fx.GraphModule(torch.nn.Module(), graph)
+    keep_source(gm)
     if verify_level():
         from lamina_primops import verify
 

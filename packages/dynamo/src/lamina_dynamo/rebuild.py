@@ -75,6 +75,22 @@ class Codegen:
             found = self.supplied[s] = self.fresh("s")
         return found
 
+    def place(self, s: Source) -> tuple[str, Any]:
+        """An outside value that only the graph takes: a slot, a supplied value or a held object, and which one. After all of the text."""
+        if type(s) is ConstantSource:
+            self.constant(s.value)
+            return "constant", id(s.value)
+        if type(s) is LocalSource and s.local in self.slots:
+            return "slot", self.slots.index(s.local)
+        self.source(s)
+        return "supplied", s
+
+    def places(self, found: list[tuple[str, Any]]) -> tuple[int, ...]:
+        """The same as numbers into the row of slots, supplied values and constants."""
+        slots, supplied, constants = len(self.slots), {s: i for i, s in enumerate(self.supplied)}, {k: i for i, k in enumerate(self.constants)}
+        at = {"slot": lambda k: k, "supplied": lambda k: slots + supplied[k], "constant": lambda k: slots + len(supplied) + constants[k]}
+        return tuple(at[kind](k) for kind, k in found)
+
     # ---- values ------------------------------------------------------------------------------------------------------
     def value(self, v: Any) -> str:
         """Expression of any value that the interpreter holds."""
@@ -327,9 +343,9 @@ class Codegen:
         return f"_cells[{self.free_names.index(free)}]"
 
     # ---- text --------------------------------------------------------------------------------------------------------
-    def code(self, body: list[str]) -> types.CodeType:
-        """The replacement function's code object: slots, supplied values, constants as plain arguments."""
-        args = [f"_a_{i}" for i in range(len(self.slots))] + list(self.supplied.values()) + [n for n, _ in self.constants.values()]
+    def code(self, body: list[str], *, graph: bool) -> types.CodeType:
+        """The replacement function's code object: slots, supplied values, constants and the graph's result as plain arguments."""
+        args = [f"_a_{i}" for i in range(len(self.slots))] + list(self.supplied.values()) + [n for n, _ in self.constants.values()] + ["_outs"] * graph
         free = self.free_names
         if free:
             names = ", ".join(free)

@@ -40,7 +40,7 @@ def note_miss(cache: Any, slots: tuple[Any, ...], globals_: dict[str, Any], clos
     counters["recompiles"][_reason(failures[0])] += 1
     if enabled("recompiles"):
         lines = "".join(f"\n    entry {i}: {f}" for i, f in enumerate(failures))
-        log("recompiles").debug("%s: no entry matches%s", _where(cache.code), lines)
+        log("recompiles").debug("%s: no entry matches%s\n    try: %s", _where(cache.code), lines, _hint(failures[0]))
     return miss
 
 
@@ -81,6 +81,8 @@ def _warning(cache: Any, limit: int) -> str:
 
 def _hint(failure: GuardFailure) -> str:
     match failure.guard.kind:
+        case GuardKind.TENSOR if str(failure.expected).partition("[")[0] != str(failure.saw).partition("[")[0]:
+            return "pass tensors of one class and dtype"
         case GuardKind.TENSOR | GuardKind.SHAPE:
             return "dynamic=True or mark_dynamic for sizes that vary"
         case GuardKind.EQUALS | GuardKind.BOOL:

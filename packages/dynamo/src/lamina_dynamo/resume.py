@@ -15,11 +15,12 @@ from __future__ import annotations
 import dis
 import functools
 import types
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
 from .assembler import Asm, assemble, call_sequence, copy_instructions
-from .bytecode import VERSION, Program, live_locals, program_of
+from .bytecode import VERSION, ByCode, Program, live_locals, program_of
 from .control import CannotRebuild, refusal
 from .frames import NULL, ExcSlot, Frame
 from .rebuild import Codegen
@@ -37,12 +38,11 @@ class Origin:
     shift: int  # instructions of the prologue
 
 
-_origins: dict[int, tuple[types.CodeType, Origin]] = {}
+_origins: ByCode[Origin] = ByCode()
 
 
 def origin_of(code: types.CodeType) -> Origin:
-    found = _origins.get(id(code))
-    return found[1] if found is not None else Origin(code, 0)
+    return _origins.get(code) or Origin(code, 0)
 
 
 def all_names(code: types.CodeType) -> tuple[str, ...]:
@@ -231,7 +231,7 @@ def _resume_callable(code: types.CodeType, state: State, globals_: Any, options:
 
         prologue, body, changes = _copy(code, state, ())
         made = assemble(prologue + body, code, **changes)
-        _origins[id(made)] = (made, Origin(code, len(prologue)))
+        _origins.put(made, Origin(code, len(prologue)))
         if _cell_names(code):
             kept[key] = functools.partial(_with_cells, made, globals_, options)
         else:
@@ -385,8 +385,9 @@ def _leave(code: types.CodeType, state: State, entry: State, globals_: Any, opti
     out: list[Asm] = []
     for i in range(len(state.stack) - 1, -1, -1):
         out.append(Asm("POP_EXCEPT", 0, line) if state.stack[i] == SLOT else Asm("STORE_FAST", slot[f".temp{i}"], line))
-    resume = _resume_callable(code, state, globals_, options)
-    consts.append(resume)
+    # Weakly: code objects are invisible to the garbage collector, and this one is held, through the options, by what it would hold.
+    # Whoever runs it holds the options, and they the callable.
+    consts.append(weakref.proxy(_resume_callable(code, state, globals_, options)))
     load = [Asm("LOAD_CONST", len(consts) - 1, line)]
     cells = _cell_names(code)
     if cells:

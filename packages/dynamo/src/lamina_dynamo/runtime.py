@@ -21,11 +21,12 @@ import torch
 
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError, InternalError, Unsupported, UserError
+from lamina_dynshape.support.fxsources import discarding_sources
 from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.reports import describe_inputs, report_failure
 from lamina_dynshape.support.verifylevel import strict
 
-from .cache import cache_for, new_cache, prune, reset_caches
+from .cache import borrow, cache_for, new_cache, prune, reset_caches
 from .eval_frame import hook_enabled, is_skipped_code
 from .guards import global_state
 from .native import extension
@@ -114,13 +115,15 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
             if entry.program.check(*roots):
                 return entry
         prune(cache)
+        if (shared := borrow(cache, *roots)) is not None:
+            return shared
         note_miss(cache, *roots)
         if over_limit(cache, options.recompile_limit):
             counters["frames"]["over the recompile limit"] += 1
             return ext.RUN_EAGER
         ext.bypass(1)
         try:
-            with hook_enabled(None):
+            with hook_enabled(None), discarding_sources():
                 answer = _convert(options, cache, fn, slots)
         finally:
             ext.bypass(-1)

@@ -75,9 +75,15 @@ def resolve_backend(
     found = lookup_backend(backend)
     if found in _OWN:
         chosen = dataclasses.replace(resolve(mode, options), fullgraph=fullgraph)
-        return _protected(found, chosen), chosen.fallback
+        return _own(found, chosen.fallback, chosen.fullgraph, tuple(sorted(chosen.backend_options.items()))), chosen.fallback
     extra = {key: value for key, value in (("mode", mode), ("options", options)) if value is not None}
     return _users(functools.partial(found, **extra) if extra else found, getattr(found, "__name__", repr(found))), config.fallback
+
+
+@functools.cache
+def _own(backend: Backend, fallback: bool, fullgraph: bool, options: tuple[tuple[str, Any], ...]) -> Backend:
+    """One object for equal settings: modules that are compiled one by one then share the graphs of layers that are alike."""
+    return _protected(backend, CompileOptions(fallback, dict(options), fullgraph))
 
 
 def _users(backend: Backend, name: str) -> Backend:

@@ -117,6 +117,16 @@ Py_ssize_t impl_offset = sizeof(PyObject);   // of the TensorImpl* in a Python t
 
 inline bool is_tensor(PyObject* o) { return PyObject_TypeCheck(o, tensor_base); }
 inline c10::TensorImpl* impl_of(PyObject* o) { return *(c10::TensorImpl**)((char*)o + impl_offset); }
+
+// TensorImpl::requires_grad without its two calls through other libraries. The member is private; an explicit instantiation may name it.
+template <auto MEMBER>
+struct Expose { friend const std::unique_ptr<c10::AutogradMetaInterface>& autograd_meta_of(const c10::TensorImpl& t) { return t.*MEMBER; } };
+const std::unique_ptr<c10::AutogradMetaInterface>& autograd_meta_of(const c10::TensorImpl& t);
+template struct Expose<&c10::TensorImpl::autograd_meta_>;
+inline bool requires_grad_of(const c10::TensorImpl* t) {
+  const auto& meta = autograd_meta_of(*t);
+  return meta && meta->requires_grad();
+}
 inline c10::ScalarType scalar_type_of(PyObject* dtype) { return (c10::ScalarType) * ((int8_t*)dtype + sizeof(PyObject)); }
 
 }  // namespace

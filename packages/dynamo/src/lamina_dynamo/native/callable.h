@@ -222,7 +222,7 @@ PyObject* program_is_dead(ProgramObject* self, PyObject*) {  // can it never mat
 PyObject* matcher_stats(const Matcher& matcher) {
   size_t words = 0, live = 0;
   uint64_t hits = 0;
-  for (auto& m : matcher.remembered) words += m.witness->pinned.size(), live += m.witness->live.size(), hits += m.hits;
+  for (auto& m : matcher.remembered) words += m.witness->pinned.size() - AHEAD, live += m.witness->live.size() - AHEAD, hits += m.hits;
   return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:K,s:O}", "nodes", matcher.p->nodes.size(), "checks", matcher.p->checks.size(), "witnesses", matcher.remembered.size(), "pinned_ops", words,
                        "live_ops", live, "hits", hits, "needs_user_code", matcher.needs_user_code ? Py_True : Py_False);
 }
@@ -236,46 +236,83 @@ PyMethodDef program_methods[] = {{"check", (PyCFunction)program_check, METH_VARA
                                  {nullptr, nullptr, 0, nullptr}};
 
 // ---- Entry ---------------------------------------------------------------------------------------------------------
+// A graph's inputs are numbers into slots, supplied values and constants, in one row; the graph is called from here, with no
+// Python code between. `code` runs after it, on slots, the first supplied values, the first constants and the graph's result.
 struct Entry {
   PyObject_HEAD
-  PyObject *program, *code, *constants, *dict, *weaklist;
+  PyObject *program, *code, *constants, *graph, *inputs, *dict, *weaklist;
+  Py_ssize_t code_supplied, code_constants;  // how many of them `code` takes
+  int outputs, result;                       // result >= 0: `code` does nothing but return this one of the graph's `outputs`
+  std::vector<int> input_at;
   unsigned long long hits;
+
+  Program& guards() { return ((ProgramObject*)program)->program; }
+  size_t code_args() { return guards().num_slots + code_supplied + code_constants + (graph != nullptr); }
 };
 PyTypeObject entry_type = {PyVarObject_HEAD_INIT(nullptr, 0)};
 
+bool parse_inputs(Entry* self) {
+  Py_ssize_t bound = self->guards().num_slots + (Py_ssize_t)self->guards().supplied.size() + PyTuple_GET_SIZE(self->constants);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(self->inputs); i++) {
+    long at = PyLong_AsLong(PyTuple_GET_ITEM(self->inputs, i));
+    if (at < 0 || at >= bound) return PyErr_Occurred() || PyErr_Format(PyExc_ValueError, "input %zd of the graph is number %ld of %zd values", i, at, bound), false;
+    self->input_at.push_back((int)at);
+  }
+  return true;
+}
+
+bool check_entry(Entry* self) {
+  Program& p = self->guards();
+  PyCodeObject* c = (PyCodeObject*)self->code;
+  if (self->code_supplied > (Py_ssize_t)p.supplied.size() || self->code_constants > PyTuple_GET_SIZE(self->constants)) return PyErr_SetString(PyExc_ValueError, "the code takes more than there is"), false;
+  if (c->co_argcount != (int)self->code_args() || c->co_kwonlyargcount || (c->co_flags & (CO_VARARGS | CO_VARKEYWORDS | CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR)))
+    return PyErr_Format(PyExc_ValueError, "replacement code of %U takes %d arguments, expected %zu plain ones (%d slots, %zd supplied)", c->co_name, c->co_argcount, self->code_args(), p.num_slots,
+                        self->code_supplied), false;
+  return parse_inputs(self);
+}
+
+// Entry(program, code, constants=(), graph=None, inputs=(), code_supplied=all, code_constants=all, outputs=0, result=-1)
 PyObject* entry_new(PyTypeObject* type, PyObject* args, PyObject* kw) {
-  static const char* names[] = {"program", "code", "constants", nullptr};
-  PyObject *program, *code, *constants = nullptr;
-  if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O!|O!", (char**)names, &program_type, &program, &PyCode_Type, &code, &PyTuple_Type, &constants)) return nullptr;
-  Program& p = ((ProgramObject*)program)->program;
-  PyCodeObject* c = (PyCodeObject*)code;
-  Py_ssize_t want = p.num_slots + (Py_ssize_t)p.supplied.size() + (constants ? PyTuple_GET_SIZE(constants) : 0);
-  if (c->co_argcount != want || c->co_kwonlyargcount || (c->co_flags & (CO_VARARGS | CO_VARKEYWORDS | CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR)))
-    return PyErr_Format(PyExc_ValueError, "replacement code of %U takes %d arguments, expected %zd plain ones (%d slots, %zd supplied)", c->co_name, c->co_argcount, want, p.num_slots,
-                        (Py_ssize_t)p.supplied.size());
+  static const char* names[] = {"program", "code", "constants", "graph", "inputs", "code_supplied", "code_constants", "outputs", "result", nullptr};
+  PyObject *program, *code, *constants = nullptr, *graph = Py_None, *inputs = nullptr;
+  Py_ssize_t code_supplied = -1, code_constants = -1;
+  int outputs = 0, result = -1;
+  if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O!|O!OO!nnii", (char**)names, &program_type, &program, &PyCode_Type, &code, &PyTuple_Type, &constants, &graph, &PyTuple_Type, &inputs, &code_supplied,
+                                   &code_constants, &outputs, &result))
+    return nullptr;
   Entry* self = (Entry*)type->tp_alloc(type, 0);
   if (!self) return nullptr;
+  new (&self->input_at) std::vector<int>();
   self->program = Py_NewRef(program), self->code = Py_NewRef(code);
-  self->constants = constants ? Py_NewRef(constants) : PyTuple_New(0);
-  return (PyObject*)self;
+  self->constants = constants ? Py_NewRef(constants) : PyTuple_New(0), self->inputs = inputs ? Py_NewRef(inputs) : PyTuple_New(0);
+  self->graph = graph == Py_None ? nullptr : Py_NewRef(graph);
+  self->code_supplied = code_supplied < 0 ? (Py_ssize_t)self->guards().supplied.size() : code_supplied;
+  self->code_constants = code_constants < 0 ? PyTuple_GET_SIZE(self->constants) : code_constants;
+  self->outputs = outputs, self->result = result < outputs ? result : -1;
+  if (check_entry(self)) return (PyObject*)self;
+  Py_DECREF(self);
+  return nullptr;
 }
 int entry_traverse(Entry* self, visitproc visit, void* arg) {
-  Py_VISIT(self->program); Py_VISIT(self->code); Py_VISIT(self->constants); Py_VISIT(self->dict);
+  Py_VISIT(self->program); Py_VISIT(self->code); Py_VISIT(self->constants); Py_VISIT(self->graph); Py_VISIT(self->dict);
   return 0;
 }
-int entry_clear(Entry* self) {
-  Py_CLEAR(self->constants); Py_CLEAR(self->dict);
+int entry_clear(Entry* self) {  // without constants it is dead: see `call_binding`
+  Py_CLEAR(self->constants); Py_CLEAR(self->graph); Py_CLEAR(self->dict);
   return 0;
 }
 void entry_dealloc(Entry* self) {
   PyObject_GC_UnTrack(self);
   if (self->weaklist) PyObject_ClearWeakRefs((PyObject*)self);
-  Py_CLEAR(self->program); Py_CLEAR(self->code); Py_CLEAR(self->constants); Py_CLEAR(self->dict);
+  Py_CLEAR(self->program); Py_CLEAR(self->code); Py_CLEAR(self->constants); Py_CLEAR(self->graph); Py_CLEAR(self->inputs); Py_CLEAR(self->dict);
+  self->input_at.~vector();
   Py_TYPE(self)->tp_free(self);
 }
 PyMemberDef entry_members[] = {{"program", T_OBJECT, offsetof(Entry, program), READONLY, nullptr},
                                {"code", T_OBJECT, offsetof(Entry, code), READONLY, nullptr},
                                {"constants", T_OBJECT, offsetof(Entry, constants), READONLY, nullptr},
+                               {"graph", T_OBJECT, offsetof(Entry, graph), READONLY, "what is called on `inputs`, or None"},
+                               {"inputs", T_OBJECT, offsetof(Entry, inputs), READONLY, "numbers into slots, supplied values and constants"},
                                {"hits", T_ULONGLONG, offsetof(Entry, hits), 0, nullptr},
                                {"__dictoffset__", T_PYSSIZET, offsetof(Entry, dict), READONLY, nullptr},
                                {nullptr, 0, 0, 0, nullptr}};
@@ -474,15 +511,55 @@ void sync_bindings(CompiledFunction* self) {  // after the cache changed; bindin
   self->version = cache->version;
 }
 
-PyObject* call_binding(CompiledFunction* self, Binding& b, PyObject** all, Py_ssize_t used) {  // all: slots and supplied values; room for constants
+struct Held {  // values that nothing else may be keeping alive while Python code runs
+  PyObject* const* p;
+  size_t n;
+  Held(PyObject* const* values, size_t count) : p(values), n(count) { for (size_t i = 0; i < n; i++) Py_XINCREF(p[i]); }
+  ~Held() { for (size_t i = 0; i < n; i++) Py_XDECREF(p[i]); }
+};
+
+// Room for a call: slots, supplied values, constants in one row.
+size_t row_size(Entry* e) { return e->guards().num_slots + e->guards().supplied.size() + PyTuple_GET_SIZE(e->constants); }
+
+void put_constants(Entry* e, PyObject** row) {
+  PyObject** at = row + e->guards().num_slots + e->guards().supplied.size();
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(e->constants); i++) *at++ = PyTuple_GET_ITEM(e->constants, i);
+}
+
+PyObject* call_graph(Entry* e, PyObject* const* row) {
+  size_t n = e->input_at.size();
+  Arguments<32> in(n + 1);  // one more in front, for a method to put its object
+  for (size_t i = 0; i < n; i++) in.p[i + 1] = row[e->input_at[i]];
+  return PyObject_Vectorcall(e->graph, in.p + 1, n | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+}
+
+// Arguments of the replacement code, from the row and the graph's result.
+void code_arguments(Entry* e, PyObject* const* row, PyObject* graph_result, PyObject** out) {
+  size_t slots = e->guards().num_slots, supplied = e->guards().supplied.size();
+  out = std::copy(row, row + slots + e->code_supplied, out);
+  out = std::copy(row + slots + supplied, row + slots + supplied + e->code_constants, out);
+  if (e->graph) *out = graph_result;
+}
+
+PyObject* call_binding(CompiledFunction* self, Binding& b, PyObject** row) {  // row: slots and supplied values; room for constants
   PyFunctionObject* f = (PyFunctionObject*)self->function;
-  if (UNLIKELY(!b.function) && !(b.function = make_function(b.entry->code, f->func_globals, f->func_closure))) return nullptr;
-  PyObject* constants = b.entry->constants;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(constants); i++) all[used + i] = PyTuple_GET_ITEM(constants, i);
-  b.entry->hits++;
-  Ref function = Ref::of(b.function);
+  Ref alive = Ref::of((PyObject*)b.entry);
+  Entry* e = b.entry;
+  if (UNLIKELY(!e->constants)) return PyErr_SetString(PyExc_SystemError, "a compiled entry was called after its end"), nullptr;
+  e->hits++;
+  put_constants(e, row);
   HookRests rests;
-  return ((PyFunctionObject*)function.p)->vectorcall(function.p, all, used + PyTuple_GET_SIZE(constants), nullptr);
+  Held held(row + e->guards().num_slots, e->graph ? e->guards().supplied.size() : 0);
+  Ref graph_result(e->graph ? call_graph(e, row) : nullptr);
+  if (e->graph) {
+    if (!graph_result) return nullptr;
+    if (e->result >= 0 && PyTuple_CheckExact(graph_result.p) && PyTuple_GET_SIZE(graph_result.p) == e->outputs) return Py_NewRef(PyTuple_GET_ITEM(graph_result.p, e->result));
+  }
+  if (UNLIKELY(!b.function) && !(b.function = make_function(e->code, f->func_globals, f->func_closure))) return nullptr;
+  Arguments<32> all(e->code_args());
+  code_arguments(e, row, graph_result.p, all.p);
+  Ref function = Ref::of(b.function);
+  return ((PyFunctionObject*)function.p)->vectorcall(function.p, all.p, e->code_args(), nullptr);
 }
 
 // Try the entries. 1: *out is the result; 0: none matched; -1: `bindings` changed under our feet, look again.
@@ -490,17 +567,15 @@ int try_entries(CompiledFunction* self, PyObject** slots, Py_ssize_t n, const Ro
   for (size_t i = 0; i < self->bindings.size(); i++) {
     std::shared_ptr<Binding> keep = self->bindings[i];  // user code may run, and change `bindings`
     Binding& b = *keep;
-    Program& p = *b.matcher.p;
-    size_t extra = p.supplied.size() + PyTuple_GET_SIZE(b.entry->constants);
-    Arguments<32> all(n + extra);
+    Arguments<32> row(row_size(b.entry));
     std::vector<Ref> hold;
     uint64_t version = self->version;
-    bool hit = b.matcher.match(r, now, all.p + n, hold);
+    bool hit = b.matcher.match(r, now, row.p + n, hold);
     if (UNLIKELY(version != self->version || i >= self->bindings.size())) return -1;
     if (!hit) continue;
-    std::copy(slots, slots + n, all.p);
+    std::copy(slots, slots + n, row.p);
     if (i) std::rotate(self->bindings.begin(), self->bindings.begin() + i, self->bindings.begin() + i + 1);
-    *out = call_binding(self, b, all.p, n + p.supplied.size());
+    *out = call_binding(self, b, row.p);
     return 1;
   }
   return 0;
@@ -509,15 +584,14 @@ int try_entries(CompiledFunction* self, PyObject** slots, Py_ssize_t n, const Ro
 PyObject* run_entry(CompiledFunction* self, Entry* entry, PyObject** slots, Py_ssize_t n, const Roots& r, bool* matched) {
   auto at = std::find_if(self->bindings.begin(), self->bindings.end(), [&](auto& b) { return b->entry == entry; });
   std::shared_ptr<Binding> b = at == self->bindings.end() ? std::make_shared<Binding>(entry) : *at;
-  size_t supplied = b->matcher.p->supplied.size();
-  Arguments<32> all(n + supplied + PyTuple_GET_SIZE(entry->constants));
+  Arguments<32> row(row_size(entry));
   std::vector<Ref> hold;
   State now;
   now.read();
-  *matched = b->matcher.match(r, now, all.p + n, hold);
+  *matched = b->matcher.match(r, now, row.p + n, hold);
   if (!*matched) return nullptr;
-  std::copy(slots, slots + n, all.p);
-  return call_binding(self, *b, all.p, n + supplied);
+  std::copy(slots, slots + n, row.p);
+  return call_binding(self, *b, row.p);
 }
 
 PyObject* compiled_call(PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
@@ -621,7 +695,18 @@ template <const char* const* NAME>
 PyObject* compiled_forward(PyObject* self, void*) { return PyObject_GetAttrString(((CompiledFunction*)self)->wrapped, *NAME); }
 const char *const name_doc = "__doc__", *const name_module = "__module__";
 PyObject* compiled_copy(PyObject* self, PyObject*) { return Py_NewRef(self); }  // as functions do
-PyObject* compiled_reduce(PyObject* self, PyObject*) {
+PyObject* found_by_name(PyObject* self, PyObject* name) {  // what its module has under its qualified name; null without an exception
+  Ref module_name(PyObject_GetAttrString(self, "__module__"));
+  Ref names(PyObject_GetAttrString(self, "__globals__"));
+  PyObject* at = module_name && names && PyDict_Check(names.p) ? PyDict_GetItemString(names.p, "__name__") : nullptr;
+  PyObject* found = at && PyObject_RichCompareBool(at, module_name.p, Py_EQ) == 1 ? PyDict_GetItemWithError(names.p, name) : nullptr;
+  PyErr_Clear();
+  return found;
+}
+PyObject* compiled_reduce(PyObject* self, PyObject*) {  // by name, as functions are, where the name leads here: a decorated function
+  Ref name(PyObject_GetAttrString(self, "__qualname__"));
+  if (!name) return nullptr;
+  if (found_by_name(self, name.p) == self) return name.release();
   return PyErr_Format(PyExc_TypeError, "cannot pickle %R: compiled code lives in this process; pickle the original (__wrapped__) and compile it again", self);
 }
 

@@ -192,7 +192,7 @@ bool tensor_ok(const TensorCheck& e, PyObject* o) {
   if ((PyObject*)Py_TYPE(o) != (UNLIKELY(e.weak) ? weak_target(e.type) : e.type)) return false;
   c10::TensorImpl* t = impl_of(o);
   try {
-    if (t->key_set().raw_repr() != e.keys || c10::typeMetaToScalarType(t->dtype()) != e.dtype || t->device() != e.device || t->requires_grad() != e.requires_grad) return false;
+    if (t->key_set().raw_repr() != e.keys || c10::typeMetaToScalarType(t->dtype()) != e.dtype || t->device() != e.device || requires_grad_of(t) != e.requires_grad) return false;
     c10::IntArrayRef s = t->sizes();
     size_t n = e.ndim;
     if (s.size() != n) return false;

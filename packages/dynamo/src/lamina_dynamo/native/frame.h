@@ -94,30 +94,22 @@ void swap_code(_PyInterpreterFrame* f, PyCodeObject* fresh) {  // the frame has 
   Py_DECREF(old);
 }
 
-// Run the entry in the frame. False: the frame is too small.
-bool enter_in_place(_PyInterpreterFrame* f, Py_ssize_t n, Binding& b, PyObject** supplied) {
-  PyCodeObject *fresh = (PyCodeObject*)b.entry->code, *old = frame_code(f);
+// Run the entry's code in the frame, which takes over the arguments beyond the slots. False: the frame is too small.
+bool enter_in_place(_PyInterpreterFrame* f, Py_ssize_t n, Entry* e, PyObject** arguments) {
+  PyCodeObject *fresh = (PyCodeObject*)e->code, *old = frame_code(f);
   if (frame_size(fresh) > frame_size(old)) return false;
-  PyObject* constants = b.entry->constants;
-  size_t ns = b.matcher.p->supplied.size(), at = n;
-  for (size_t i = 0; i < ns; i++) f->localsplus[at++] = Py_NewRef(supplied[i]);
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(constants); i++) f->localsplus[at++] = Py_NewRef(PyTuple_GET_ITEM(constants, i));
+  size_t at = n;
+  for (; at < e->code_args(); at++) f->localsplus[at] = Py_NewRef(arguments[at]);
   while (at < (size_t)fresh->co_nlocalsplus) f->localsplus[at++] = nullptr;
   swap_code(f, fresh);
   return true;
 }
 
-PyObject* call_on_slots(_PyInterpreterFrame* f, Py_ssize_t n, Binding& b, PyObject** supplied) {
+PyObject* call_on_slots(_PyInterpreterFrame* f, Entry* e, PyObject** arguments) {
   PyFunctionObject* fn = frame_function(f);
-  PyObject* constants = b.entry->constants;
-  size_t ns = b.matcher.p->supplied.size(), nc = PyTuple_GET_SIZE(constants);
-  Arguments<32> all(n + ns + nc);
-  std::copy(f->localsplus, f->localsplus + n, all.p);
-  std::copy(supplied, supplied + ns, all.p + n);
-  for (size_t i = 0; i < nc; i++) all.p[n + ns + i] = PyTuple_GET_ITEM(constants, i);
-  Ref function(make_function(b.entry->code, fn->func_globals, fn->func_closure));
+  Ref function(make_function(e->code, fn->func_globals, fn->func_closure));
   HookRests rests;
-  return function ? PyObject_Vectorcall(function.p, all.p, n + ns + nc, nullptr) : nullptr;
+  return function ? PyObject_Vectorcall(function.p, arguments, e->code_args(), nullptr) : nullptr;
 }
 
 // A frame whose code will not run: what the evaluation would have done at its end. 3.11's caller clears the frame itself.
@@ -208,6 +200,27 @@ std::shared_ptr<Binding> find_entry(_PyInterpreterFrame* f, PyCodeObject* code, 
   return nullptr;
 }
 
+PyObject* const IN_PLACE = (PyObject*)&hook_threads;  // answer of `run_entry_in`: evaluate the frame, which now holds the entry's code
+
+PyObject* run_entry_in(_PyInterpreterFrame* f, Py_ssize_t n, const std::shared_ptr<Binding>& b, const std::vector<PyObject*>& supplied) {
+  Entry* e = b->entry;
+  Ref alive = Ref::of((PyObject*)e);
+  e->hits++;
+  Arguments<32> row(row_size(e)), arguments(e->code_args());
+  std::copy(f->localsplus, f->localsplus + n, row.p);
+  std::copy(supplied.begin(), supplied.begin() + e->guards().supplied.size(), row.p + n);
+  put_constants(e, row.p);
+  Held held(row.p, n + e->guards().supplied.size());
+  Ref graph_result;
+  if (e->graph) {
+    HookRests rests;
+    graph_result = Ref(call_graph(e, row.p));
+    if (!graph_result) return nullptr;
+  }
+  code_arguments(e, row.p, graph_result.p, arguments.p);
+  return enter_in_place(f, n, e, arguments.p) ? IN_PLACE : call_on_slots(f, e, arguments.p);
+}
+
 PyObject* evaluate(PyThreadState* ts, _PyInterpreterFrame* f, int throwing) {
   if (LIKELY(!hook_callback || throwing || in_callback || bypass_depth)) return _PyEval_EvalFrameDefault(ts, f, throwing);
   PyCodeObject* code = frame_code(f);
@@ -222,15 +235,12 @@ PyObject* evaluate(PyThreadState* ts, _PyInterpreterFrame* f, int throwing) {
   bool error = false;
   std::shared_ptr<Binding> b = find_entry(f, code, n, supplied, hold, &error);
   if (!b && !error) return _PyEval_EvalFrameDefault(ts, f, throwing);
-  if (b) {
-    b->entry->hits++;
-    if (enter_in_place(f, n, *b, supplied.data())) {
-      hold.clear(), b.reset();
-      HookRests rests;
-      return _PyEval_EvalFrameDefault(ts, f, 0);
-    }
+  PyObject* result = b ? run_entry_in(f, n, b, supplied) : nullptr;
+  if (result == IN_PLACE) {
+    hold.clear(), supplied.clear(), b.reset();
+    HookRests rests;
+    return _PyEval_EvalFrameDefault(ts, f, 0);
   }
-  PyObject* result = b ? call_on_slots(f, n, *b, supplied.data()) : nullptr;
   drop_frame(ts, f);
   return result;
 }

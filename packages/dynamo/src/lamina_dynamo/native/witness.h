@@ -10,7 +10,7 @@
 //        (its referent word must still be the pointer) or, for atoms, by a strong one. User objects are never kept alive.
 namespace {
 
-enum FastKind : uint8_t { F_WORD, F_WORD32, F_SAME, F_READ, F_CHECK, F_TENSOR, F_GLOBALS, F_CELL };
+enum FastKind : uint8_t { F_END, F_WORD, F_WORD32, F_SAME, F_READ, F_CHECK, F_TENSOR, F_GLOBALS, F_CELL };
 
 struct FastOp {
   FastKind kind;
@@ -37,20 +37,21 @@ struct Witness {
   bool run(const std::vector<FastOp>& ops, const Program& p, const Roots& r, Verdict* out);
 };
 
+// Everything lies scattered over memory, at known addresses: fetch ahead. A list of operations ends with that many that do nothing.
+constexpr size_t AHEAD = 12;
+
 inline bool Witness::run(const std::vector<FastOp>& ops, const Program& p, const Roots& r, Verdict* out) {
-  // Everything lies scattered over memory, at known addresses: fetch ahead.
-  constexpr size_t AHEAD = 12;
-  const FastOp* const ops_end = ops.data() + ops.size();
-  for (const FastOp* at = ops.data(); at != ops_end; at++) {
+  const FastOp* const ops_end = ops.data() + ops.size() - AHEAD;
+  for (const FastOp* at = ops.data(); at < ops_end; at++) {
+    for (; at->kind == F_WORD && LIKELY(*(const uint64_t*)at->where == at->expected); at++) __builtin_prefetch(at[AHEAD].where);  // most of them
+    if (at >= ops_end) break;
     const FastOp& op = *at;
-    if (at + AHEAD < ops_end) {
-      const FastOp& next = at[AHEAD];
-      __builtin_prefetch(next.where);
-      if (next.kind == F_TENSOR) {
-        __builtin_prefetch(val[next.node]);
-        __builtin_prefetch((const char*)next.expected + 64);
-        __builtin_prefetch((const char*)next.expected + 128);
-      }
+    const FastOp& next = at[AHEAD];
+    __builtin_prefetch(next.where);
+    if (next.kind == F_TENSOR) {
+      __builtin_prefetch(val[next.node]);
+      __builtin_prefetch((const char*)next.expected + 64);
+      __builtin_prefetch((const char*)next.expected + 128);
     }
     bool ok;
     switch (op.kind) {
@@ -331,6 +332,7 @@ class WitnessBuilder {
       }
     }
     if (failed) return nullptr;
+    for (auto* ops : {&w->live, &w->pinned}) ops->insert(ops->end(), AHEAD, FastOp{F_END, false, false, 0, nullptr, 0});
     for (const Ref& v : strong) w->val.push_back(v.p);
     auto is_live = [&](int i) { return !is_pinned[i]; };
     for (const Alias& a : p.aliases) w->check_across |= std::any_of(a.nodes.begin(), a.nodes.end(), is_live);

@@ -23,7 +23,7 @@ int aoti_torch_new_tensor_handle(H, H*);
 int torch_from_blob(void*, i64, const i64*, const i64*, i64, int, int, int, H*, int, const unsigned char*, i64, void (*)(void*, void*), void*);
 int aoti_torch_empty_strided(i64, const i64*, const i64*, int, int, int, H*);
 int aoti_torch_layout_strided(void);
-const char* torch_exception_get_what_without_backtrace();
+const char* torch_exception_get_what_without_backtrace() __attribute__((weak));   // not in torch 2.11
 }
 
 struct Ctx {                       // mirrored in codegen/entry.py
@@ -185,7 +185,7 @@ static PyObject* fail(const char* m) {
   else if (m && !strncmp(m, "MemoryError: ", 13)) PyErr_SetString(PyExc_MemoryError, m + 13);
   else if (m && !strncmp(m, "RuntimeError: ", 14)) PyErr_SetString(PyExc_RuntimeError, m + 14);
   else {
-    const char* what = torch_exception_get_what_without_backtrace();
+    const char* what = torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace() : NULL;
     PyErr_SetString(PyExc_RuntimeError, what && *what ? what : "a library call failed inside compiled code");
   }
   return NULL;
