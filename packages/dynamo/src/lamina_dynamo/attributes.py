@@ -53,6 +53,11 @@ def class_lookup(cap: Capture, t: type, name: str) -> Any:
     return found
 
 
+def has_method(cap: Capture, obj: Any, name: str) -> bool:
+    """Whether the object's class has the method `name`."""
+    return class_lookup(cap, type(obj), name) is not MISSING
+
+
 def load_attr(cap: Capture, obj: Any, name: str) -> Any:
     """`obj.name` as the program would see it; AttributeErrors are the program's."""
     t = type(obj)
@@ -112,7 +117,7 @@ def generic_attr(cap: Capture, obj: Any, t: type, name: str) -> Any:
     if rt is property:
         guard_class_attr(cap, t, raw, name)
         if value.fget is None:
-            raise Observed(AttributeError(f"property {name!r} of {t.__name__!r} object has no getter"))
+            raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no getter"))
         if type(value.fget) is not _FUNCTION:
             return _lift_native(cap, obj, name, native(getattr, obj, name))
         return cap.call(value.fget, (obj,))
@@ -135,6 +140,7 @@ def _data_descriptor(cap: Capture, obj: Any, t: type, name: str, value: Any, get
     over = cap.overlay.get(id(obj))
     if over is not None and name in over:
         return MISSING if over[name] is DELETED else over[name]
+    cap.refuse_opaque(obj)
     target = cap.original_of.get(id(obj), obj)
     try:
         found = value.__get__(target, t)
@@ -167,6 +173,8 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
         if rt in (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType):
             return native(value.__get__, obj, t)
         return native(value.__get__, obj, t)
+    if id(raw[1]) in cap.own:
+        return value
     if is_torch_owned(raw[1].__module__):
         return cap.lift(value, ConstantSource(value))
     return cap.lift(value, TypeAttrSource(ConstantSource(t), name))
@@ -174,7 +182,7 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
 
 def guard_class_attr(cap: Capture, t: type, raw: Any, name: str) -> None:
     """The class still holds this very attribute. One guard per class and name, however many instances."""
-    if is_torch_owned(raw[1].__module__) or id(t) in cap.own:
+    if is_torch_owned(raw[1].__module__) or id(raw[1]) in cap.own:
         return
     cap.guards.add(TypeAttrSource(ConstantSource(t), name), K.ID, raw[0])
 
@@ -376,7 +384,7 @@ def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
         rt = type(raw[0])
         if rt is property:
             if raw[0].fset is None:
-                raise Observed(AttributeError(f"property {name!r} of {t.__name__!r} object has no setter"))
+                raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no setter"))
             cap.call(raw[0].fset, (obj, value))
             return
         setter = class_lookup(cap, rt, "__set__")
@@ -384,6 +392,8 @@ def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
             cap.call(setter[0], (raw[0], obj, value))
             return
     if id(obj) in cap.sources:
+        if raw is MISSING and raw_dict(obj) is None:
+            raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
         if name == "__dict__" or name == "__class__":
             unsupported("attribute-write", f"assigning {name} of an outside object")
         _overlay_store(cap, obj, name, value)
@@ -423,6 +433,19 @@ def delete_attr(cap: Capture, obj: Any, name: str) -> None:
 
 
 def generic_delete(cap: Capture, obj: Any, name: str) -> None:
+    """object.__delattr__."""
+    t = type(obj)
+    raw = class_lookup(cap, t, name)
+    if raw is not MISSING:
+        if type(raw[0]) is property:
+            if raw[0].fdel is None:
+                raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no deleter"))
+            cap.call(raw[0].fdel, (obj,))
+            return
+        deleter = class_lookup(cap, type(raw[0]), "__delete__")
+        if deleter is not MISSING and type(deleter[0]) is _FUNCTION:
+            cap.call(deleter[0], (raw[0], obj))
+            return
     if id(obj) not in cap.sources:
         native(object.__delattr__, obj, name)
         return
@@ -447,7 +470,7 @@ def guard_missing(cap: Capture, obj: Any, name: str) -> None:
     """The instance (and a module's tables) still lack `name`."""
     inp = cap.inputs.get(id(obj))
     src = inp.source if inp is not None else cap.sources.get(id(obj))
-    if src is None or isinstance(obj, types.ModuleType) or type(src) is ConstantSource:
+    if src is None or isinstance(obj, types.ModuleType) or type(src) is ConstantSource or name in cap.overlay.get(id(obj), ()):
         return
     if isinstance(obj, torch.Tensor):
         return

@@ -24,6 +24,7 @@ from . import native
 from .control import CannotCheck, CannotRebuild, Observed, RestartCapture, Unsupported
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
+from .generators import InterpretedGenerator
 from .guards import Guard, GuardKind, state_guard
 from .native import extension, program as _program
 from .rebuild import Codegen
@@ -137,6 +138,8 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 continue
             except CannotRebuild as r:  # break where the object was made, or give up
                 step, why = r.step, r.reason
+            finally:
+                cap.release()
         if options.fullgraph:
             raise why
         if step is None or step in tried:
@@ -198,6 +201,7 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
     code = frame.code
+    _refuse_abandoned(cap)
     cg = Codegen(cap, _program.arg_names_of(code))
     if result is BREAK:
         tail = emit_break(cap, cg, frame, options)
@@ -225,6 +229,13 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         counters["graph_breaks"][reason.code] += 1
         log("graph_breaks").info("%s", reason)
     return converted
+
+
+def _refuse_abandoned(cap: Capture) -> None:
+    """CPython closes a dropped generator at once, which runs its `finally` and `with`; we keep it until the end."""
+    for made, step in cap.created.values():
+        if type(made) is InterpretedGenerator and made.must_be_closed():
+            raise CannotRebuild(step, Unsupported("a generator left unfinished inside a `try` or `with`", saw=made.frame.code.co_qualname, hint="close it, or run it to its end", code="rebuild"))
 
 
 def _checks(cap: Capture, cg: Codegen) -> list[str]:

@@ -45,7 +45,7 @@ class DynamicPolicy:
         """Whether a Python int from outside becomes symbolic; notes its value."""
         old = self.ints.get(name, v)
         self.ints[name] = v if old == v else None
-        return self.dynamic is not False and self.ints[name] is None and v not in (0, 1)
+        return self.dynamic is not False and self.ints[name] is None and v > 1
 
 
 class Dynamic:

@@ -8,8 +8,12 @@ Keeps:   tensors become fakes; built-in mutable containers become shadows whose 
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import enum
 import functools
+import operator
+import re
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
@@ -195,6 +199,8 @@ class Lifting:
         return new
 
     def _lift_object(self, v: Any, source: Source) -> Any:
+        if isinstance(v, _IMMUTABLE):
+            return self._lift_identity(v, source)
         if isinstance(v, weakref.ref):
             self.guard(source, K.TYPE, type(v))
             self.remember(v, source)
@@ -203,6 +209,8 @@ class Lifting:
         self.guard(source, K.TYPE, type(v))
         self.lifted[id(v)] = v
         self.remember(v, source)
+        if _is_opaque(v):
+            self.opaque.add(id(v))
         return v
 
     # ---- containers --------------------------------------------------------------------------------------------------
@@ -256,6 +264,7 @@ class Lifting:
                 put(shadow, k, self.lift(x, ItemSource(source, k)))
             return
         self.guard(source, K.LEN, len(items))
+        self.refuse_user_keys(*[k for k, _ in items])
         for i, (k, x) in enumerate(items):
             key = self.lift(k, KeySource(source, i))
             put(shadow, key, self.lift(x, CallSource(_NthValue.at(i), source)))
@@ -266,6 +275,7 @@ class Lifting:
             set.update(shadow, v)
             return
         self.guard(source, K.LEN, len(v))
+        self.refuse_user_keys(*v)
         for i, x in enumerate(v):
             set.add(shadow, self.lift(x, CallSource(_NthValue.at(i), source)))
 
@@ -318,6 +328,23 @@ class Lifting:
 
     def instance_dict_source(self, base: Source) -> Source:
         return InstanceDictSource(base)
+
+
+_opaque_types: dict[type, bool] = {}
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code at run time
+_IMMUTABLE = (re.Pattern, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, operator.itemgetter, operator.attrgetter, operator.methodcaller)
+_READ_BY_RULES = (types.FrameType, types.TracebackType, BaseException, functools.partial, super)
+
+
+def _is_opaque(v: Any) -> bool:
+    """Whether the object has state in C that no guard of ours looks at: arrays, buffers, locks, C iterators."""
+    t = type(v)
+    known = _opaque_types.get(t)
+    if known is None:
+        base = next(k for k in t.__mro__ if not k.__flags__ & _HEAP_TYPE)
+        made_in_c = base is not object or not hasattr(v, "__dict__") and not any("__slots__" in k.__dict__ for k in t.__mro__)
+        known = _opaque_types[t] = made_in_c and not issubclass(t, _READ_BY_RULES) and not any((k.__module__ or "").startswith(("torch", "pybind11", "lamina")) for k in t.__mro__)
+    return known
 
 
 class _NthValue:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import enum
 import functools
+import gc
 import itertools
 import math
+import operator
 import types
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any, NoReturn
 
+import numpy
 import torch
 
 from .attributes import InstanceDict, raw_dict
@@ -27,9 +31,10 @@ __all__ = ["Codegen"]
 _LITERALS = frozenset({type(None), bool, int, str, bytes})
 _HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
 _ITERATORS = (
-    type(iter([])), type(iter(())), type(iter({})), type(iter({}.items())), type(iter({}.values())), type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed([])), type(reversed({})),
-    enumerate, zip, reversed, itertools.chain, itertools.islice, itertools.product, itertools.permutations, itertools.combinations, itertools.zip_longest, type(iter(deque())), itertools.pairwise,
+    type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed({})), itertools.product, itertools.permutations, itertools.combinations, type(iter(deque())), itertools.pairwise,
 )  # fmt: skip
+_REDUCED = (type(iter([])), type(iter(())), type(reversed([])), enumerate, zip, reversed, itertools.chain, itertools.islice, itertools.zip_longest, itertools.count, itertools.repeat, itertools.cycle)
+_DICT_ITERATORS = {type(iter({})): "", type(iter({}.items())): ".items()", type(iter({}.values())): ".values()"}
 
 
 class Codegen:
@@ -155,6 +160,10 @@ class Codegen:
             return self._named(v, lambda: f"{self.constant(torch.Size)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
         if t is types.BuiltinFunctionType and not isinstance(v.__self__, (types.ModuleType, type, type(None))):
             return self.builtin_method(v)
+        if isinstance(v, type) and id(v) in self.cap.own:
+            self._refuse(v, t, "a class made in the frame")
+        if type(v).__module__ == "numpy" and isinstance(v, numpy.ndarray):
+            return self._named(v, lambda: f"{self.constant(numpy.array)}({self.constant(v)})", None)
         if t is float or t is complex or isinstance(v, _HELD):
             return self.constant(v)
         if t is types.FunctionType:
@@ -171,6 +180,10 @@ class Codegen:
             return self.cell(v)
         if t is InstanceDict:
             return f"{self.value(v.obj)}.__dict__"
+        if t in _DICT_ITERATORS:
+            return self._dict_iterator(v, t)
+        if t in _REDUCED:
+            return self._reduced(v)
         if t in _ITERATORS:
             return self._named(v, lambda: f"{self.constant(iter)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
         if isinstance(v, tuple):
@@ -180,6 +193,34 @@ class Codegen:
                 return self._named(v, lambda: f"{self.constant(t)}((" + "".join(f"{self.value(x)}, " for x in v) + "))", None)
             return self._named(v, lambda: f"{self.constant(tuple.__new__)}({self.constant(t)}, (" + "".join(f"{self.value(x)}, " for x in tuple.__iter__(v)) + "))", None)
         return self._object(v, t)
+
+    def _reduced(self, v: Any) -> str:
+        """An iterator by its own account of where it stands: what it iterates over stays shared."""
+        self.hold.append(v)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 3.12 deprecates the account of itertools
+            fn, args, *state = v.__reduce__()
+        expr = f"{self.constant(fn)}({', '.join([self.value(a) for a in args])})"
+        name = self.names[id(v)] = self.fresh()
+        self.emit(f"{name} = {expr}")
+        if state:
+            self.emit(f"{name}.__setstate__({self.value(state[0])})")
+        return name
+
+    def _dict_iterator(self, v: Any, t: type) -> str:
+        """A new iterator over the same dictionary, advanced as far."""
+        d = next((x for x in gc.get_referents(v) if isinstance(x, dict)), None)
+        if d is None:
+            return f"{self.constant(iter)}(())"
+        done = len(d) - operator.length_hint(v)
+        if done == len(d) and list(d):
+            self._refuse(v, t, "an iterator over a dictionary that changed, or at its end")
+        name = self.names[id(v)] = self.fresh()
+        self.hold.append(v)
+        self.emit(f"{name} = {self.constant(iter)}({self.value(d)}{_DICT_ITERATORS[t]})")
+        for _ in range(done):
+            self.emit(f"{self.constant(next)}({name})")
+        return name
 
     def builtin_method(self, v: Any) -> str:
         return f"{self.value(v.__self__)}.{v.__name__}"
@@ -289,9 +330,12 @@ class Codegen:
             self.emit(f"{name}.__kwdefaults__ = {self.value(v.__kwdefaults__)}")
         if v.__qualname__ != v.__code__.co_qualname:
             self.emit(f"{name}.__qualname__ = {v.__qualname__!r}")
-        if v.__dict__:
-            for k, x in v.__dict__.items():
+        consts = v.__code__.co_consts
+        for k, x, usual in (("__doc__", v.__doc__, consts[0] if consts and isinstance(consts[0], str) else None), ("__module__", v.__module__, v.__globals__.get("__name__")), ("__annotations__", v.__annotations__, {})):
+            if x != usual:
                 self.emit(f"{name}.{k} = {self.value(x)}")
+        for k, x in v.__dict__.items():
+            self.emit(f"{name}.__dict__[{k!r}] = {self.value(x)}")
         return name
 
     def cell(self, c: types.CellType) -> str:

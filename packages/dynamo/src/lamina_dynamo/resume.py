@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +165,7 @@ def _runs_python(v: Any) -> bool:
     return not isinstance(v, (types.BuiltinFunctionType, types.MethodWrapperType, types.MethodDescriptorType, types.WrapperDescriptorType)) and v not in _NEVER
 
 
-_NEVER = (print, int, float, bool, str, list, dict, tuple, set, len, isinstance, range, type)
+_NEVER = (print, int, float, bool, str, list, dict, tuple, set, len, isinstance, range, type, super, locals, globals, vars, dir, eval, exec, warnings.warn, sys._getframe)  # the last ones look at the frame that calls them
 
 
 # ---- code --------------------------------------------------------------------------------------------------------------
