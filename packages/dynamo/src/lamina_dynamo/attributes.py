@@ -16,10 +16,10 @@ from torch import nn
 
 from .control import Observed, native, unsupported
 from .guards import GuardKind
-from .lift import is_torch_owned
+from .lift import HEAP_TYPE, is_torch_owned
 from .control import DELETED, MISSING
 from .peer import peer_module
-from .source import AttrSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, instance_attr, module_member
+from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, instance_attr, module_member
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -74,6 +74,10 @@ def load_attr(cap: Capture, obj: Any, name: str) -> Any:
     if t is _FUNCTION or t is types.MethodType:
         return _function_attr(cap, obj, name)
     getter, owner = class_lookup(cap, t, "__getattribute__")
+    if t not in cap.plain_types:
+        cap.plain_types.add(t)
+        if not is_torch_owned(t.__module__) and t.__flags__ & HEAP_TYPE:
+            guard_class_attr(cap, t, (getter, t), "__getattribute__")
     if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in ("builtins", "collections"):
         found = generic_attr(cap, obj, t, name)
         if found is not MISSING:
@@ -319,6 +323,8 @@ def _function_attr(cap: Capture, fn: Any, name: str) -> Any:
 def _super_attr(cap: Capture, sup: super, name: str) -> Any:
     start, obj, cls = _super_parts(sup)
     mro = cls.__mro__
+    if not is_torch_owned(start.__module__) and id(cls) not in cap.own:
+        cap.guards.add(AttrSource(ConstantSource(cls), "__mro__"), K.EQUALS, mro)
     if name == "__class__":
         return super
     for klass in mro[mro.index(start) + 1 :]:
@@ -474,6 +480,9 @@ def guard_missing(cap: Capture, obj: Any, name: str) -> None:
         return
     if isinstance(obj, torch.Tensor):
         return
+    raw = class_lookup(cap, type(obj), name)
+    if raw is not MISSING and type(raw[0]) is types.MemberDescriptorType:
+        cap.guard(CallSource(_SlotIsSet.at(name), src), K.BOOL, False)
     if raw_dict(cap.original_of.get(id(obj), obj)) is not None:
         cap.guard_instance_missing(src, name)
         if isinstance(obj, nn.Module):
@@ -481,6 +490,27 @@ def guard_missing(cap: Capture, obj: Any, name: str) -> None:
             for table in _TABLES:
                 if table in d:
                     cap.guard(instance_attr(src, table), K.NO_KEY, name)
+
+
+class _SlotIsSet:
+    """Whether a slot holds something, as a pure function for `CallSource`. One object per name: sources are interned by identity."""
+
+    _made: dict[str, _SlotIsSet] = {}
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.__name__ = f"has_{name}"
+
+    def __call__(self, obj: Any) -> bool:
+        try:
+            _OBJECT_GETATTRIBUTE(obj, self.name)
+        except AttributeError:
+            return False
+        return True
+
+    @classmethod
+    def at(cls, name: str) -> _SlotIsSet:
+        return cls._made.setdefault(name, cls(name))
 
 
 # ---- __dict__ ----------------------------------------------------------------------------------------------------------

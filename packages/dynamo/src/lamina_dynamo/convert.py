@@ -142,6 +142,7 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 cap.release()
         if options.fullgraph:
             raise why
+        why.__traceback__ = why.__context__ = why.__cause__ = None  # they hold the frames of the capture, and with them the program's values
         if step is None or step in tried:
             raise _CannotConvert(why)
         tried.add(step)
@@ -221,7 +222,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         head.append(f"{outs}= {call_text}" if outs else call_text)
         if cap.final_grad != cap.entry_grad:
             head.append(f"{cg.constant(torch._C._set_grad_enabled)}({cap.final_grad})")
-    body = head + head_checks + cg.lines + tail
+    body = head + head_checks + cg.lines + cg.last + tail
     replacement = cg.code(body)
     guards = _guards(cap)
     converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), guards, gm, examples, reason, compiled, "\n".join(body))
@@ -321,5 +322,8 @@ def _guards(cap: Capture) -> list[Guard]:
     distinct = [inp.source for inp in cap.inputs.values() if inp.role == "input" and type(inp.source).__name__ != "ConstantSource"]
     if len(distinct) > 1 and cap.recorder.writes_inputs:
         guards.append(Guard(distinct[0], GuardKind.NO_ALIAS, tuple(distinct[1:])))
+    apart = [source for t in cap.told_apart.values() if (source := cap.path_of(t)) is not None]
+    if len(apart) > 1:
+        guards.append(Guard(apart[0], GuardKind.NO_ALIAS, tuple(apart[1:])))
     guards += cap.shape_guards()
     return guards

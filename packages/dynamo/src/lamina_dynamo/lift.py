@@ -25,7 +25,7 @@ from .control import unsupported
 from .guards import GuardKind, TensorSpec
 from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, KeySource, Source
 
-__all__ = ["Lifting", "is_torch_owned"]
+__all__ = ["HEAP_TYPE", "Lifting", "is_torch_owned", "unbound"]
 
 K = GuardKind
 LARGE_DICT = 400  # entries; larger dictionaries are not copied, only read by constant key
@@ -182,7 +182,8 @@ class Lifting:
         self.guard(source, K.TYPE, type(v))
         self.guard(AttrSource(source, "__name__"), K.EQUALS, v.__name__)
         owner = self.lift(v.__self__, AttrSource(source, "__self__"))
-        new = getattr(owner, v.__name__)
+        raw = unbound(v)
+        new = getattr(owner, v.__name__) if raw is None else raw.__get__(owner)
         self.lifted[id(v)] = new
         self.keep[id(v)] = v
         return new
@@ -330,8 +331,16 @@ class Lifting:
         return InstanceDictSource(base)
 
 
+def unbound(v: Any) -> Any:
+    """The descriptor that a bound C method came from: where `super()` gave it, not the one that its name finds."""
+    if type(v) is types.MethodWrapperType:
+        return v.__objclass__.__dict__[v.__name__]
+    found = (k.__dict__.get(v.__name__) for k in type(v.__self__).__mro__)
+    return next((d for d in found if type(d) is types.MethodDescriptorType and d.__get__(v.__self__) == v), None)
+
+
 _opaque_types: dict[type, bool] = {}
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code at run time
+HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code at run time
 _IMMUTABLE = (re.Pattern, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, operator.itemgetter, operator.attrgetter, operator.methodcaller)
 _READ_BY_RULES = (types.FrameType, types.TracebackType, BaseException, functools.partial, super)
 
@@ -341,7 +350,7 @@ def _is_opaque(v: Any) -> bool:
     t = type(v)
     known = _opaque_types.get(t)
     if known is None:
-        base = next(k for k in t.__mro__ if not k.__flags__ & _HEAP_TYPE)
+        base = next(k for k in t.__mro__ if not k.__flags__ & HEAP_TYPE)
         made_in_c = base is not object or not hasattr(v, "__dict__") and not any("__slots__" in k.__dict__ for k in t.__mro__)
         known = _opaque_types[t] = made_in_c and not issubclass(t, _READ_BY_RULES) and not any((k.__module__ or "").startswith(("torch", "pybind11", "lamina")) for k in t.__mro__)
     return known

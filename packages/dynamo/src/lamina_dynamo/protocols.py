@@ -182,7 +182,7 @@ class Protocols:
     # ---- callbacks ---------------------------------------------------------------------------------------------------
     def trampoline(self, fn: Any) -> Any:
         """A native callable that interprets `fn`."""
-        if fn is None or type(fn) in (types.BuiltinFunctionType, operator.itemgetter, operator.attrgetter) or fn in (int, float, str, bool, len):
+        if fn is None:
             return fn
         return lambda *a, **k: self.call(fn, a, k)
 

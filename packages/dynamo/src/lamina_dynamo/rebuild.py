@@ -24,6 +24,7 @@ import torch
 from .attributes import InstanceDict, raw_dict
 from .control import MISSING, CannotRebuild, Unsupported
 from .generators import InterpretedGenerator
+from .lift import unbound
 from .source import ConstantSource, LocalSource, Source
 
 __all__ = ["Codegen"]
@@ -44,6 +45,7 @@ class Codegen:
         self.cap = cap
         self.slots = slot_names
         self.lines: list[str] = []
+        self.last: list[str] = []  # after the side effects: positions of iterators, which the length of a list bounds
         self.supplied: dict[Source, str] = {}
         self.constants: dict[int, tuple[str, Any]] = {}
         self.outputs: dict[int, int] = {}  # id(fake) -> output number
@@ -173,7 +175,7 @@ class Codegen:
         if t is types.MethodType:
             return self._named(v, lambda: f"{self.constant(types.MethodType)}({self.value(v.__func__)}, {self.value(v.__self__)})", None)
         if t is types.MethodWrapperType:
-            return f"{self.value(v.__self__)}.{v.__name__}"
+            return f"{self.constant(unbound(v))}.__get__({self.value(v.__self__)})"
         if t is functools.partial:
             return self._named(v, lambda: f"{self.constant(functools.partial)}({self.value(v.func)}, *{self.value(v.args)}, **{self.value(v.keywords)})", None)
         if t is types.CellType:
@@ -204,7 +206,7 @@ class Codegen:
         name = self.names[id(v)] = self.fresh()
         self.emit(f"{name} = {expr}")
         if state:
-            self.emit(f"{name}.__setstate__({self.value(state[0])})")
+            self.last.append(f"{name}.__setstate__({self.value(state[0])})")
         return name
 
     def _dict_iterator(self, v: Any, t: type) -> str:
@@ -215,6 +217,8 @@ class Codegen:
         done = len(d) - operator.length_hint(v)
         if done == len(d) and list(d):
             self._refuse(v, t, "an iterator over a dictionary that changed, or at its end")
+        if id(d) in self.cap.original_of and list(d.items()) != list(self.cap.pristine[id(d)].items()):
+            self._refuse(v, t, "an iterator over a dictionary that changed")
         name = self.names[id(v)] = self.fresh()
         self.hold.append(v)
         self.emit(f"{name} = {self.constant(iter)}({self.value(d)}{_DICT_ITERATORS[t]})")
@@ -223,6 +227,8 @@ class Codegen:
         return name
 
     def builtin_method(self, v: Any) -> str:
+        if isinstance(getattr(type(v.__self__), v.__name__, None), types.FunctionType) and not isinstance(v.__self__, torch.Tensor):  # overridden: this one came from `super()`
+            return f"{self.constant(unbound(v))}.__get__({self.value(v.__self__)})"
         return f"{self.value(v.__self__)}.{v.__name__}"
 
     def _named(self, v: Any, make: Any, _: Any) -> str:

@@ -152,6 +152,8 @@ def contains(cap: Any, container: Any, item: Any) -> bool:
         return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in container)
     cap.refuse_opaque(container, item)
     refuse_user_keys(cap, item)
+    if isinstance(item, torch.Tensor) and isinstance(container, (set, frozenset, dict)):
+        cap.told_apart.update((id(t), t) for t in (item, *container) if isinstance(t, torch.Tensor))
     return native(operator.contains, container, item)
 
 

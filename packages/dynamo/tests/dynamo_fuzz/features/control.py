@@ -355,7 +355,7 @@ def gen_abandoned(x):
     def g():
         try:
             for i in range(10): yield i
-        finally: LOG.append("gone")
+        finally: list()
     for v in g():
         if v == 2: break
     print("after"); return x + v
