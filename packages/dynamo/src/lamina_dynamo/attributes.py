@@ -201,6 +201,8 @@ def instance_lookup(cap: Capture, obj: Any, name: str, guard_missing: bool) -> A
     d = raw_dict(target)
     if d is None:
         return MISSING
+    if id(d) in cap.shadow_of:
+        unsupported("instance-dict", "attributes of an object whose dictionary is used as a dictionary", saw=name, hint="use getattr and setattr")
     src = cap.sources.get(id(obj))
     if name in d:
         return d[name] if src is None else cap.lift(d[name], instance_attr(src, name))

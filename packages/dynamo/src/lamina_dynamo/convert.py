@@ -29,7 +29,7 @@ from .guards import Guard, GuardKind, state_guard
 from .native import extension, program as _program
 from .rebuild import Codegen
 from .session import Capture
-from .resume import emit_break, origin_of
+from .resume import emit_break
 from .side_effects import emit_side_effects
 from .source import CellSource, LocalSource
 
@@ -115,8 +115,8 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
         raise _CannotConvert(Unsupported("a generator or async function at the root of a capture", saw=fn.__qualname__, code="generator-root"))
     from . import rules  # noqa: F401  (fills the tables)
 
-    break_at: int | None = options.__dict__.get("forced_break") if origin_of(code).shift == 0 else None  # the break fuzzer's
-    reason: Unsupported | None = Unsupported("a break that a test forced", code="forced") if break_at is not None else None
+    break_at: int | None = None
+    reason: Unsupported | None = None
     tried: set[int] = set()
     no_checks = False
     for _ in range(MAX_RESTARTS):

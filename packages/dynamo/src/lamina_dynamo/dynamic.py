@@ -15,7 +15,7 @@ from lamina_dynshape.expr import as_expr
 from lamina_dynshape.marks import dim_marks
 
 from .guards import Guard, shape_guard
-from .source import SizeSource, Source, StrideSource
+from .source import AttrSource, SizeSource, Source, StrideSource
 
 __all__ = ["Dynamic", "DynamicPolicy"]
 
@@ -68,9 +68,10 @@ class Dynamic:
         if not dims:
             return self.mode.from_real(t, source=name, dynamic_dims=()), dims
         self.shape_env()
-        for d in range(t.dim()):
-            self.number_source[f"{name}.size()[{d}]"] = SizeSource(source, d)
-            self.number_source[f"{name}.stride()[{d}]"] = StrideSource(source, d)
+        for text, place in ((name, source), (f"{name}.grad", AttrSource(source, "grad"))):
+            for d in range(t.dim()):
+                self.number_source[f"{text}.size()[{d}]"] = SizeSource(place, d)
+                self.number_source[f"{text}.stride()[{d}]"] = StrideSource(place, d)
         marks = dim_marks(t)
         fake = self.mode.from_real(t, source=name, dynamic_dims=tuple(d for d in dims if d not in marks) or None)
         return fake, frozenset(d for d, s in enumerate(fake.sizes) if type(s) is not int)

@@ -84,6 +84,8 @@ class Lifting:
             return self._lift_method(v, source)
         if t is functools.partial:
             return self._lift_partial(v, source)
+        if t is super:
+            return self._lift_super(v, source)
         if t is types.MappingProxyType:
             self.guard(source, K.TYPE, t)
             return v
@@ -199,6 +201,15 @@ class Lifting:
         self.remember(new, source)
         return new
 
+    def _lift_super(self, v: Any, source: Source) -> Any:
+        self.guard(source, K.TYPE, super)
+        cls = self.lift(v.__thisclass__, AttrSource(source, "__thisclass__"))
+        new = super(cls, self.lift(v.__self__, AttrSource(source, "__self__")))
+        self.lifted[id(v)] = new
+        self.keep[id(v)] = v
+        self.remember(new, source)
+        return new
+
     def _lift_object(self, v: Any, source: Source) -> Any:
         if isinstance(v, _IMMUTABLE):
             return self._lift_identity(v, source)
@@ -218,6 +229,8 @@ class Lifting:
     def _lift_container(self, v: Any, source: Source) -> Any:
         t = type(v)
         self.guard(source, K.TYPE, t)
+        if t is dict and any(getattr(self.keep[k], "__dict__", None) is v for k in self.overlay if not isinstance(self.keep[k], torch.Tensor)):
+            unsupported("instance-dict", "the dictionary of an object whose attributes were written", hint="use setattr")
         if isinstance(v, dict) and len(v) > LARGE_DICT:
             self.lifted[id(v)] = v
             self.remember(v, source)

@@ -35,6 +35,7 @@ _ITERATORS = (
     type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed({})), itertools.product, itertools.permutations, itertools.combinations, type(iter(deque())), itertools.pairwise,
 )  # fmt: skip
 _REDUCED = (type(iter([])), type(iter(())), type(reversed([])), enumerate, zip, reversed, itertools.chain, itertools.islice, itertools.zip_longest, itertools.count, itertools.repeat, itertools.cycle)
+_KEY = type(functools.cmp_to_key(print)(0))  # calls the program's comparison
 _DICT_ITERATORS = {type(iter({})): "", type(iter({}.items())): ".items()", type(iter({}.values())): ".values()"}
 
 
@@ -266,6 +267,8 @@ class Codegen:
             self._refuse(v, t)
         d = raw_dict(v)
         slots = [s for k in t.__mro__ for s in _slots_of(k)]
+        if t is _KEY:
+            self._refuse(v, t)
         if d is None and not slots and t is not object and not isinstance(v, (dict, list, set)):
             if t.__module__ in ("re", "_sre", "inspect", "typing", "types", "functools", "operator", "datetime", "numpy", "decimal", "uuid", "pathlib", "torch", "weakref"):
                 return self.constant(v)

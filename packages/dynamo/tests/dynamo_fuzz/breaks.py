@@ -21,7 +21,7 @@ from lamina_dynamo.runtime import Options, compile_callable, reset
 from .features import Feature
 from .observe import Observation, observe
 
-__all__ = ["breaking_at", "code_objects", "run_with_breaks"]
+__all__ = ["breaking_at", "code_objects", "eager", "length", "run_with_breaks"]
 
 
 def _refuse(f: Any, arg: Any) -> None:
@@ -81,6 +81,11 @@ def _visit_value(v: Any, module: str, visit: Any) -> None:
                 visit(a.__code__)
 
 
+def length(code: types.CodeType) -> int:
+    """Instructions of a code object."""
+    return len(program_of(code).instructions)
+
+
 def run_with_breaks(feature: Feature, code: types.CodeType, indices: set[int], want: list[Observation]) -> str | None:
     """What differs from eager with these breaks; None if nothing."""
     with breaking_at(code, indices):
@@ -99,5 +104,6 @@ def run_with_breaks(feature: Feature, code: types.CodeType, indices: set[int], w
 
 
 def eager(feature: Feature, calls: int = 2) -> list[Observation]:
+    """What the feature's calls do, run by CPython."""
     feature.restore()
     return [observe(feature.fn, feature.arguments(i % 2), vars(feature.module), feature.watched).without_frames() for i in range(calls)]

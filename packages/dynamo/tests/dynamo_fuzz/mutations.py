@@ -262,14 +262,13 @@ def _change(rng: random.Random, world: Any, call: dict[str, Any]) -> str:
     return "nothing"
 
 
-def run_many(count: int, seed: int, report: Callable[[Case], None]) -> int:
-    """Make at least `count` changes; -> how many were made."""
+def run_many(count: int, seed: int, report: Callable[[Case], None]) -> tuple[int, int]:
+    """Make at least `count` changes, cases numbered from `seed` on; -> (how many were made, the next seed)."""
     made = 0
     while made < count:
         case = run_case(seed)
         seed += 1
-        made += len(case.changes)
+        made += max(len(case.changes), 1)
         if case.difference is not None:
             report(case)
-            made += 1
-    return made
+    return made, seed

@@ -121,7 +121,7 @@ class _Writer:
             return self.pick(self.name("I"), str(self.draw(st.integers(-3, 4))))
         a, l, d, b = self.integer(depth + 1), self.name("L"), self.name("D"), self.name("B")
         return self.pick(
-            f"({a} + {self.integer(depth + 1)}) % 7", f"{a} * 2 % 5", f"-{a}", f"len({l})", f"len({d})", f"{b}.n", f"{b}.noisy({a} % 3)", f"len({b})", f"{b}({a}) % 9", f"int({a} > 1)",
+            f"(({a} + {self.integer(depth + 1)}) % 7)", f"({a} * 2 % 5)", f"(-{a})", f"len({l})", f"len({d})", f"{b}.n", f"{b}.noisy({a} % 3)", f"len({b})", f"{b}({a}) % 9", f"int({a} > 1)",
             f"({a} if {self.condition(depth + 1)} else {self.integer(depth + 1)})", f"sum(i for i in {l} if isinstance(i, int)) % 11", f"failing({a})", f"sum(numbers({a} % 4))", f"(lambda q: q + {a})(1)", f"{self.name('T')}.shape[0]",
             f"max({a}, {self.integer(depth + 1)})", "COUNT", f"{d}.get('a', {a}) if isinstance({d}.get('a', 0), int) else 0", f"next(iter([{a}]))", f"(lambda *q, **k: len(q) + len(k))({a}, 1, z=2)", f"{l}.count({a})", f"abs({a})", f"getattr({b}, 'extra', {a})", f"(w := {a}) + 1",
         )  # fmt: skip
@@ -131,7 +131,7 @@ class _Writer:
             return self.name("T")
         a, b = self.tensor(depth + 1), self.name("B")
         return self.pick(
-            f"({a} + {self.tensor(depth + 1)})", f"{a} * {self.pick('2', '0.5', self.integer(depth + 1))}", f"{a}.relu()", f"torch.sin({a})", f"({a} - {a}.mean())", f"{a}.clone()", f"torch.where({a} > 0, {a}, {self.tensor(depth + 1)})", f"{b}.add({a})", f"{b}.v", f"{b}.twice",
+            f"({a} + {self.tensor(depth + 1)})", f"({a} * {self.pick('2', '0.5', self.integer(depth + 1))})", f"{a}.relu()", f"torch.sin({a})", f"({a} - {a}.mean())", f"{a}.clone()", f"torch.where({a} > 0, {a}, {self.tensor(depth + 1)})", f"{b}.add({a})", f"{b}.v", f"{b}.twice",
             f"helper({a}, {self.integer(depth + 1)})", f"helper({a}, 2, 3, flag={self.pick('True', 'False')}, z=1)", f"{a}.sum()", f"{a}[0]", f"torch.stack([{a}, {a}]).sum(0)", f"sum([{a}, {a}])", f"(lambda q: q * 2)({a})", f"{a}.view(-1)[:1]", f"{a}.detach()", f"({a} if {self.condition(depth + 1)} else {self.tensor(depth + 1)})",
             *[f"{f}({a})" for f in self.names["F"]],
         )  # fmt: skip

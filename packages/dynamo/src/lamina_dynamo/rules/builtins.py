@@ -14,6 +14,7 @@ from ..attributes import class_lookup, delete_attr, guard_missing, has_attr, ins
 from ..calls import rule
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
 from ..frames import NULL
+from ..guards import GuardKind
 from ..opcodes.operators import compare, python_method, subscript, truth
 
 
@@ -292,6 +293,11 @@ def reversed_(cap: Any, args: Any, kwargs: Any) -> Any:
     return native(reversed, v)
 
 
+@rule(functools.cmp_to_key)
+def cmp_to_key(cap: Any, args: Any, kwargs: Any) -> Any:
+    return native(functools.cmp_to_key, cap.trampoline(args[0]))
+
+
 @rule(abs)
 def abs_(cap: Any, args: Any, kwargs: Any) -> Any:
     method = python_method(cap, args[0], "__abs__")
@@ -342,6 +348,9 @@ def names_(cap: Any, args: Any, kwargs: Any) -> Any:
 def id_(cap: Any, args: Any, kwargs: Any) -> int:
     v = args[0]
     inp = cap.inputs.get(id(v))
+    path = cap.path_of(v)
+    if path is not None:
+        cap.guard(path, GuardKind.ID, inp.real if inp is not None else cap.original_of.get(id(v), v))
     return id(inp.real) if inp is not None else id(cap.original_of.get(id(v), v))
 
 

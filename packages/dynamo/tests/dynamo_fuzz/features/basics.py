@@ -42,8 +42,8 @@ def f5(x):
     finally:
         print('fin')
     return y
-def g(x, *_): 
-    y = x * 3; print('g'); return y.relu()
+def g(t): 
+    y = t * 3; print('g'); return y.relu()
 def f6(x): return g(x + 1) - 1
 def f7(x):
     n = 0
@@ -57,8 +57,8 @@ def f9(x):
     return [ (print(i), x + i)[1] for i in range(3)]
 def f10(x):
     it = iter([1,2,3]); a = next(it); print(a); return x + next(it)
-def gen(x, *_):
-    for i in range(3): yield x + i
+def gen(t):
+    for i in range(3): yield t + i
 def f11(x):
     s = 0
     for t in gen(x): print('it'); s = s + t
