@@ -21,7 +21,7 @@ from lamina_dynshape.support.verifylevel import verify_level
 from torch import fx
 
 from . import native
-from .control import CannotCheck, CannotRebuild, Observed, RestartCapture, Unsupported
+from .control import CannotCheck, CannotRebuild, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
 from .generators import InterpretedGenerator
@@ -112,7 +112,7 @@ class _CannotConvert(Exception):
 def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, policy: DynamicPolicy) -> Converted:
     code = fn.__code__
     if code.co_flags & 0x2A0:
-        raise _CannotConvert(Unsupported("a generator or async function at the root of a capture", saw=fn.__qualname__, code="generator-root"))
+        raise _CannotConvert(refusal("generator-root", "a generator or async function at the root of a capture", saw=fn.__qualname__))
     from . import rules  # noqa: F401  (fills the tables)
 
     break_at: int | None = None
@@ -147,7 +147,7 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
             raise _CannotConvert(why)
         tried.add(step)
         break_at, reason = step, why
-    raise _CannotConvert(reason or Unsupported("too many restarts", code="restarts"))
+    raise _CannotConvert(reason or refusal("restarts", "too many restarts"))
 
 
 @contextlib.contextmanager
@@ -236,7 +236,7 @@ def _refuse_abandoned(cap: Capture) -> None:
     """CPython closes a dropped generator at once, which runs its `finally` and `with`; we keep it until the end."""
     for made, step in cap.created.values():
         if type(made) is InterpretedGenerator and made.must_be_closed():
-            raise CannotRebuild(step, Unsupported("a generator left unfinished inside a `try` or `with`", saw=made.frame.code.co_qualname, hint="close it, or run it to its end", code="rebuild"))
+            raise CannotRebuild(step, refusal("rebuild", "a generator left unfinished inside a `try` or `with`", saw=made.frame.code.co_qualname, hint="close it, or run it to its end"))
 
 
 def _checks(cap: Capture, cg: Codegen) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from .assembler import Asm, assemble, call_sequence, copy_instructions
 from .bytecode import VERSION, Program, live_locals, program_of
-from .control import CannotRebuild, Unsupported
+from .control import CannotRebuild, refusal
 from .frames import NULL, ExcSlot, Frame
 from .rebuild import Codegen
 
@@ -86,7 +86,7 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
     ins = program.instructions[at]
     copies = len(slots) > len(set(map(id, slots))) or ins.op == "COPY" and type(frame.stack[-ins.arg]) is ExcSlot
     if at < 0 or ins.op == "PUSH_EXC_INFO" or copies:  # the last two only where a test forces it
-        raise CannotRebuild(None, Unsupported("a graph break before the first instruction", code="break-at-start"))
+        raise CannotRebuild(None, refusal("break-at-start", "a graph break before the first instruction"))
     while program.instructions[at].op in ("KW_NAMES", "PRECALL"):
         at += 1
     start = _start(program, at)
@@ -137,7 +137,7 @@ def _values_by_name(frame: Frame) -> dict[str, Any]:
 def _cell(cg: Codegen, frame: Frame, name: str) -> str:
     v = _values_by_name(frame).get(name, NULL)
     if type(v) is not types.CellType:  # before MAKE_CELL: only at the very start
-        raise CannotRebuild(None, Unsupported("a graph break before cells are made", code="break-at-start"))
+        raise CannotRebuild(None, refusal("break-at-start", "a graph break before cells are made"))
     return cg.cell(v)
 
 
