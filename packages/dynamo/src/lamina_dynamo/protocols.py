@@ -8,7 +8,6 @@ Keeps:   C code never runs the program's Python functions natively: callables gi
 from __future__ import annotations
 
 import enum
-import operator
 import types
 from collections import OrderedDict, defaultdict, deque
 from typing import Any

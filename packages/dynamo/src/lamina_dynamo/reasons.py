@@ -90,5 +90,4 @@ REASONS: dict[str, Reason] = {
     "recursion": Reason("calls nested too deeply to be inlined", "raise no recursion inside of a compiled function, or disable it"),
     "break-at-start": Reason("a break before the first statement of a function", "move what breaks into a function of its own"),
     "restarts": Reason("a frame that had to be captured again too often", "report it, with the function"),
-    "forced": Reason("a break that a test forced", "only tests force breaks"),
 }  # fmt: skip

@@ -18,7 +18,6 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any, NoReturn
 
-import numpy
 import torch
 
 from .attributes import InstanceDict, raw_dict
@@ -165,8 +164,8 @@ class Codegen:
             return self.builtin_method(v)
         if isinstance(v, type) and id(v) in self.cap.own:
             self._refuse(v, t, "a class made in the frame")
-        if type(v).__module__ == "numpy" and isinstance(v, numpy.ndarray):
-            return self._named(v, lambda: f"{self.constant(numpy.array)}({self.constant(v)})", None)
+        if t.__module__ == "numpy" and t.__name__ == "ndarray":  # another array at each call
+            return self._named(v, lambda: f"{self.constant(v)}.copy()", None)
         if t is float or t is complex or isinstance(v, _HELD):
             return self.constant(v)
         if t is types.FunctionType:

@@ -184,7 +184,7 @@ class _Writer:
         if text:
             self.emit(d, text)
         else:
-            text = self.pick(f"[{v}, {self.value()}]", f"list({l})", f"{l}[::-1]", f"[*{l}, {v}]", f"sorted(i for i in {l} if isinstance(i, int))", f"list(zip({l}, [1, 2]))", f"list(chatty(2))", f"list(deque({l}, maxlen=2))", f"[a for a, *b in [({v}, 1)]]")
+            text = self.pick(f"[{v}, {self.value()}]", f"list({l})", f"{l}[::-1]", f"[*{l}, {v}]", f"sorted(i for i in {l} if isinstance(i, int))", f"list(zip({l}, [1, 2]))", "list(chatty(2))", f"list(deque({l}, maxlen=2))", f"[a for a, *b in [({v}, 1)]]")
             self.emit(d, f"{self.bind('L', self.new('L'))} = {text}")
 
     def _dict(self, d: int) -> None:
@@ -209,14 +209,14 @@ class _Writer:
         self.emit(d, self.pick(f"print({self.integer()})", "print('here', len(LOG))", f"print({self.tensor()}.sum() > 0)", f"LOG.append({self.integer()})", f"print(f'{{{self.integer()}}} {{len({self.name('L')})!r:>3}}')", f"torch.manual_seed({self.integer()} % 3)"))
 
     def _global(self, d: int) -> None:
-        self.emit(d, self.pick(f"COUNT += {self.integer()}", f"TABLE['g'] = {self.value()}", f"SHARED.append({self.integer()})", f"SHARED = [{self.integer()}]", f"LOG.append(COUNT)"))
+        self.emit(d, self.pick(f"COUNT += {self.integer()}", f"TABLE['g'] = {self.value()}", f"SHARED.append({self.integer()})", f"SHARED = [{self.integer()}]", "LOG.append(COUNT)"))
 
     def _mutate_tensor(self, d: int) -> None:
         t = self.name("T")
         self.emit(d, self.pick(f"{t}.add_({self.integer()})", f"{t} += 1", f"{t}[0] = {self.integer()}", f"{t}.mul_(2)", f"{t}.tag = {self.integer()}", f"{t} = {t}.t() if {t}.dim() == 2 else {t}"))
 
     def _raise(self, d: int) -> None:
-        text = self.pick(f"raise Fail({self.integer()})", "raise KeyError('k')", "int('z')", f"assert {self.condition()}, 'no'", "[][1]", f"{{}}[{self.integer()}]", f"raise Fail(1) from KeyError(2)", "raise" if self.in_handler else "1 // 0", f"{self.name('B')}.nope")
+        text = self.pick(f"raise Fail({self.integer()})", "raise KeyError('k')", "int('z')", f"assert {self.condition()}, 'no'", "[][1]", f"{{}}[{self.integer()}]", "raise Fail(1) from KeyError(2)", "raise" if self.in_handler else "1 // 0", f"{self.name('B')}.nope")
         self.emit(d, f"if {self.condition()}: {text}" if self.chance(60) else text)
 
     def _call(self, d: int) -> None:
@@ -316,7 +316,7 @@ class _Writer:
 
     def _comprehension(self, d: int) -> None:
         a, t = self.integer(), self.tensor()
-        text = self.pick(f"[{t} * i for i in range(3)]", f"[(print('c', i), i + {a})[1] for i in range(2)]", f"[i for i in range(4) if i != {a}]", f"[[i, j] for i in range(2) for j in range(i)]", f"list({{i: {a} for i in range(3)}}.values())", f"[*{{i % 2 for i in range(3)}}]", f"[f(i) for f in [lambda z: z + {a}] for i in (1, 2)]", f"[v for v in chatty(2)]")
+        text = self.pick(f"[{t} * i for i in range(3)]", f"[(print('c', i), i + {a})[1] for i in range(2)]", f"[i for i in range(4) if i != {a}]", "[[i, j] for i in range(2) for j in range(i)]", f"list({{i: {a} for i in range(3)}}.values())", "[*{i % 2 for i in range(3)}]", f"[f(i) for f in [lambda z: z + {a}] for i in (1, 2)]", "[v for v in chatty(2)]")
         self.emit(d, f"{self.bind('L', self.new('L'))} = {text}")
 
     def _match(self, d: int) -> None:

@@ -148,7 +148,7 @@ def strings(x):
 
 def formatting(x):
     n, f, w = x.shape[0], math.pi, 8
-    return f"{n}", f"{f:.3f}", f"{n:>5}|{n:<5}|{n:^5}", f"{n:05d}", f"{f:{w}.2f}", f"{'a'!r:>6}", f"{n=}", f"{{}}", f"{1e9:,.2f}", f"{255:#x} {5:b}", f"{[1, n]} {{'a': n}}", "{} {k} {0[0]}".format([1], 2, k=3) if False else "{0[0]} {k}".format([1], k=3), "%s %5.2f %(a)s" % {"a": 1} if False else "%(a)s" % {"a": 1}, "%s %5.2f %r" % (n, f, "q"), "%d%%" % 5, str(n), repr("q"), ascii("é"), format(f, "e"), f"{None} {True} {x.dtype} {x.device} {x.shape}", f"{n!s}" f"{f!r}", string.Template("$a b").substitute(a=n), str([1, (2, "x")]), str({"a": {1}})
+    return f"{n}", f"{f:.3f}", f"{n:>5}|{n:<5}|{n:^5}", f"{n:05d}", f"{f:{w}.2f}", f"{'a'!r:>6}", f"{n=}", "{}", f"{1e9:,.2f}", f"{255:#x} {5:b}", f"{[1, n]} {{'a': n}}", "{} {k} {0[0]}".format([1], k=3) if False else "{0[0]} {k}".format([1], k=3), "%s %5.2f %(a)s" % {"a": 1} if False else "%(a)s" % {"a": 1}, "%s %5.2f %r" % (n, f, "q"), "%d%%" % 5, str(n), repr("q"), ascii("é"), format(f, "e"), f"{None} {True} {x.dtype} {x.device} {x.shape}", f"{n!s}" f"{f!r}", string.Template("$a b").substitute(a=n), str([1, (2, "x")]), str({"a": {1}})
 
 def format_tensor(x):
     a = f"{x.sum()}"; b = str(x); c = "{}".format(x[0]); d = "%s" % x.mean(); print(x)
