@@ -19,7 +19,7 @@ from .guards import GuardKind
 from .lift import HEAP_TYPE, is_torch_owned
 from .control import DELETED, MISSING
 from .peer import peer_module
-from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, instance_attr, module_member
+from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, TypeSource, instance_attr, module_member
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -76,8 +76,9 @@ def load_attr(cap: Capture, obj: Any, name: str) -> Any:
     getter, owner = class_lookup(cap, t, "__getattribute__")
     if t not in cap.plain_types:
         cap.plain_types.add(t)
-        if not is_torch_owned(t.__module__) and t.__flags__ & HEAP_TYPE:
-            guard_class_attr(cap, t, (getter, t), "__getattribute__")
+        src = cap.sources.get(id(obj))
+        if src is not None and not is_torch_owned(t.__module__) and t.__flags__ & HEAP_TYPE:
+            cap.guards.add(TypeAttrSource(TypeSource(src), "__getattribute__"), K.ID, getter)  # by way of the object: the entry must not hold the class
     if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in ("builtins", "collections"):
         found = generic_attr(cap, obj, t, name)
         if found is not MISSING:

@@ -352,7 +352,7 @@ def unbound(v: Any) -> Any:
     return next((d for d in found if type(d) is types.MethodDescriptorType and d.__get__(v.__self__) == v), None)
 
 
-_opaque_types: dict[type, bool] = {}
+_opaque_types: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code at run time
 _IMMUTABLE = (re.Pattern, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, operator.itemgetter, operator.attrgetter, operator.methodcaller)
 _READ_BY_RULES = (types.FrameType, types.TracebackType, BaseException, functools.partial, super)

@@ -278,12 +278,14 @@ class Protocols:
             unsupported("object-text", "the text of an object, which says where it is in memory", saw=type(v).__qualname__, hint="give the class a __repr__")
         return v
 
-    def _with_texts(self, v: Any, depth: int = 0) -> Any:
+    def _with_texts(self, v: Any, around: tuple[int, ...] = ()) -> Any:
         """A container whose items show what the program's `__repr__` says."""
 
         def show(x: Any) -> Any:
-            if type(x) in (list, tuple, dict) and depth < 6:
-                return self._with_texts(x, depth + 1)
+            if id(x) in (*around, id(v)):
+                return _Text("{...}" if type(x) is dict else "[...]" if type(x) is list else "(...)")
+            if type(x) in (list, tuple, dict):
+                return self._with_texts(x, (*around, id(v)))
             if x is None or type(x) in (str, int, float, bool, bytes, complex, list, tuple, dict, set) or isinstance(x, (type, enum.Enum)):
                 return x
             return _Text(self.call(repr, (x,)))
