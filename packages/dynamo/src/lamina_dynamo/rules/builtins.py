@@ -41,7 +41,7 @@ def _instance_of(cap: Any, obj: Any, cls: Any) -> bool:
     meta = type(cls)
     if meta is not type:
         check = class_lookup(cap, meta, "__instancecheck__")
-        if type(check[0]) is types.FunctionType and check[1].__module__ not in ("abc", "typing", "_py_abc", "torch.nn.parameter", "enum"):
+        if check is not MISSING and type(check[0]) is types.FunctionType and check[1].__module__ not in ("abc", "typing", "_py_abc", "torch.nn.parameter", "enum"):
             return truth(cap, cap.call(check[0], (cls, obj)))
     return native(isinstance, obj, cls)
 
