@@ -2,6 +2,7 @@
 
     nox -s primops-3.11             the suite of one package
     nox -s integration-3.12 -- -k bert
+    nox -s fuzz-3.11 -- --seed 2     dynamo's fuzzers, hours
     nox -s lint demo
 
 Python 3.12 is tested with an older torch (`constraints-3.12.txt`), the others with the one of `constraints.txt`.
@@ -68,6 +69,15 @@ def integration(session: nox.Session) -> None:
     """Tests and figures of the stages together, on real models."""
     _install(session, "lamina", "models", "test")
     _pytest(session, "integration/tests")
+
+
+@nox.session(python=PYTHONS)
+def fuzz(session: nox.Session) -> None:
+    """The long runs of dynamo's fuzzers: a break at every instruction, 20,000 programs, 10,000 changes between calls."""
+    _install(session, "dynamo", "test")
+    script = "packages/dynamo/tests/dynamo_fuzz"
+    for run in (["breaks"], ["programs", "--count", "20000"], ["mutations", "--count", "10000"]):
+        session.run("python", script, *run, *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(python=PYTHONS[0])

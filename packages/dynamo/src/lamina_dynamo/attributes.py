@@ -16,10 +16,10 @@ from torch import nn
 
 from .control import Observed, native, unsupported
 from .guards import GuardKind
-from .lift import is_torch_owned
+from .lift import HEAP_TYPE, is_torch_owned
 from .control import DELETED, MISSING
 from .peer import peer_module
-from .source import AttrSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, instance_attr, module_member
+from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, TypeSource, instance_attr, module_member
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -53,6 +53,11 @@ def class_lookup(cap: Capture, t: type, name: str) -> Any:
     return found
 
 
+def has_method(cap: Capture, obj: Any, name: str) -> bool:
+    """Whether the object's class has the method `name`."""
+    return class_lookup(cap, type(obj), name) is not MISSING
+
+
 def load_attr(cap: Capture, obj: Any, name: str) -> Any:
     """`obj.name` as the program would see it; AttributeErrors are the program's."""
     t = type(obj)
@@ -69,6 +74,11 @@ def load_attr(cap: Capture, obj: Any, name: str) -> Any:
     if t is _FUNCTION or t is types.MethodType:
         return _function_attr(cap, obj, name)
     getter, owner = class_lookup(cap, t, "__getattribute__")
+    if t not in cap.plain_types:
+        cap.plain_types.add(t)
+        src = cap.sources.get(id(obj))
+        if src is not None and not is_torch_owned(t.__module__) and t.__flags__ & HEAP_TYPE:
+            cap.guards.add(TypeAttrSource(TypeSource(src), "__getattribute__"), K.ID, getter)  # by way of the object: the entry must not hold the class
     if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in ("builtins", "collections"):
         found = generic_attr(cap, obj, t, name)
         if found is not MISSING:
@@ -112,7 +122,7 @@ def generic_attr(cap: Capture, obj: Any, t: type, name: str) -> Any:
     if rt is property:
         guard_class_attr(cap, t, raw, name)
         if value.fget is None:
-            raise Observed(AttributeError(f"property {name!r} of {t.__name__!r} object has no getter"))
+            raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no getter"))
         if type(value.fget) is not _FUNCTION:
             return _lift_native(cap, obj, name, native(getattr, obj, name))
         return cap.call(value.fget, (obj,))
@@ -135,6 +145,7 @@ def _data_descriptor(cap: Capture, obj: Any, t: type, name: str, value: Any, get
     over = cap.overlay.get(id(obj))
     if over is not None and name in over:
         return MISSING if over[name] is DELETED else over[name]
+    cap.refuse_opaque(obj)
     target = cap.original_of.get(id(obj), obj)
     try:
         found = value.__get__(target, t)
@@ -167,6 +178,8 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
         if rt in (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType):
             return native(value.__get__, obj, t)
         return native(value.__get__, obj, t)
+    if id(raw[1]) in cap.own:
+        return value
     if is_torch_owned(raw[1].__module__):
         return cap.lift(value, ConstantSource(value))
     return cap.lift(value, TypeAttrSource(ConstantSource(t), name))
@@ -174,7 +187,7 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
 
 def guard_class_attr(cap: Capture, t: type, raw: Any, name: str) -> None:
     """The class still holds this very attribute. One guard per class and name, however many instances."""
-    if is_torch_owned(raw[1].__module__) or id(t) in cap.own:
+    if is_torch_owned(raw[1].__module__) or id(raw[1]) in cap.own:
         return
     cap.guards.add(TypeAttrSource(ConstantSource(t), name), K.ID, raw[0])
 
@@ -189,6 +202,8 @@ def instance_lookup(cap: Capture, obj: Any, name: str, guard_missing: bool) -> A
     d = raw_dict(target)
     if d is None:
         return MISSING
+    if id(d) in cap.shadow_of:
+        unsupported("instance-dict", "attributes of an object whose dictionary is used as a dictionary", saw=name, hint="use getattr and setattr")
     src = cap.sources.get(id(obj))
     if name in d:
         return d[name] if src is None else cap.lift(d[name], instance_attr(src, name))
@@ -311,6 +326,8 @@ def _function_attr(cap: Capture, fn: Any, name: str) -> Any:
 def _super_attr(cap: Capture, sup: super, name: str) -> Any:
     start, obj, cls = _super_parts(sup)
     mro = cls.__mro__
+    if not is_torch_owned(start.__module__) and id(cls) not in cap.own:
+        cap.guards.add(AttrSource(ConstantSource(cls), "__mro__"), K.EQUALS, mro)
     if name == "__class__":
         return super
     for klass in mro[mro.index(start) + 1 :]:
@@ -376,7 +393,7 @@ def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
         rt = type(raw[0])
         if rt is property:
             if raw[0].fset is None:
-                raise Observed(AttributeError(f"property {name!r} of {t.__name__!r} object has no setter"))
+                raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no setter"))
             cap.call(raw[0].fset, (obj, value))
             return
         setter = class_lookup(cap, rt, "__set__")
@@ -384,6 +401,8 @@ def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
             cap.call(setter[0], (raw[0], obj, value))
             return
     if id(obj) in cap.sources:
+        if raw is MISSING and raw_dict(obj) is None:
+            raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
         if name == "__dict__" or name == "__class__":
             unsupported("attribute-write", f"assigning {name} of an outside object")
         _overlay_store(cap, obj, name, value)
@@ -423,6 +442,19 @@ def delete_attr(cap: Capture, obj: Any, name: str) -> None:
 
 
 def generic_delete(cap: Capture, obj: Any, name: str) -> None:
+    """object.__delattr__."""
+    t = type(obj)
+    raw = class_lookup(cap, t, name)
+    if raw is not MISSING:
+        if type(raw[0]) is property:
+            if raw[0].fdel is None:
+                raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no deleter"))
+            cap.call(raw[0].fdel, (obj,))
+            return
+        deleter = class_lookup(cap, type(raw[0]), "__delete__")
+        if deleter is not MISSING and type(deleter[0]) is _FUNCTION:
+            cap.call(deleter[0], (raw[0], obj))
+            return
     if id(obj) not in cap.sources:
         native(object.__delattr__, obj, name)
         return
@@ -447,10 +479,13 @@ def guard_missing(cap: Capture, obj: Any, name: str) -> None:
     """The instance (and a module's tables) still lack `name`."""
     inp = cap.inputs.get(id(obj))
     src = inp.source if inp is not None else cap.sources.get(id(obj))
-    if src is None or isinstance(obj, types.ModuleType) or type(src) is ConstantSource:
+    if src is None or isinstance(obj, types.ModuleType) or type(src) is ConstantSource or name in cap.overlay.get(id(obj), ()):
         return
     if isinstance(obj, torch.Tensor):
         return
+    raw = class_lookup(cap, type(obj), name)
+    if raw is not MISSING and type(raw[0]) is types.MemberDescriptorType:
+        cap.guard(CallSource(_SlotIsSet.at(name), src), K.BOOL, False)
     if raw_dict(cap.original_of.get(id(obj), obj)) is not None:
         cap.guard_instance_missing(src, name)
         if isinstance(obj, nn.Module):
@@ -458,6 +493,27 @@ def guard_missing(cap: Capture, obj: Any, name: str) -> None:
             for table in _TABLES:
                 if table in d:
                     cap.guard(instance_attr(src, table), K.NO_KEY, name)
+
+
+class _SlotIsSet:
+    """Whether a slot holds something, as a pure function for `CallSource`. One object per name: sources are interned by identity."""
+
+    _made: dict[str, _SlotIsSet] = {}
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.__name__ = f"has_{name}"
+
+    def __call__(self, obj: Any) -> bool:
+        try:
+            _OBJECT_GETATTRIBUTE(obj, self.name)
+        except AttributeError:
+            return False
+        return True
+
+    @classmethod
+    def at(cls, name: str) -> _SlotIsSet:
+        return cls._made.setdefault(name, cls(name))
 
 
 # ---- __dict__ ----------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ Keeps:   defaults are read as outside values (lifted, guarded); errors are TypeE
 
 from __future__ import annotations
 
-from types import CodeType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .control import Observed
+from .control import InternalError, native
 from .frames import NULL
 from .lift import is_torch_owned
 from .source import ConstantSource, DefaultsSource, KwDefaultsSource
@@ -48,17 +48,17 @@ def bind(cap: Capture, func: Any, args: Any, kwargs: dict[str, Any] | None) -> l
         fast[at] = tuple(args[argc:])
         at += 1
     elif n > argc:
-        _too_many(func, n)
+        _wrong_call(func, args, kwargs)
     extra: dict[str, Any] | None = None
     if flags & _VARKEYWORDS:
         extra = fast[at] = {}
-    if kwargs:
-        _bind_keywords(func, code, fast, kwargs, total, extra)
-    _fill_defaults(cap, func, code, fast, given, argc, kwonly)
+    if kwargs and not _bind_keywords(func, code, fast, kwargs, total, extra) or not _fill_defaults(cap, func, code, fast, given, argc, kwonly):
+        _wrong_call(func, args, kwargs)
     return fast
 
 
-def _bind_keywords(func: Any, code: CodeType, fast: list[Any], kwargs: dict[str, Any], total: int, extra: dict[str, Any] | None) -> None:
+def _bind_keywords(func: Any, code: CodeType, fast: list[Any], kwargs: dict[str, Any], total: int, extra: dict[str, Any] | None) -> bool:
+    """False where the call is wrong."""
     names = code.co_varnames[:total]
     first = code.co_posonlyargcount
     for k, v in kwargs.items():
@@ -66,48 +66,53 @@ def _bind_keywords(func: Any, code: CodeType, fast: list[Any], kwargs: dict[str,
             i = names.index(k, first)
         except ValueError:
             if extra is None:
-                raise Observed(TypeError(f"{func.__qualname__}() got an unexpected keyword argument {k!r}")) from None
+                return False
             extra[k] = v
             continue
         if fast[i] is not NULL:
-            raise Observed(TypeError(f"{func.__qualname__}() got multiple values for argument {k!r}"))
+            return False
         fast[i] = v
+    return True
 
 
-def _fill_defaults(cap: Capture, func: Any, code: CodeType, fast: list[Any], given: int, argc: int, kwonly: int) -> None:
+def _fill_defaults(cap: Capture, func: Any, code: CodeType, fast: list[Any], given: int, argc: int, kwonly: int) -> bool:
+    """False where an argument is missing."""
     missing = [i for i in range(given, argc) if fast[i] is NULL]
+    raw = id(func) in cap.own or is_torch_owned(func.__module__)
     if missing:
         defaults = func.__defaults__ or ()
         first = argc - len(defaults)
         if missing[0] < first:
-            lost = [repr(code.co_varnames[i]) for i in missing if i < first]
-            raise Observed(TypeError(f"{func.__qualname__}() missing {len(lost)} required positional argument{'s' * (len(lost) > 1)}: {_and(lost)}"))
-        raw = id(func) in cap.own or is_torch_owned(func.__module__)
+            return False
         for i in missing:
             v = defaults[i - first]
             fast[i] = v if raw else cap.lift(v, DefaultsSource(cap.sources.get(id(func)) or ConstantSource(func), i - first))
-    if kwonly:
-        kwdefaults = func.__kwdefaults__ or {}
-        for i in range(argc, argc + kwonly):
-            if fast[i] is NULL:
-                name = code.co_varnames[i]
-                if name not in kwdefaults:
-                    raise Observed(TypeError(f"{func.__qualname__}() missing 1 required keyword-only argument: {name!r}"))
-                v = kwdefaults[name]
-                raw = id(func) in cap.own or is_torch_owned(func.__module__)
-                fast[i] = v if raw else cap.lift(v, KwDefaultsSource(cap.sources.get(id(func)) or ConstantSource(func), name))
+    kwdefaults = func.__kwdefaults__ or {}
+    for i in range(argc, argc + kwonly):
+        if fast[i] is NULL:
+            name = code.co_varnames[i]
+            if name not in kwdefaults:
+                return False
+            v = kwdefaults[name]
+            fast[i] = v if raw else cap.lift(v, KwDefaultsSource(cap.sources.get(id(func)) or ConstantSource(func), name))
+    return True
 
 
-def _and(names: list[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    if len(names) == 2:
-        return " and ".join(names)
-    return ", ".join(names[:-1]) + ", and " + names[-1]
+def _nothing() -> None:
+    pass
 
 
-def _too_many(func: Any, n: int) -> None:
-    argc = func.__code__.co_argcount
-    lo = argc - len(func.__defaults__ or ())
-    takes = str(argc) if lo == argc else f"from {lo} to {argc}"
-    raise Observed(TypeError(f"{func.__qualname__}() takes {takes} positional argument{'s' * (argc != 1)} but {n} {'were' if n != 1 else 'was'} given"))
+def _wrong_call(func: Any, args: Any, kwargs: dict[str, Any] | None) -> NoReturn:
+    """CPython's own TypeError: the call of a function of the same signature that does nothing."""
+    code, empty = func.__code__, _nothing.__code__
+    flags = code.co_flags & (_VARARGS | _VARKEYWORDS) | empty.co_flags & ~(_VARARGS | _VARKEYWORDS)
+    stub = FunctionType(
+        empty.replace(
+            co_argcount=code.co_argcount, co_posonlyargcount=code.co_posonlyargcount, co_kwonlyargcount=code.co_kwonlyargcount, co_varnames=code.co_varnames, co_nlocals=len(code.co_varnames),
+            co_flags=flags, co_name=code.co_name, co_qualname=func.__qualname__,
+        ),
+        {}, code.co_name, func.__defaults__,
+    )  # fmt: skip
+    stub.__kwdefaults__, stub.__qualname__ = func.__kwdefaults__, func.__qualname__
+    native(stub, *args, **(kwargs or {}))
+    raise InternalError(f"binding the arguments of {func.__qualname__} failed, CPython does it")

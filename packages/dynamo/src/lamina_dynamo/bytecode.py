@@ -216,7 +216,15 @@ def _liveness(program: Program) -> list[frozenset[int]]:
             if new != live[i]:
                 live[i] = new
                 changed = True
-    return live
+    seen = _seen_by_builtins(program.code)
+    return [s | seen for s in live] if seen else live
+
+
+def _seen_by_builtins(code: CodeType) -> frozenset[int]:
+    """Slots that functions which look at their caller's frame may read: `super()` the first, `locals()` and the like all."""
+    if not {"locals", "vars", "dir", "eval", "exec"}.isdisjoint(code.co_names):
+        return frozenset(range(len(code.co_varnames)))
+    return frozenset({0}) if "super" in code.co_names and "__class__" in code.co_freevars and code.co_argcount else frozenset()
 
 
 def stack_effect(ins: Instruction, jump: bool) -> int:

@@ -85,6 +85,8 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
         return call_function(cap, fn, args, kwargs)
     if t is _METHOD:
         return call(cap, fn.__func__, (fn.__self__, *args), kwargs)
+    if cap.opaque and t not in (types.FunctionType, type):
+        cap.refuse_opaque(fn, getattr(fn, "__self__", None), *args, *(kwargs or {}).values())
     if t is _BUILTIN:
         return _call_builtin(cap, fn, args, kwargs)
     if t in _C_METHODS:
@@ -95,11 +97,33 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
         return call_type(cap, fn, args, kwargs)
     if t is functools.partial:
         return call(cap, fn.func, (*fn.args, *args), {**fn.keywords, **(kwargs or {})})
-    if t is functools._lru_cache_wrapper or t.__module__ == "lamina_dynamo.native" and t.__name__ == "CompiledFunction":
+    if t is functools._lru_cache_wrapper:
+        return _call_cached(cap, fn, args, kwargs or {})
+    if t.__module__ == "lamina_dynamo.native" and t.__name__ == "CompiledFunction":
         return call(cap, fn.__wrapped__, args, kwargs)
     if t in (torch._ops.OpOverload, torch._ops.OpOverloadPacket):
         return native(fn, *args, **(kwargs or {}))
     return _call_object(cap, fn, t, args, kwargs)
+
+
+def _call_cached(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A function under `functools.lru_cache`: what the cache holds is taken, what it lacks is computed and put there if computing it changes nothing else."""
+    if is_torch_owned(fn.__wrapped__.__module__):
+        return call(cap, fn.__wrapped__, args, kwargs)
+    keys = (*args, *kwargs.values())
+    if not all(_is_constant(k) for k in keys):
+        unsupported("cached-function", "a function under functools.lru_cache with arguments that are no constants", saw=fn.__wrapped__.__qualname__, hint="cache by numbers and strings")
+    if id(fn) in cap.own or cap.source_of(fn) is None and id(fn.__wrapped__) in cap.own:
+        unsupported("cached-function", "functools.lru_cache made in the compiled function", saw=fn.__wrapped__.__qualname__, hint="make it outside")
+    before = cap.changes()
+    value = call(cap, fn.__wrapped__, args, kwargs)
+    if cap.changes() != before or not _is_constant(value):
+        unsupported("cached-function", "a function under functools.lru_cache that has effects, or gives an object", saw=fn.__wrapped__.__qualname__, hint="call it outside")
+    return native(fn, *args, **kwargs)
+
+
+def _is_constant(v: Any) -> bool:
+    return v is None or type(v) in (int, float, str, bool, bytes, complex, torch.dtype, torch.device, torch.Size) or type(v) in (tuple, frozenset) and all(map(_is_constant, v)) or isinstance(v, type)
 
 
 def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
@@ -179,6 +203,8 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         if type(policy) is _Instead:
             return call(cap, policy.fn, args, kwargs)
         if policy is _NATIVE or policy is _OWN:
+            if not is_torch_owned(fn.__module__):
+                args, kwargs = map(cap.concrete, args), {k: cap.concrete(v) for k, v in (kwargs or {}).items()}
             return native(fn, *args, **(kwargs or {}))
         if policy is _HIDDEN:  # torch's lazy wrapper of what it keeps from compilers: go to the function itself
             from .rules.torch_api import unwrap_disabled
@@ -188,6 +214,7 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
                 return call(cap, inner, args, kwargs)
             return native(fn, *args, **(kwargs or {}))
         if policy[0] == "numpy" and not cap.any_tensor(args, kwargs):
+            cap.refuse_opaque(*args, *(kwargs or {}).values())
             return native(fn, *args, **(kwargs or {}))
         unsupported(policy[0], policy[1], saw=f"{fn.__module__}.{fn.__qualname__}", hint=policy[2])
     if code.co_flags & 0x280:  # coroutine, async generator
@@ -211,11 +238,14 @@ def closure_of(cap: Capture, fn: Any) -> tuple[types.CellType, ...]:
 # ---- C functions -------------------------------------------------------------------------------------------------------
 _CONSUMERS = frozenset({"join", "extend", "update", "union", "intersection", "difference", "symmetric_difference", "issubset", "issuperset", "isdisjoint", "fromkeys", "extendleft", "intersection_update", "difference_update", "__init__"})
 _MUTATORS = frozenset({"append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse", "update", "setdefault", "popitem", "add", "discard", "move_to_end", "appendleft", "popleft", "rotate", "__setitem__", "__delitem__", "__iadd__", "__ior__"})
+_COMPARING = frozenset({"index", "count", "remove", "get", "pop", "setdefault", "add", "discard", "fromkeys", "__getitem__", "__setitem__", "__delitem__", "__contains__"})  # hash or compare their arguments
 _CONTAINER_TYPES = (list, dict, set, tuple, frozenset, deque, str, bytes, int, float, complex, range, slice, bytearray)
 
 
 def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     owner = fn.__self__
+    if args and type(args[0]) is torch._C._InferenceMode:
+        unsupported("inference-mode", "inference_mode inside the compiled function", saw=fn.__name__, hint="use torch.no_grad, or enter it outside")
     if fn.__module__ == "torch._C._functorch":
         unsupported("functorch", "a functorch transform", saw=fn.__name__, hint="call it outside of the compiled function")
     if owner is None or isinstance(owner, types.ModuleType) or (fn.__module__ or "").startswith("torch._C"):
@@ -243,14 +273,20 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
             value = call(cap, owner.default_factory, ())
             dict.__setitem__(owner, args[0], value)
             return value
-        if name in ("index", "count", "remove", "__contains__") and isinstance(owner, (list, tuple)) and name == "__contains__":
+        if name == "__contains__" and isinstance(owner, (list, tuple)):
             from .opcodes.operators import contains
 
             return contains(cap, owner, args[0])
+        if name in _COMPARING:
+            cap.refuse_user_keys(*args)
+            if isinstance(owner, (list, tuple, deque)):
+                cap.refuse_user_keys(*owner)
         return native(fn, *args, **(kwargs or {}))
     if name.startswith("__"):
         return _call_slot(cap, name, fn, owner, args, kwargs)
     t = type(owner)
+    if isinstance(owner, BaseException) and id(owner) in cap.sources:
+        cap.refuse_mutation(owner)
     if t.__module__ in ("re", "_sre", "types", "builtins", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
         return native(fn, *args, **(kwargs or {}))
     if t.__module__.startswith("torch"):
@@ -325,6 +361,8 @@ def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: 
     objclass = getattr(base, "__objclass__", None)
     if name == "__init__" and (objclass is object or (objclass is None and type(owner).__init__ is object.__init__)):
         return None
+    if name in ("__init__", "__setstate__") and id(owner) in cap.sources and id(owner) not in cap.original_of:
+        cap.refuse_mutation(owner)
     if name == "__setattr__":
         return generic_store(cap, owner, *args) if not isinstance(owner, type) else store_attr(cap, owner, *args)
     if name == "__delattr__":
@@ -337,7 +375,7 @@ def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: 
             observe(AttributeError(f"{type(owner).__name__!r} object has no attribute {args[0]!r}"))
         return found
     if name == "__call__":
-        return call(cap, owner, args, kwargs)
+        return call(cap, owner, args, kwargs) if not isinstance(owner, type) else instantiate(cap, owner, args, kwargs)
     if name == "__get__" and type(owner) is _FUNCTION:
         return types.MethodType(owner, args[0]) if args[0] is not None else owner
     if isinstance(owner, _CONTAINER_TYPES):
@@ -425,6 +463,7 @@ def _is_c_pure(cls: type) -> bool:
 
 
 def _new_exception(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
+    args = [cap.concrete(a) for a in args]
     init = class_lookup(cap, cls, "__init__")[0]
     if type(init) is _FUNCTION and not init.__module__.startswith(("torch", "lamina")):
         obj = native(cls.__new__, cls, *args)

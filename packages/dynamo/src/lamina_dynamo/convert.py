@@ -26,11 +26,12 @@ from . import native
 from .control import CannotCheck, CannotRebuild, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
+from .generators import InterpretedGenerator
 from .guards import Guard, GuardKind, state_guard
 from .native import extension, program as _program
 from .rebuild import Codegen
 from .session import Capture
-from .resume import emit_break, origin_of
+from .resume import emit_break
 from .side_effects import emit_side_effects
 from .sizes import SizeReport, size_report
 from .source import CellSource, LocalSource
@@ -130,8 +131,8 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
         raise _CannotConvert(refusal("generator-root", "a generator or async function at the root of a capture", saw=fn.__qualname__))
     from . import rules  # noqa: F401  (fills the tables)
 
-    break_at: int | None = options.__dict__.get("forced_break") if origin_of(code).shift == 0 else None  # the break fuzzer's
-    reason: Unsupported | None = refusal("forced", "a break that a test forced") if break_at is not None else None
+    break_at: int | None = None
+    reason: Unsupported | None = None
     tried: set[int] = set()
     no_checks = False
     for _ in range(MAX_RESTARTS):
@@ -153,8 +154,11 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 continue
             except CannotRebuild as r:  # break where the object was made, or give up
                 step, why = r.step, r.reason
+            finally:
+                cap.release()
         if options.fullgraph:
             raise why
+        why.__traceback__ = why.__context__ = why.__cause__ = None  # they hold the frames of the capture, and with them the program's values
         if step is None or step in tried:
             raise _CannotConvert(why)
         tried.add(step)
@@ -214,6 +218,7 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
     code = frame.code
+    _refuse_abandoned(cap)
     cg = Codegen(cap, _program.arg_names_of(code))
     if result is BREAK:
         tail = emit_break(cap, cg, frame, options)
@@ -232,7 +237,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
             head.append("".join(f"_o{i}, " for i in range(len(cg.output_values))) + "= _outs")
         if cap.final_grad != cap.entry_grad:
             head.append(f"{cg.constant(torch._C._set_grad_enabled)}({cap.final_grad})")
-    body = head + head_checks + cg.lines + tail
+    body = head + head_checks + cg.lines + cg.last + tail
     replacement = cg.code(body, graph=gm is not None)
     taken = len(cg.supplied), len(cg.constants)  # what the graph alone takes comes after what the code takes
     call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, len(cg.output_values), _returned(body))
@@ -247,6 +252,13 @@ def _returned(body: list[str]) -> int:
     """Which of the graph's outputs the code returns where it does nothing else; -1 where it does."""
     found = re.fullmatch(r"return _o(\d+)", body[-1]) if len(body) == 2 else None
     return int(found.group(1)) if found else -1
+
+
+def _refuse_abandoned(cap: Capture) -> None:
+    """CPython closes a dropped generator at once, which runs its `finally` and `with`; we keep it until the end."""
+    for made, step in cap.created.values():
+        if type(made) is InterpretedGenerator and made.must_be_closed():
+            raise CannotRebuild(step, refusal("rebuild", "a generator left unfinished inside a `try` or `with`", saw=made.frame.code.co_qualname, hint="close it, or run it to its end"))
 
 
 def _checks(cap: Capture, cg: Codegen) -> list[str]:
@@ -333,5 +345,8 @@ def _guards(cap: Capture) -> list[Guard]:
     distinct = [inp.source for inp in cap.inputs.values() if inp.role == "input" and type(inp.source).__name__ != "ConstantSource"]
     if len(distinct) > 1 and cap.recorder.writes_inputs:
         guards.append(Guard(distinct[0], GuardKind.NO_ALIAS, tuple(distinct[1:])))
+    apart = [source for t in cap.told_apart.values() if (source := cap.path_of(t)) is not None]
+    if len(apart) > 1:
+        guards.append(Guard(apart[0], GuardKind.NO_ALIAS, tuple(apart[1:])))
     guards += cap.shape_guards()
     return guards

@@ -15,7 +15,7 @@ from lamina_dynshape.expr import as_expr
 from lamina_dynshape.marks import dim_marks
 
 from .guards import Guard, shape_guard
-from .source import SizeSource, Source, StrideSource
+from .source import AttrSource, SizeSource, Source, StrideSource
 
 __all__ = ["Dynamic", "DynamicPolicy"]
 
@@ -52,7 +52,7 @@ class DynamicPolicy:
         """Whether a Python int from outside becomes symbolic; notes its value."""
         old = self.ints.get(name, v)
         self.ints[name] = v if old == v else None
-        return self.dynamic is not False and self.ints[name] is None and v not in (0, 1)
+        return self.dynamic is not False and self.ints[name] is None and v > 1
 
 
 class Dynamic:
@@ -78,9 +78,11 @@ class Dynamic:
         if not dims:
             return self.mode.from_real(t, source=name, dynamic_dims=()), dims
         self.shape_env()
+        for text, place in ((name, source), (f"{name}.grad", AttrSource(source, "grad"))):
+            for d in range(t.dim()):
+                self.number_source[f"{text}.size()[{d}]"] = SizeSource(place, d)
+                self.number_source[f"{text}.stride()[{d}]"] = StrideSource(place, d)
         for d in range(t.dim()):
-            self.number_source[f"{name}.size()[{d}]"] = SizeSource(source, d)
-            self.number_source[f"{name}.stride()[{d}]"] = StrideSource(source, d)
             self.why_symbolic[f"{name}.size()[{d}]"] = self.policy.why(t, d)
         marks = dim_marks(t)
         fake = self.mode.from_real(t, source=name, dynamic_dims=tuple(d for d in dims if d not in marks) or None)

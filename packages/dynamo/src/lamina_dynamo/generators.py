@@ -9,9 +9,10 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from .control import Observed, observe
+from .attributes import has_method, load_attr
+from .bytecode import VERSION
+from .control import MISSING, Observed, observe, stands_for
 from .frames import Frame, run, unwind
-from .control import stands_for
 
 __all__ = ["InterpretedGenerator"]
 
@@ -36,15 +37,57 @@ class InterpretedGenerator:
     def send(self, value: Any) -> Any:
         return self._resume(value, None)
 
-    def throw(self, exc: Any, *rest: Any) -> Any:
-        return self._resume(None, exc() if isinstance(exc, type) else exc)
+    def throw(self, exc: Any, value: Any = None, traceback: Any = None) -> Any:
+        if isinstance(exc, type):
+            exc = value if isinstance(value, exc) else exc() if value is None else exc(*value) if isinstance(value, tuple) else exc(value)
+        return self._throw(exc)
+
+    def _throw(self, exc: BaseException) -> Any:
+        """Into the iterator that a `yield from` waits for, if there is one, else here."""
+        f = self.frame
+        inner = self._delegate()
+        if inner is None or self.running:
+            return self._resume(None, exc)
+        cap = f.cap
+        try:
+            if isinstance(exc, GeneratorExit):
+                if has_method(cap, inner, "close"):
+                    cap.call(load_attr(cap, inner, "close"), ())
+            elif has_method(cap, inner, "throw"):
+                return cap.call(load_attr(cap, inner, "throw"), (exc,))
+        except Observed as e:
+            if not isinstance(e.exc, StopIteration):
+                return self._resume(None, e.exc)
+            return self._end_delegation(e.exc.value)
+        except StopIteration as e:
+            return self._end_delegation(e.value)
+        return self._resume(None, exc)
+
+    def _delegate(self) -> Any:
+        """The iterator of the `yield from` at which the frame is suspended."""
+        f = self.frame
+        instructions = f.program.instructions
+        at = f.pc
+        if self.done or instructions[at - 1].op != "YIELD_VALUE" or at < 2 or instructions[at - 2].op != "SEND":
+            return None
+        return f.stack[-1]
+
+    def _end_delegation(self, value: Any) -> Any:
+        """Go on after the `yield from` with its value."""
+        f = self.frame
+        f.pc = f.program.instructions[f.pc - 2].target
+        if VERSION >= (3, 12):
+            f.stack.append(value)
+        else:
+            f.stack[-1] = value
+        return self._resume(MISSING, None)
 
     def close(self) -> None:
         if self.done or self.frame.program.instructions[self.frame.pc - 1].op == "RETURN_GENERATOR":
             self.done = True
             return
         try:
-            self._resume(None, GeneratorExit())
+            self._throw(GeneratorExit())
         except StopIteration:
             return
         except Observed as e:
@@ -73,7 +116,9 @@ class InterpretedGenerator:
         except Observed as e:
             self.done = True
             if isinstance(e.exc, StopIteration):
-                observe(RuntimeError("generator raised StopIteration"))
+                wrapped = RuntimeError("generator raised StopIteration")
+                wrapped.__cause__ = wrapped.__context__ = e.exc
+                observe(wrapped)
             raise
         except BaseException:
             self.done = True
@@ -87,9 +132,14 @@ class InterpretedGenerator:
 
     def _push_sent(self, f: Frame, value: Any) -> None:
         """The value of the `yield` expression. The first resume finds the None that RETURN_GENERATOR left."""
-        if f.program.instructions[f.pc - 1].op == "YIELD_VALUE":
+        if value is not MISSING and f.program.instructions[f.pc - 1].op == "YIELD_VALUE":
             f.stack.append(value)
 
 
-def generator_frame(gen: Any) -> Frame:
-    return gen.frame
+    def must_be_closed(self) -> bool:
+        """Whether dropping it now would run code of the program: a handler, `finally` or `with` around the `yield`."""
+        if self.done or self.frame.program.instructions[self.frame.pc - 1].op == "RETURN_GENERATOR":
+            return False
+        program = self.frame.program
+        entry = program.handler_of[self.frame.pc - 1]
+        return entry is not None and program.instructions[entry.target].op not in ("CALL_INTRINSIC_1", "CLEANUP_THROW")

@@ -8,8 +8,12 @@ Keeps:   tensors become fakes; built-in mutable containers become shadows whose 
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import enum
 import functools
+import operator
+import re
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
@@ -21,7 +25,7 @@ from .control import unsupported
 from .guards import GuardKind, TensorSpec
 from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, KeySource, Source
 
-__all__ = ["Lifting", "is_torch_owned"]
+__all__ = ["HEAP_TYPE", "Lifting", "is_torch_owned", "unbound"]
 
 K = GuardKind
 LARGE_DICT = 400  # entries; larger dictionaries are not copied, only read by constant key
@@ -80,6 +84,8 @@ class Lifting:
             return self._lift_method(v, source)
         if t is functools.partial:
             return self._lift_partial(v, source)
+        if t is super:
+            return self._lift_super(v, source)
         if t is types.MappingProxyType:
             self.guard(source, K.TYPE, t)
             return v
@@ -178,7 +184,8 @@ class Lifting:
         self.guard(source, K.TYPE, type(v))
         self.guard(AttrSource(source, "__name__"), K.EQUALS, v.__name__)
         owner = self.lift(v.__self__, AttrSource(source, "__self__"))
-        new = getattr(owner, v.__name__)
+        raw = unbound(v)
+        new = getattr(owner, v.__name__) if raw is None else raw.__get__(owner)
         self.lifted[id(v)] = new
         self.keep[id(v)] = v
         return new
@@ -194,7 +201,18 @@ class Lifting:
         self.remember(new, source)
         return new
 
+    def _lift_super(self, v: Any, source: Source) -> Any:
+        self.guard(source, K.TYPE, super)
+        cls = self.lift(v.__thisclass__, AttrSource(source, "__thisclass__"))
+        new = super(cls, self.lift(v.__self__, AttrSource(source, "__self__")))
+        self.lifted[id(v)] = new
+        self.keep[id(v)] = v
+        self.remember(new, source)
+        return new
+
     def _lift_object(self, v: Any, source: Source) -> Any:
+        if isinstance(v, _IMMUTABLE):
+            return self._lift_identity(v, source)
         if isinstance(v, weakref.ref):
             self.guard(source, K.TYPE, type(v))
             self.remember(v, source)
@@ -203,12 +221,16 @@ class Lifting:
         self.guard(source, K.TYPE, type(v))
         self.lifted[id(v)] = v
         self.remember(v, source)
+        if _is_opaque(v):
+            self.opaque.add(id(v))
         return v
 
     # ---- containers --------------------------------------------------------------------------------------------------
     def _lift_container(self, v: Any, source: Source) -> Any:
         t = type(v)
         self.guard(source, K.TYPE, t)
+        if t is dict and any(getattr(self.keep[k], "__dict__", None) is v for k in self.overlay if not isinstance(self.keep[k], torch.Tensor)):
+            unsupported("instance-dict", "the dictionary of an object whose attributes were written", hint="use setattr")
         if isinstance(v, dict) and len(v) > LARGE_DICT:
             self.lifted[id(v)] = v
             self.remember(v, source)
@@ -256,6 +278,7 @@ class Lifting:
                 put(shadow, k, self.lift(x, ItemSource(source, k)))
             return
         self.guard(source, K.LEN, len(items))
+        self.refuse_user_keys(*[k for k, _ in items])
         for i, (k, x) in enumerate(items):
             key = self.lift(k, KeySource(source, i))
             put(shadow, key, self.lift(x, CallSource(_NthValue.at(i), source)))
@@ -266,6 +289,7 @@ class Lifting:
             set.update(shadow, v)
             return
         self.guard(source, K.LEN, len(v))
+        self.refuse_user_keys(*v)
         for i, x in enumerate(v):
             set.add(shadow, self.lift(x, CallSource(_NthValue.at(i), source)))
 
@@ -318,6 +342,31 @@ class Lifting:
 
     def instance_dict_source(self, base: Source) -> Source:
         return InstanceDictSource(base)
+
+
+def unbound(v: Any) -> Any:
+    """The descriptor that a bound C method came from: where `super()` gave it, not the one that its name finds."""
+    if type(v) is types.MethodWrapperType:
+        return v.__objclass__.__dict__[v.__name__]
+    found = (k.__dict__.get(v.__name__) for k in type(v.__self__).__mro__)
+    return next((d for d in found if type(d) is types.MethodDescriptorType and d.__get__(v.__self__) == v), None)
+
+
+_opaque_types: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code at run time
+_IMMUTABLE = (re.Pattern, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, operator.itemgetter, operator.attrgetter, operator.methodcaller)
+_READ_BY_RULES = (types.FrameType, types.TracebackType, BaseException, functools.partial, super)
+
+
+def _is_opaque(v: Any) -> bool:
+    """Whether the object has state in C that no guard of ours looks at: arrays, buffers, locks, C iterators."""
+    t = type(v)
+    known = _opaque_types.get(t)
+    if known is None:
+        base = next(k for k in t.__mro__ if not k.__flags__ & HEAP_TYPE)
+        made_in_c = base is not object or not hasattr(v, "__dict__") and not any("__slots__" in k.__dict__ for k in t.__mro__)
+        known = _opaque_types[t] = made_in_c and not issubclass(t, _READ_BY_RULES) and not any((k.__module__ or "").startswith(("torch", "pybind11", "lamina")) for k in t.__mro__)
+    return known
 
 
 class _NthValue:

@@ -7,7 +7,7 @@ Keeps:   C code never runs the program's Python functions natively: callables gi
 
 from __future__ import annotations
 
-import operator
+import enum
 import types
 from collections import OrderedDict, defaultdict, deque
 from typing import Any
@@ -78,6 +78,18 @@ class SequenceIterator:
         return v
 
 
+class _Text:
+    """Shows a text in the place of an object."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 class Protocols:
     """Mixin of `Capture`."""
 
@@ -105,6 +117,7 @@ class Protocols:
         if isinstance(v, type):
             return native(iter, v)
         self.refuse_foreign(v)
+        self.refuse_opaque(v)
         return native(iter, v)
 
     def next(self, it: Any) -> Any:
@@ -156,6 +169,7 @@ class Protocols:
             if isinstance(v, dict):
                 return v
             return InterpretedIterator(self, self.iter(v))
+        self.refuse_opaque(v)
         return v
 
     def plain_iterables(self, args: Any) -> Any:
@@ -167,7 +181,7 @@ class Protocols:
     # ---- callbacks ---------------------------------------------------------------------------------------------------
     def trampoline(self, fn: Any) -> Any:
         """A native callable that interprets `fn`."""
-        if fn is None or type(fn) in (types.BuiltinFunctionType, operator.itemgetter, operator.attrgetter) or fn in (int, float, str, bool, len):
+        if fn is None:
             return fn
         return lambda *a, **k: self.call(fn, a, k)
 
@@ -206,6 +220,24 @@ class Protocols:
 
         return any(map(has, args)) or any(map(has, (kwargs or {}).values()))
 
+    def concrete(self, v: Any) -> Any:
+        """`v` with numbers for symbols, where C code reads the digits. The sizes are static from then on."""
+        t = type(v)
+        if t in (torch.SymInt, torch.SymFloat, torch.SymBool):
+            return native({torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[t], v)
+        if t in (list, tuple, set, frozenset, torch.Size) and self._has_symbol(v):
+            return t(map(self.concrete, v))
+        if t is dict and self._has_symbol(v):
+            return {self.concrete(k): self.concrete(x) for k, x in v.items()}
+        return v
+
+    def _has_symbol(self, v: Any, depth: int = 0) -> bool:
+        if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return True
+        if type(v) not in (list, tuple, set, frozenset, dict, torch.Size) or depth > 8:
+            return False
+        return any(self._has_symbol(x, depth + 1) for x in ([*v, *v.values()] if type(v) is dict else v))
+
     # ---- text --------------------------------------------------------------------------------------------------------
     def convert_value(self, v: Any, conversion: int) -> Any:
         if conversion == 0:
@@ -222,19 +254,45 @@ class Protocols:
 
     def printable(self, v: Any) -> Any:
         """`v`, or its text where C formatting would run the program's `__str__` or `__repr__`."""
-        if type(v) in (str, int, float, bool, type(None), torch.dtype, torch.device, torch.Size):
+        if type(v) in (str, int, float, bool, type(None), torch.dtype, torch.device):
             return v
+        if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self.concrete(v)
         if isinstance(v, torch.Tensor):
             unsupported("tensor-text", "the text of a tensor's value", saw=self.describe(v), hint="format outside of the compiled function")
         if isinstance(v, (list, tuple, dict, set)):
+            v = self.concrete(v)
             if self.any_tensor((v,), None):
                 unsupported("tensor-text", "the text of a tensor's value", hint="format outside of the compiled function")
-            return v
+            return self._with_texts(v)
+        self.refuse_opaque(v)
+        if isinstance(v, BaseException) and id(v) in self.sources:
+            self.printable(load_attr(self, v, "args"))  # guards what the text is made of
+            if isinstance(v, (OSError, UnicodeError, SyntaxError, ImportError)):
+                self.refuse_mutation(v)
         for name in ("__str__", "__repr__"):
             found = class_lookup(self, type(v), name)
             if found is not MISSING and type(found[0]) is _FUNCTION and not _own_or_std(found[0]):
                 return self.call(found[0], (v,))
+        if type(v).__repr__ is object.__repr__ and type(v).__str__ is object.__str__ and not isinstance(v, types.FunctionType):
+            unsupported("object-text", "the text of an object, which says where it is in memory", saw=type(v).__qualname__, hint="give the class a __repr__")
         return v
+
+    def _with_texts(self, v: Any, around: tuple[int, ...] = ()) -> Any:
+        """A container whose items show what the program's `__repr__` says."""
+
+        def show(x: Any) -> Any:
+            if id(x) in (*around, id(v)):
+                return _Text("{...}" if type(x) is dict else "[...]" if type(x) is list else "(...)")
+            if type(x) in (list, tuple, dict):
+                return self._with_texts(x, (*around, id(v)))
+            if x is None or type(x) in (str, int, float, bool, bytes, complex, list, tuple, dict, set) or isinstance(x, (type, enum.Enum)):
+                return x
+            return _Text(self.call(repr, (x,)))
+
+        if type(v) in (list, tuple):
+            return type(v)(map(show, v))
+        return {show(k): show(x) for k, x in v.items()} if type(v) is dict else v
 
     # ---- large dictionaries --------------------------------------------------------------------------------------------
     def large_dict_item(self, d: Any, key: Any) -> Any:
@@ -265,6 +323,17 @@ class Protocols:
     def refuse_large(self, d: Any) -> None:
         if id(d) in self.sources and id(d) not in self.original_of:
             unsupported("large-dict", "a whole pass over, or a change of, a very large dictionary from outside", saw=f"{len(d)} entries")
+
+    def refuse_user_keys(self, *keys: Any) -> None:
+        from .opcodes.operators import refuse_user_keys
+
+        refuse_user_keys(self, *keys)
+
+    def refuse_opaque(self, *values: Any) -> None:
+        """What outside objects of C types hold is not guarded: nothing may be computed from it at capture."""
+        for v in values:
+            if id(v) in self.opaque:
+                unsupported("opaque", "an operation on an outside object of a type implemented in C", saw=type(v).__qualname__, hint="pass tensors, numbers or Python objects")
 
     def refuse_mutation(self, v: Any) -> None:
         unsupported("foreign-mutation", "changing an outside object of a kind that is not modelled", saw=type(v).__qualname__)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import enum
 import functools
+import gc
 import itertools
 import math
+import operator
 import types
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any, NoReturn
 
@@ -20,6 +23,7 @@ import torch
 from .attributes import InstanceDict, raw_dict
 from .control import MISSING, CannotRebuild, refusal
 from .generators import InterpretedGenerator
+from .lift import unbound
 from .source import ConstantSource, LocalSource, Source
 
 __all__ = ["Codegen"]
@@ -27,9 +31,11 @@ __all__ = ["Codegen"]
 _LITERALS = frozenset({type(None), bool, int, str, bytes})
 _HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
 _ITERATORS = (
-    type(iter([])), type(iter(())), type(iter({})), type(iter({}.items())), type(iter({}.values())), type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed([])), type(reversed({})),
-    enumerate, zip, reversed, itertools.chain, itertools.islice, itertools.product, itertools.permutations, itertools.combinations, itertools.zip_longest, type(iter(deque())), itertools.pairwise,
+    type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed({})), itertools.product, itertools.permutations, itertools.combinations, type(iter(deque())), itertools.pairwise,
 )  # fmt: skip
+_REDUCED = (type(iter([])), type(iter(())), type(reversed([])), enumerate, zip, reversed, itertools.chain, itertools.islice, itertools.zip_longest, itertools.count, itertools.repeat, itertools.cycle)
+_KEY = type(functools.cmp_to_key(print)(0))  # calls the program's comparison
+_DICT_ITERATORS = {type(iter({})): "", type(iter({}.items())): ".items()", type(iter({}.values())): ".values()"}
 
 
 class Codegen:
@@ -39,6 +45,7 @@ class Codegen:
         self.cap = cap
         self.slots = slot_names
         self.lines: list[str] = []
+        self.last: list[str] = []  # after the side effects: positions of iterators, which the length of a list bounds
         self.supplied: dict[Source, str] = {}
         self.constants: dict[int, tuple[str, Any]] = {}
         self.outputs: dict[int, int] = {}  # id(fake) -> output number
@@ -171,6 +178,10 @@ class Codegen:
             return self._named(v, lambda: f"{self.constant(torch.Size)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
         if t is types.BuiltinFunctionType and not isinstance(v.__self__, (types.ModuleType, type, type(None))):
             return self.builtin_method(v)
+        if isinstance(v, type) and id(v) in self.cap.own:
+            self._refuse(v, t, "a class made in the frame")
+        if t.__module__ == "numpy" and t.__name__ == "ndarray":  # another array at each call
+            return self._named(v, lambda: f"{self.constant(v)}.copy()", None)
         if t is float or t is complex or isinstance(v, _HELD):
             return self.constant(v)
         if t is types.FunctionType:
@@ -180,13 +191,17 @@ class Codegen:
         if t is types.MethodType:
             return self._named(v, lambda: f"{self.constant(types.MethodType)}({self.value(v.__func__)}, {self.value(v.__self__)})", None)
         if t is types.MethodWrapperType:
-            return f"{self.value(v.__self__)}.{v.__name__}"
+            return f"{self.constant(unbound(v))}.__get__({self.value(v.__self__)})"
         if t is functools.partial:
             return self._named(v, lambda: f"{self.constant(functools.partial)}({self.value(v.func)}, *{self.value(v.args)}, **{self.value(v.keywords)})", None)
         if t is types.CellType:
             return self.cell(v)
         if t is InstanceDict:
             return f"{self.value(v.obj)}.__dict__"
+        if t in _DICT_ITERATORS:
+            return self._dict_iterator(v, t)
+        if t in _REDUCED:
+            return self._reduced(v)
         if t in _ITERATORS:
             return self._named(v, lambda: f"{self.constant(iter)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
         if isinstance(v, tuple):
@@ -197,7 +212,39 @@ class Codegen:
             return self._named(v, lambda: f"{self.constant(tuple.__new__)}({self.constant(t)}, (" + "".join(f"{self.value(x)}, " for x in tuple.__iter__(v)) + "))", None)
         return self._object(v, t)
 
+    def _reduced(self, v: Any) -> str:
+        """An iterator by its own account of where it stands: what it iterates over stays shared."""
+        self.hold.append(v)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 3.12 deprecates the account of itertools
+            fn, args, *state = v.__reduce__()
+        expr = f"{self.constant(fn)}({', '.join([self.value(a) for a in args])})"
+        name = self.names[id(v)] = self.fresh()
+        self.emit(f"{name} = {expr}")
+        if state:
+            self.last.append(f"{name}.__setstate__({self.value(state[0])})")
+        return name
+
+    def _dict_iterator(self, v: Any, t: type) -> str:
+        """A new iterator over the same dictionary, advanced as far."""
+        d = next((x for x in gc.get_referents(v) if isinstance(x, dict)), None)
+        if d is None:
+            return f"{self.constant(iter)}(())"
+        done = len(d) - operator.length_hint(v)
+        if done == len(d) and list(d):
+            self._refuse(v, t, "an iterator over a dictionary that changed, or at its end")
+        if id(d) in self.cap.original_of and list(d.items()) != list(self.cap.pristine[id(d)].items()):
+            self._refuse(v, t, "an iterator over a dictionary that changed")
+        name = self.names[id(v)] = self.fresh()
+        self.hold.append(v)
+        self.emit(f"{name} = {self.constant(iter)}({self.value(d)}{_DICT_ITERATORS[t]})")
+        for _ in range(done):
+            self.emit(f"{self.constant(next)}({name})")
+        return name
+
     def builtin_method(self, v: Any) -> str:
+        if isinstance(getattr(type(v.__self__), v.__name__, None), types.FunctionType) and not isinstance(v.__self__, torch.Tensor):  # overridden: this one came from `super()`
+            return f"{self.constant(unbound(v))}.__get__({self.value(v.__self__)})"
         return f"{self.value(v.__self__)}.{v.__name__}"
 
     def _named(self, v: Any, make: Any, _: Any) -> str:
@@ -235,6 +282,8 @@ class Codegen:
             self._refuse(v, t)
         d = raw_dict(v)
         slots = [s for k in t.__mro__ for s in _slots_of(k)]
+        if t is _KEY:
+            self._refuse(v, t)
         if d is None and not slots and t is not object and not isinstance(v, (dict, list, set)):
             if t.__module__ in ("re", "_sre", "inspect", "typing", "types", "functools", "operator", "datetime", "numpy", "decimal", "uuid", "pathlib", "torch", "weakref"):
                 return self.constant(v)
@@ -305,9 +354,12 @@ class Codegen:
             self.emit(f"{name}.__kwdefaults__ = {self.value(v.__kwdefaults__)}")
         if v.__qualname__ != v.__code__.co_qualname:
             self.emit(f"{name}.__qualname__ = {v.__qualname__!r}")
-        if v.__dict__:
-            for k, x in v.__dict__.items():
+        consts = v.__code__.co_consts
+        for k, x, usual in (("__doc__", v.__doc__, consts[0] if consts and isinstance(consts[0], str) else None), ("__module__", v.__module__, v.__globals__.get("__name__")), ("__annotations__", v.__annotations__, {})):
+            if x != usual:
                 self.emit(f"{name}.{k} = {self.value(x)}")
+        for k, x in v.__dict__.items():
+            self.emit(f"{name}.__dict__[{k!r}] = {self.value(x)}")
         return name
 
     def cell(self, c: types.CellType) -> str:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
+import warnings
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +67,12 @@ class State:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Parameters of a function that starts here."""
-        return (*self.locals, *[f".stack{i}" if k == PLAIN else f".handled{i}" for i, k in enumerate(self.stack) if k != EMPTY])
+        return (*self.locals, *[n for n in self.stack_names if n])
+
+    @property
+    def stack_names(self) -> list[str]:
+        """The parameter of each stack item; exception slots count for themselves, since a SWAP may move one."""
+        return [f".stack{i}" if k == PLAIN else f".handled{self.stack[:i].count(SLOT)}" if k == SLOT else "" for i, k in enumerate(self.stack)]
 
 
 # ---- at a break --------------------------------------------------------------------------------------------------------
@@ -75,7 +82,10 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
     code = origin.code
     program = program_of(code)
     at = frame.pc - origin.shift
-    if at < 0 or program.instructions[at].op == "PUSH_EXC_INFO":  # the latter only where a test forces it
+    slots = [v for v in frame.stack if type(v) is ExcSlot]
+    ins = program.instructions[at]
+    copies = len(slots) > len(set(map(id, slots))) or ins.op == "COPY" and type(frame.stack[-ins.arg]) is ExcSlot
+    if at < 0 or ins.op == "PUSH_EXC_INFO" or copies:  # the last two only where a test forces it
         raise CannotRebuild(None, refusal("break-at-start", "a graph break before the first instruction"))
     while program.instructions[at].op in ("KW_NAMES", "PRECALL"):
         at += 1
@@ -163,7 +173,7 @@ def _runs_python(v: Any) -> bool:
     return not isinstance(v, (types.BuiltinFunctionType, types.MethodWrapperType, types.MethodDescriptorType, types.WrapperDescriptorType)) and v not in _NEVER
 
 
-_NEVER = (print, int, float, bool, str, list, dict, tuple, set, len, isinstance, range, type)
+_NEVER = (print, int, float, bool, str, list, dict, tuple, set, len, isinstance, range, type, super, locals, globals, vars, dir, eval, exec, warnings.warn, sys._getframe)  # the last ones look at the frame that calls them
 
 
 # ---- code --------------------------------------------------------------------------------------------------------------
@@ -397,11 +407,9 @@ def _leave(code: types.CodeType, state: State, entry: State, globals_: Any, opti
         made = call_sequence(load, [])
         load = [*made[: -2 if VERSION == (3, 11) else -1], *gather, *([Asm("PRECALL", 1, line)] if VERSION == (3, 11) else []), Asm("CALL", 1, line)]
     args = [Asm("LOAD_FAST", slot[n], line) for n in state.locals]
-    for i, kind in enumerate(state.stack):
-        if kind == PLAIN:
-            args.append(Asm("LOAD_FAST", slot[f".temp{i}"], line))
-        elif kind == SLOT:
-            args.append(Asm("LOAD_FAST", slot[f".handled{i}"], line))
+    for i, name in enumerate(state.stack_names):
+        if name:
+            args.append(Asm("LOAD_FAST", slot[name if state.stack[i] == SLOT else f".temp{i}"], line))
     out += [*call_sequence(load, args), Asm("RETURN_VALUE", 0, line)]
     for a in out:
         a.line = line

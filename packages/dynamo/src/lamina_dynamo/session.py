@@ -18,7 +18,7 @@ from torch import fx
 from .control import DELETED, MISSING, STANDS_FOR, unsupported
 from .dynamic import Dynamic, DynamicPolicy
 from .guards import GuardKind, GuardSet
-from .lift import Lifting
+from .lift import Lifting, _contents
 from .protocols import Protocols
 from .recorder import Recorder
 from .source import ConstantSource, InstanceDictSource, Source
@@ -47,6 +47,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.mode = FakeMode()
         self.sources: dict[int, Source] = {}
         self.keep: dict[int, Any] = {}
+        self.opaque: set[int] = set()  # ids of outside objects whose C state cannot be guarded
         self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
         self.inputs: dict[int, Input] = {}  # id(fake) -> input
         self.shadow_of: dict[int, Any] = {}  # id(original container) -> shadow
@@ -68,6 +69,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.handled: Any = None  # exception being handled (sys.exc_info)
         self.rng_used = False
         self.size_nodes: dict[Any, fx.Node] = {}
+        self.plain_types: set[type] = set()  # classes whose way of attribute access is guarded
+        self.told_apart: dict[int, Any] = {}  # id -> outside tensor that the program compared by identity with others, in a set
         self.type_cache: dict[tuple[type, str], Any] = {}
         self.recorder = Recorder(self)
         self.root_function: Any = None
@@ -136,6 +139,16 @@ class Capture(Lifting, Protocols, Dynamic):
     def user_stack(self) -> tuple[Any, ...]:
         """The user's frames, innermost last."""
         return self.frame.location_stack() if self.frame is not None else ()
+
+    def changes(self) -> tuple[Any, ...]:
+        """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""
+        shadows = tuple(tuple(map(id, s.values() if isinstance(s, dict) else s)) for s in self.shadow_of.values())
+        cells = tuple(id(_contents(cell)) for cell, outside, *_ in self.own_cells.values() if outside is not None)
+        return len(self.graph.nodes), sum(map(len, self.overlay.values())), len(self.globals_overlay), shadows, cells
+
+    def release(self) -> None:
+        """Let go of everything: values of the program that only the capture still holds are freed now, as in eager."""
+        self.__dict__.clear()
 
     # ---- what several modules ask ------------------------------------------------------------------------------------
     def guard_instance_missing(self, src: Source, name: str) -> None:

@@ -49,7 +49,7 @@ class GuardProgram(extension().Program):  # type: ignore[misc]
             return _state_difference(guard.expected, global_state())
         if not was_read:
             return "nothing there"
-        if guard.kind is GuardKind.SHAPE and isinstance(value, dict):
+        if guard.kind is GuardKind.SHAPE and type(value) is dict and all(type(i) is int and i < len(self.leaf_sources) for i in value):  # else what was read is no number
             return ", ".join(f"{self.leaf_sources[i].name()} = {n}" for i, n in value.items())
         return _VALUE_TEXT.get(guard.kind, _short)(value)
 

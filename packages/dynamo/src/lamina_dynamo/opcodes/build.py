@@ -9,7 +9,7 @@ from typing import Any
 from ..control import Observed, native, observe
 from ..frames import Frame
 from . import handler
-from .operators import subscript, truth
+from .operators import refuse_user_keys, subscript, truth
 
 
 def _take(s: list[Any], n: int) -> list[Any]:
@@ -32,12 +32,15 @@ def build_list(f: Frame, n: int) -> None:
 
 @handler("BUILD_SET")
 def build_set(f: Frame, n: int) -> None:
-    f.stack.append(native(set, _take(f.stack, n)))
+    items = _take(f.stack, n)
+    refuse_user_keys(f.cap, *items)
+    f.stack.append(native(set, items))
 
 
 @handler("BUILD_MAP")
 def build_map(f: Frame, n: int) -> None:
     items = _take(f.stack, 2 * n)
+    refuse_user_keys(f.cap, *items[::2])
     f.stack.append(native(dict, zip(items[::2], items[1::2])))
 
 
@@ -66,12 +69,14 @@ def list_append(f: Frame, i: int) -> None:
 @handler("SET_ADD")
 def set_add(f: Frame, i: int) -> None:
     v = f.stack.pop()
+    refuse_user_keys(f.cap, v)
     native(f.stack[-i].add, v)
 
 
 @handler("MAP_ADD")
 def map_add(f: Frame, i: int) -> None:
     v, k = f.stack.pop(), f.stack.pop()
+    refuse_user_keys(f.cap, k)
     native(operator.setitem, f.stack[-i], k, v)
 
 
@@ -90,14 +95,29 @@ def list_extend(f: Frame, i: int) -> None:
 @handler("SET_UPDATE")
 def set_update(f: Frame, i: int) -> None:
     v = f.stack.pop()
-    native(f.stack[-i].update, f.cap.sequence(v))
+    items = f.cap.sequence(v)
+    refuse_user_keys(f.cap, *items)
+    native(f.stack[-i].update, items)
 
 
-@handler("DICT_UPDATE", "DICT_MERGE")
+@handler("DICT_UPDATE")
 def dict_update(f: Frame, i: int) -> None:
     v = f.stack.pop()
     target = f.stack[-i]
     for k, x in mapping_items(f.cap, v):
+        target[k] = x
+
+
+@handler("DICT_MERGE")
+def dict_merge(f: Frame, i: int) -> None:
+    """`**v` of a call: names may not repeat."""
+    v = f.stack.pop()
+    target = f.stack[-i]
+    for k, x in mapping_items(f.cap, v):
+        if k in target:
+            called = f.stack[-i - 2]
+            name = f"{called.__module__}.{called.__qualname__}()" if hasattr(called, "__qualname__") else str(called)
+            observe(TypeError(f"{name} got multiple values for keyword argument {k!r}"))
         target[k] = x
 
 
@@ -124,10 +144,7 @@ def list_to_tuple(f: Frame, arg: Any) -> None:
 @handler("UNPACK_SEQUENCE")
 def unpack_sequence(f: Frame, n: int) -> None:
     v = f.stack.pop()
-    if type(v) in (tuple, list):
-        items = v
-    else:
-        items = f.cap.sequence(v)
+    items = v if type(v) in (tuple, list) else _unpacked(f.cap, v)
     if len(items) != n:
         if len(items) > n:
             observe(ValueError(f"too many values to unpack (expected {n})"))
@@ -135,10 +152,19 @@ def unpack_sequence(f: Frame, n: int) -> None:
     f.stack.extend(items[::-1])
 
 
+def _unpacked(cap: Any, v: Any) -> Any:
+    try:
+        return cap.sequence(v)
+    except Observed as e:
+        if isinstance(e.exc, TypeError) and not hasattr(type(v), "__iter__") and not hasattr(type(v), "__getitem__"):
+            observe(TypeError(f"cannot unpack non-iterable {type(v).__name__} object"))
+        raise
+
+
 @handler("UNPACK_EX")
 def unpack_ex(f: Frame, arg: int) -> None:
     before, after = arg & 255, arg >> 8
-    items = list(f.cap.sequence(f.stack.pop()))
+    items = list(_unpacked(f.cap, f.stack.pop()))
     if len(items) < before + after:
         observe(ValueError(f"not enough values to unpack (expected at least {before + after}, got {len(items)})"))
     end = len(items) - after

@@ -168,6 +168,16 @@ def send(f: Frame, target: int) -> None:
     f.stack.append(out)
 
 
+@handler("CLEANUP_THROW", since=(3, 12))
+def cleanup_throw(f: Frame, arg: Any) -> None:
+    """An exception thrown into a `yield from`: StopIteration ends the delegation."""
+    exc = f.stack.pop()
+    if not isinstance(exc, StopIteration):
+        raise Observed(exc)
+    del f.stack[-2:]
+    f.stack += [None, exc.value]
+
+
 @handler("END_SEND")
 def end_send(f: Frame, arg: Any) -> None:
     v = f.stack.pop()

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from ..attributes import class_lookup
-from ..control import native
+from ..control import native, observe, unsupported
 from ..frames import Frame
+from ..lift import is_torch_owned
 from ..control import MISSING
 from . import handler
 
@@ -18,6 +19,8 @@ _BINARY = (
     operator.add, operator.and_, operator.floordiv, operator.lshift, operator.matmul, operator.mul, operator.mod, operator.or_, operator.pow, operator.rshift, operator.sub, operator.truediv, operator.xor,
     operator.iadd, operator.iand, operator.ifloordiv, operator.ilshift, operator.imatmul, operator.imul, operator.imod, operator.ior, operator.ipow, operator.irshift, operator.isub, operator.itruediv, operator.ixor,
 )  # fmt: skip
+_SIGNS = ("+", "&", "//", "<<", "@", "*", "%", "|", "** or pow()", ">>", "-", "/", "^")
+_SYMBOLS = {**dict(zip(_BINARY, _SIGNS)), **{op: "**=" if "pow" in s else f"{s}=" for op, s in zip(_BINARY[13:], _SIGNS)}}
 _DUNDER = {op: f"__{op.__name__.strip('_')}__" for op in _BINARY}
 _COMPARE = {"<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge}
 _SWAPPED = {operator.lt: "__gt__", operator.le: "__ge__", operator.eq: "__eq__", operator.ne: "__ne__", operator.gt: "__lt__", operator.ge: "__le__"}
@@ -66,11 +69,9 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
         if out is not NotImplemented:
             return out
     if forward is None and backward is None:
+        cap.refuse_opaque(a, b)
         return native(op, a, b)
-    symbol = op.__name__
-    from ..control import observe
-
-    observe(TypeError(f"unsupported operand type(s) for {symbol}: {type(a).__name__!r} and {type(b).__name__!r}"))
+    observe(TypeError(f"unsupported operand type(s) for {_SYMBOLS[op]}: {type(a).__name__!r} and {type(b).__name__!r}"))
 
 
 @handler("BINARY_OP", arg=lambda p, i: _BINARY[i.arg])
@@ -108,6 +109,7 @@ def compare(cap: Any, op: Any, a: Any, b: Any) -> Any:
             return a is b
         if op is operator.ne:
             return a is not b
+    cap.refuse_opaque(a, b)
     return native(op, a, b)
 
 
@@ -148,6 +150,10 @@ def contains(cap: Any, container: Any, item: Any) -> bool:
         return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in cap.iterate(container))
     if type(container) in (list, tuple) and (python_method(cap, item, "__eq__") or any(python_method(cap, x, "__eq__") for x in container)):
         return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in container)
+    cap.refuse_opaque(container, item)
+    refuse_user_keys(cap, item)
+    if isinstance(item, torch.Tensor) and isinstance(container, (set, frozenset, dict)):
+        cap.told_apart.update((id(t), t) for t in (item, *container) if isinstance(t, torch.Tensor))
     return native(operator.contains, container, item)
 
 
@@ -156,6 +162,25 @@ def contains_op(f: Frame, invert: int) -> None:
     container = f.stack.pop()
     s = f.stack
     s[-1] = contains(f.cap, container, s[-1]) != bool(invert)
+
+
+def refuse_user_keys(cap: Any, *keys: Any) -> None:
+    """C code hashes and compares keys: their class must not do it in Python, unless by what a dataclass or an enum was given."""
+    for k in keys:
+        t = type(k)
+        if t in _SIMPLE or isinstance(k, (torch.Tensor, type)):
+            if t is tuple:
+                refuse_user_keys(cap, *k)
+            continue
+        for name in ("__hash__", "__eq__"):
+            method = python_method(cap, k, name)
+            if method is not None and not _generated(t, method):
+                unsupported("user-hash", "a container that hashes or compares by the program's own methods", saw=t.__qualname__, hint="use keys of built-in types")
+
+
+def _generated(t: type, method: Any) -> bool:
+    frozen = getattr(t, "__dataclass_params__", None)
+    return method.__module__ == "enum" or is_torch_owned(method.__module__) or frozen is not None and method.__code__.co_filename.startswith("<")
 
 
 def truth(cap: Any, v: Any) -> bool:
@@ -175,6 +200,7 @@ def truth(cap: Any, v: Any) -> bool:
     method = python_method(cap, v, "__len__")
     if method is not None and class_lookup(cap, t, "__bool__") is MISSING:
         return cap.call(method, (v,)) != 0
+    cap.refuse_opaque(v)
     return native(operator.truth, v)
 
 
@@ -195,6 +221,7 @@ def _unary(name: str, op: Any) -> None:
     def run(f: Frame, arg: Any) -> None:
         v = f.stack[-1]
         method = python_method(f.cap, v, dunder)
+        f.cap.refuse_opaque(v)
         f.stack[-1] = f.cap.call(method, (v,)) if method is not None else native(op, v)
 
 
@@ -210,6 +237,7 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
     if t in _SIMPLE and t is not type:
         if t is dict and id(container) in cap.sources and id(container) not in cap.original_of:
             return cap.large_dict_item(container, key)
+        refuse_user_keys(cap, key)
         return native(operator.getitem, container, key)
     if isinstance(container, torch.Tensor):
         return native(operator.getitem, container, key)
@@ -229,6 +257,7 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
         hook = class_lookup(cap, type(container), "__getitem__")
         if hook is MISSING:
             return native(operator.getitem, container, key)
+    cap.refuse_opaque(container, key)
     return native(operator.getitem, container, key)
 
 
@@ -253,6 +282,8 @@ def store_subscript(cap: Any, container: Any, key: Any, value: Any) -> None:
         return
     if id(container) in cap.sources and id(container) not in cap.original_of and not isinstance(container, torch.Tensor):
         cap.refuse_mutation(container)
+    if not isinstance(container, torch.Tensor):
+        refuse_user_keys(cap, key)
     native(operator.setitem, container, key, value)
 
 
@@ -277,4 +308,6 @@ def delete_subscr(f: Frame, arg: Any) -> None:
     if method is not None:
         f.cap.call(method, (container, key))
     else:
+        f.cap.refuse_opaque(container)
+        refuse_user_keys(f.cap, key)
         native(operator.delitem, container, key)

@@ -12,9 +12,13 @@ import torch
 
 from ..attributes import class_lookup, delete_attr, guard_missing, has_attr, instance_dict, load_attr, store_attr
 from ..calls import rule
-from ..control import STANDS_FOR, Observed, native, observe, unsupported
+from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
 from ..frames import NULL
+from ..guards import GuardKind
 from ..opcodes.operators import compare, python_method, subscript, truth
+
+
+STANDS_FOR.update({torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool})
 
 
 @rule(isinstance)
@@ -37,7 +41,7 @@ def _instance_of(cap: Any, obj: Any, cls: Any) -> bool:
     meta = type(cls)
     if meta is not type:
         check = class_lookup(cap, meta, "__instancecheck__")
-        if type(check[0]) is types.FunctionType and check[1].__module__ not in ("abc", "typing", "_py_abc", "torch.nn.parameter", "enum"):
+        if check is not MISSING and type(check[0]) is types.FunctionType and check[1].__module__ not in ("abc", "typing", "_py_abc", "torch.nn.parameter", "enum"):
             return truth(cap, cap.call(check[0], (cls, obj)))
     return native(isinstance, obj, cls)
 
@@ -46,9 +50,25 @@ def _instance_of(cap: Any, obj: Any, cls: Any) -> bool:
 def type_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1:
         return cap.type_of(args[0])
-    cls = native(type, *args, **kwargs)
+    return _make_class(cap, type, args, kwargs)
+
+
+def _make_class(cap: Any, meta: type, args: Any, kwargs: Any) -> type:
+    """`meta(name, bases, namespace)`. What of it is written in Python would run on the outside: refused, but for what the library has."""
+    _name, bases, namespace = args
+    hooks = [class_lookup(cap, meta, "__new__"), class_lookup(cap, meta, "__init__"), class_lookup(cap, meta, "__call__")]
+    hooks += [class_lookup(cap, b, "__init_subclass__") for b in bases]
+    hooks += [class_lookup(cap, type(v), "__set_name__") for v in namespace.values()]
+    for found in hooks:
+        if found is not MISSING and isinstance(getattr(found[0], "__func__", found[0]), types.FunctionType) and found[1].__module__ not in _QUIET_HOOKS:
+            unsupported("class-hook", "making a class whose making runs the program's code", saw=found[1].__qualname__, hint="define the class outside")
+    cls = native(meta, *args, **kwargs)
     cap.own[id(cls)] = cls
+    cap.created[id(cls)] = (cls, cap.step)
     return cls
+
+
+_QUIET_HOOKS = frozenset({"abc", "enum", "typing", "functools", "torch.autograd.function", "torch.nn.modules.module", "torch._C"})
 
 
 @rule(super)
@@ -172,12 +192,18 @@ def str_(cap: Any, args: Any, kwargs: Any) -> str:
     return native(str, *args, **kwargs)
 
 
-@rule(repr, ascii)
+@rule(repr)
 def repr_(cap: Any, args: Any, kwargs: Any) -> str:
     method = python_method(cap, args[0], "__repr__")
     if method is not None and method.__module__ != "enum":
         return cap.call(method, (args[0],))
-    return native(repr, cap.printable(args[0]) if isinstance(args[0], torch.Tensor) else args[0])
+    text = cap.printable(args[0])
+    return text if text is not args[0] and type(text) is str else native(repr, text)
+
+
+@rule(ascii)
+def ascii_(cap: Any, args: Any, kwargs: Any) -> str:
+    return repr_(cap, args, kwargs).encode("ascii", "backslashreplace").decode()
 
 
 @rule(format)
@@ -267,6 +293,11 @@ def reversed_(cap: Any, args: Any, kwargs: Any) -> Any:
     return native(reversed, v)
 
 
+@rule(functools.cmp_to_key)
+def cmp_to_key(cap: Any, args: Any, kwargs: Any) -> Any:
+    return native(functools.cmp_to_key, cap.trampoline(args[0]))
+
+
 @rule(abs)
 def abs_(cap: Any, args: Any, kwargs: Any) -> Any:
     method = python_method(cap, args[0], "__abs__")
@@ -291,7 +322,22 @@ def refused(cap: Any, args: Any, kwargs: Any) -> Any:
     unsupported("io", "a call with effects outside of Python objects", saw="print, input, open, exec or eval", hint="move it out of the compiled function, or accept the graph break")
 
 
-@rule(globals, locals, dir)
+@rule(locals)
+def locals_(cap: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    f = cap.frame
+    if f.namespace is not None:
+        unsupported("frame-locals", "locals() of a class body")
+    names = f.code.co_varnames + tuple(v for v in f.code.co_cellvars if v not in f.code.co_varnames) + f.code.co_freevars
+    found = {}
+    for name, v in zip(names, f.fast):
+        if type(v) is types.CellType:
+            v = v.cell_contents if v != types.CellType() else NULL
+        if v is not NULL and not name.startswith("."):  # ours, in resume functions
+            found[name] = v
+    return found
+
+
+@rule(globals, dir)
 def names_(cap: Any, args: Any, kwargs: Any) -> Any:
     if args:
         return native(dir, *args)
@@ -302,6 +348,9 @@ def names_(cap: Any, args: Any, kwargs: Any) -> Any:
 def id_(cap: Any, args: Any, kwargs: Any) -> int:
     v = args[0]
     inp = cap.inputs.get(id(v))
+    path = cap.path_of(v)
+    if path is not None:
+        cap.guard(path, GuardKind.ID, inp.real if inp is not None else cap.original_of.get(id(v), v))
     return id(inp.real) if inp is not None else id(cap.original_of.get(id(v), v))
 
 
@@ -317,8 +366,7 @@ def build_class(cap: Any, args: Any, kwargs: Any) -> Any:
     f = Frame(cap, body.__code__, bind(cap, body, (), None), body.__globals__, body, cap.frame)
     f.namespace = namespace
     cell = run(f)
-    cls = native(meta, name, tuple(bases), namespace, **kwargs)
-    cap.own[id(cls)] = cls
+    cls = _make_class(cap, meta, (name, tuple(bases), namespace), kwargs)
     if type(cell) is types.CellType:
         cell.cell_contents = cls
     return cls
@@ -369,6 +417,6 @@ def make_printable(cap: Any, v: Any) -> Any:
     """Arguments of `%` formatting."""
     if type(v) is tuple:
         return tuple(cap.printable(x) for x in v)
-    return cap.printable(v) if not isinstance(v, dict) else v
+    return cap.printable(v) if not isinstance(v, dict) else {k: cap.printable(x) for k, x in v.items()}
 
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import logging
+import sys
 import types
 import warnings
 from collections import OrderedDict, defaultdict, deque
@@ -19,10 +20,15 @@ from ..control import native, unsupported
 from ..opcodes.operators import python_method
 
 
+_SHOW = warnings.showwarning
+
+
 # ---- warnings and logging ----------------------------------------------------------------------------------------------
 @rule(warnings.warn)
 def warn(cap: Any, args: Any, kwargs: Any) -> None:
-    """Shown once, at capture, at the user's line: what the default filter does in eager."""
+    """Shown once, at capture, at the user's line: what the default filter does in eager. Filters that the program itself set ask for more."""
+    if warnings.showwarning is not _SHOW or warnings.filters[:1] and warnings.filters[0][0] in ("always", "error"):
+        unsupported("warning", "a warning under filters that show or raise each one", saw=str(args[0])[:80], hint="warn outside of the compiled function")
     message = args[0]
     category = args[1] if len(args) > 1 else kwargs.get("category") or (type(message) if isinstance(message, Warning) else UserWarning)
     f = cap.frame
@@ -49,6 +55,18 @@ def _get_logger(cap: Any, args: Any, kwargs: Any) -> Any:
     if args and isinstance(args[0], logging.Logger):
         return native(logging.Logger.isEnabledFor, *args) if len(args) > 1 else native(logging.Logger.getEffectiveLevel, *args)
     return native(logging.getLogger, *args)
+
+
+@rule(sys.exception)
+def exception(cap: Any, args: Any, kwargs: Any) -> Any:
+    return cap.handled
+
+
+@rule(sys.exc_info)
+def exc_info(cap: Any, args: Any, kwargs: Any) -> Any:
+    """The exception that the interpreted program handles."""
+    exc = cap.handled
+    return (None, None, None) if exc is None else (type(exc), exc, exc.__traceback__)
 
 
 # ---- inspection --------------------------------------------------------------------------------------------------------

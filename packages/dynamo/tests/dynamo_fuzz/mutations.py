@@ -1,0 +1,274 @@
+"""Guard mutation fuzzer: between two calls one thing that the program could see changes; compiled code must follow eager.
+
+How:     a random program reads some places of a small world (modules, objects, globals, closures, classes, containers, tensors,
+         flags); a random slot of that world, found by walking it, gets another value; the calls before and after are compared.
+"""
+
+from __future__ import annotations
+
+import random
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from lamina_dynamo.runtime import Options, compile_callable, reset
+from torch import nn
+
+from .observe import observe
+from .programs import forget, module_of
+
+__all__ = ["Case", "run_case", "run_many"]
+
+WORLD = '''\
+import collections, dataclasses, enum, functools, types, torch
+from torch import nn
+SCALE, NAME, TABLE, ITEMS, EMPTY = 2, "a", {"k": 3, "list": [1, 2], "t": torch.ones(2)}, [1, 2.5, "s"], None
+TAGS, PAIR, QUEUE = {1, 2}, (1, [2]), collections.deque([1, 2])
+COUNTS = collections.defaultdict(int, q=4)
+class Color(enum.Enum):
+    RED, BLUE = 1, 2
+@dataclasses.dataclass
+class Point:
+    a: int = 1
+    b: object = 2
+class Base:
+    rate, weights = 0.5, [1, 2]
+    def __init__(self): self.mode, self.sizes, self.nested, self.point, self.color, self.flag = "a", (1, 2), {"deep": [5]}, Point(), Color.RED, True
+    @property
+    def doubled(self): return self.rate * 2
+    def method(self, k=3): return k + 1
+    @classmethod
+    def create(cls): return cls.rate
+    @staticmethod
+    def plain(v): return v + 2
+class Config(Base):
+    def method(self, k=3): return super().method(k) * 2
+    def __getattr__(self, name):
+        if name == "dynamic": return 7
+        raise AttributeError(name)
+class Slotted:
+    __slots__ = ("p", "q")
+    def __init__(self): self.p = 1
+class Named(collections.namedtuple("Named", "u v")):
+    def total(self): return self.u + self.v
+def helper(x, bonus=1, *, extra=2): return x * SCALE + bonus + extra
+def make():
+    cell, hidden = 4, [1]
+    def closed(v): return v + cell + len(hidden)
+    return closed
+closed = make()
+partial = functools.partial(helper, bonus=5)
+space = types.SimpleNamespace(w=1, z=[1])
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin, self.act, self.drop, self.norm = nn.Linear(2, 2), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm1d(2)
+        self.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Tanh()]); self.named = nn.ModuleDict({"m": nn.Sigmoid()}); self.seq = nn.Sequential(nn.ReLU(), nn.Tanh())
+        self.register_buffer("shift", torch.ones(2)); self.scale = nn.Parameter(torch.ones(2)); self.plain, self.config, self.limit = [torch.ones(2)], Config(), 3
+    def part(self, x): return x * self.limit
+    def forward(self, x): return self.act(self.lin(x)) + self.shift
+net, config, slotted, named = Net(), Config(), Slotted(), Named(1, 2)
+'''
+
+READS = (
+    "SCALE", "len(NAME)", "TABLE['k']", "TABLE['t']", "len(TABLE)", "sum(TABLE['list'])", "ITEMS[0]", "ITEMS[-1] == 's'", "len(ITEMS)", "EMPTY is None", "1 in TAGS", "len(TAGS)", "PAIR[0]", "PAIR[1][0]", "QUEUE[0]", "len(QUEUE)", "COUNTS['q']", "COUNTS.get('nope', 2)",
+    "sorted(map(str, TABLE))[0] == 'k'", "Color.RED is config.color", "config.color.value", "config.point.a", "config.point == Point(1, 2)", "config.rate", "Base.rate", "config.weights[0]", "len(config.mode)", "config.mode == 'a'", "sum(config.sizes)", "config.nested['deep'][0]", "config.doubled", "config.method()",
+    "config.method(1)", "Config.create()", "config.plain(1)", "config.dynamic", "hasattr(config, 'nope')", "getattr(config, 'late', 5)", "config.flag and 2", "isinstance(config, Base)", "type(config) is Config", "slotted.p", "hasattr(slotted, 'q')", "named.u", "named.total()", "helper(1)", "helper(1, extra=3)", "closed(1)",
+    "partial(2)", "space.w", "len(space.z)", "net(x)", "net.act(x)", "net.lin(x)", "net.lin.weight", "net.drop(x)", "net.norm(x)", "net.blocks[0](x)", "len(net.blocks)", "net.named['m'](x)", "net.seq(x)", "net.shift", "net.scale", "net.plain[0]", "net.part(x)", "net.limit", "net.training", "net.config.doubled", "net.lin.bias is None",
+    "sum(p.numel() for p in net.parameters())", "[m.training for m in net.modules()].count(True)", "x.requires_grad", "x.shape[0]", "x.dtype == torch.float32", "torch.is_grad_enabled()", "x.stride()[0]", "arg", "len(opts)", "opts['o']", "sum(opts.get('l', ()))", "x.is_contiguous()", "(x * 2).dtype == torch.get_default_dtype()", "config.__class__.__name__ == 'Config'",
+    "[type(m).__name__ for m in net.blocks].count('Tanh')", "any(v == 2 for v in ITEMS)", "max(COUNTS.values())", "next(iter(TABLE)) == 'k'", "'late' in vars(config)", "config.nested.get('deep') == [5]", "len(net._forward_hooks)", "callable(EMPTY)", "list(opts) == ['o', 'l']", "(arg, SCALE) == (2, 2)", "str(arg) == '2'", "f'{SCALE}:{arg}' == '2:2'",
+)  # fmt: skip
+
+
+class Slot(NamedTuple):
+    """A place that holds a value."""
+
+    where: str
+    value: Any
+    store: Callable[[Any], None]
+
+
+def slots_of(root: Any, name: str, limit: int = 400) -> Iterator[Slot]:
+    """Every place reachable from an object of the program."""
+    seen: set[int] = set()
+    queue: list[tuple[str, Any]] = [(name, root)]
+    while queue and limit > 0:
+        where, v = queue.pop(0)
+        if id(v) in seen or isinstance(v, (str, int, float, bytes, type(None))):
+            continue
+        seen.add(id(v))
+        for slot in _places(where, v):
+            limit -= 1
+            yield slot
+            queue.append((slot.where, slot.value))
+
+
+def _places(where: str, v: Any) -> Iterator[Slot]:
+    if isinstance(v, dict):
+        for k in list(v):
+            if not (isinstance(k, str) and k.startswith("__")):
+                yield Slot(f"{where}[{k!r}]", v[k], lambda x, k=k: v.__setitem__(k, x))
+    elif isinstance(v, list):
+        for i, x in enumerate(v):
+            yield Slot(f"{where}[{i}]", x, lambda x, i=i: v.__setitem__(i, x))
+    elif isinstance(v, types.FunctionType):
+        if v.__defaults__:
+            yield Slot(f"{where}.__defaults__", v.__defaults__, lambda x: setattr(v, "__defaults__", x if isinstance(x, tuple) else (x,)))
+        for i, c in enumerate(v.__closure__ or ()):
+            yield Slot(f"{where} cell {i}", c.cell_contents, lambda x, c=c: setattr(c, "cell_contents", x))
+        if v.__kwdefaults__:
+            yield from _places(f"{where}.__kwdefaults__", v.__kwdefaults__)
+    elif isinstance(v, type):
+        if v.__module__.startswith("generated"):
+            for k, x in list(vars(v).items()):
+                if not k.startswith("_") and not isinstance(x, (types.MemberDescriptorType,)) and "Color" not in where:
+                    yield Slot(f"{where}.{k}", x, lambda x, k=k: setattr(v, k, x))
+    elif isinstance(v, torch.Tensor) or isinstance(v, types.ModuleType):
+        return
+    elif hasattr(v, "__dict__") and not isinstance(v, (types.BuiltinFunctionType, property, staticmethod, classmethod)):
+        for k, x in list(vars(v).items()):
+            if k not in ("_is_full_backward_hook", "_non_persistent_buffers_set"):
+                yield Slot(f"{where}.{k}", x, lambda x, k=k: v.__dict__.__setitem__(k, x))
+    for s in getattr(type(v), "__slots__", ()) if "generated" in type(v).__module__ and not isinstance(v, tuple) else ():
+        if hasattr(v, s):
+            yield Slot(f"{where}.{s}", getattr(v, s), lambda x, s=s: setattr(v, s, x))
+
+
+def other_value(rng: random.Random, v: Any) -> Any:
+    """Something else: another value of the type, or another type."""
+    if isinstance(v, bool):
+        return not v
+    if isinstance(v, int):
+        return rng.choice([v + 1, v + 5, -v - 1, float(v), bool(v)])
+    if isinstance(v, float):
+        return rng.choice([v + 1.0, -v, int(v)])
+    if isinstance(v, str):
+        return rng.choice([v + "b", v.upper(), "zz"])
+    if isinstance(v, nn.Parameter):
+        return rng.choice([nn.Parameter(v.detach() * 3), nn.Parameter(v.detach().clone(), requires_grad=not v.requires_grad)])
+    if isinstance(v, torch.Tensor):
+        return rng.choice([v * 3, v.double(), v.clone().requires_grad_() if v.is_floating_point() else v + 1, v.expand(2, *v.shape).clone()])
+    if isinstance(v, tuple) and type(v) is tuple:
+        return rng.choice([(*v, 4), v[1:], tuple(other_value(rng, x) for x in v)])
+    if type(v) is list:
+        return rng.choice([[*v, 9], v[1:], v[::-1], list(v)])
+    if type(v) is dict:
+        return rng.choice([dict(list(v.items())[::-1]), {**v, "new": 1}, dict(list(v.items())[1:]), dict(v)])
+    if isinstance(v, set):
+        return rng.choice([v | {9}, set(list(v)[1:])])
+    if isinstance(v, nn.Module):
+        return rng.choice([nn.Sigmoid(), nn.Identity(), nn.Tanh(), nn.ReLU()])
+    if isinstance(v, types.FunctionType):
+        return rng.choice([lambda *a, **k: 11, lambda *a, **k: 12])
+    if isinstance(v, property):
+        return rng.choice([property(lambda self: 50), 60])
+    if isinstance(v, (classmethod, staticmethod)):
+        return staticmethod(lambda *a: 70)
+    return rng.choice([5, None, "other"])
+
+
+def _special(rng: random.Random, world: Any, call: dict[str, Any]) -> tuple[str, Callable[[], Any]]:
+    """A change that is no store to a slot."""
+    net, config, x = world.net, world.config, call["x"]
+    return rng.choice([
+        ("eval", net.eval), ("train", net.train), ("submodule eval", lambda: net.drop.eval()), ("double", net.double), ("forward hook", lambda: net.act.register_forward_hook(lambda m, a, o: o + 1)), ("pre hook", lambda: net.lin.register_forward_pre_hook(lambda m, a: (a[0] * 2,))),
+        ("hook on the model", lambda: net.register_forward_hook(lambda m, a, o: o * 2)), ("weight in place", lambda: net.lin.weight.data.mul_(2)), ("buffer in place", lambda: net.shift.add_(1)), ("requires_grad off", lambda: net.lin.weight.requires_grad_(False)), ("bias dropped", lambda: setattr(net.lin, "bias", None)),
+        ("block appended", lambda: net.blocks.append(nn.ReLU())), ("block removed", lambda: net.blocks.__delitem__(0)), ("module on instance", lambda: setattr(net, "act", nn.Softplus())), ("method on instance", lambda: setattr(net, "part", lambda x: x - 1)), ("forward on instance", lambda: setattr(net.act, "forward", lambda x: x * 5)),
+        ("class of instance", lambda: setattr(config, "__class__", world.Base)), ("class of module", lambda: setattr(net.act, "__class__", nn.Tanh)), ("attribute added", lambda: setattr(config, "late", 8)), ("attribute over class", lambda: setattr(config, "rate", 9.0)), ("attribute removed", lambda: delattr(config, "mode")),
+        ("method on config", lambda: setattr(config, "method", lambda k=0: 21)), ("slot set", lambda: setattr(world.slotted, "q", 1)), ("slot deleted", lambda: delattr(world.slotted, "p")), ("code", lambda: setattr(world.helper, "__code__", (lambda x, bonus=1, *, extra=2: x * 7).__code__)), ("global deleted", lambda: world.__dict__.pop("EMPTY")),
+        ("builtin shadowed", lambda: setattr(world, "len", lambda v: 77)), ("set grows", lambda: world.TAGS.add(9)), ("set shrinks", lambda: world.TAGS.discard(1)), ("deque", lambda: world.QUEUE.appendleft(8)), ("dict reordered", lambda: world.TABLE.__setitem__("k", world.TABLE.pop("k"))), ("dict grows", lambda: world.TABLE.__setitem__("z", 1)),
+        ("list in place", lambda: world.ITEMS.insert(0, 8)), ("class method added", lambda: setattr(world.Config, "nope", 1)), ("base attribute", lambda: setattr(world.Base, "dynamic", 99)), ("class attribute over base", lambda: setattr(world.Config, "rate", 3.5)), ("getattr hook", lambda: setattr(world.Config, "__getattr__", lambda self, n: 31)),
+        ("getattribute", lambda: setattr(world.Config, "__getattribute__", lambda self, n: 41 if n == "mode" else object.__getattribute__(self, n))), ("call of a class", lambda: setattr(world.Net, "__call__", lambda self, x: x * 6)), ("eq of a class", lambda: setattr(world.Point, "__eq__", lambda a, b: False)), ("partial keywords", lambda: world.partial.keywords.update(bonus=50)),
+        ("grad mode", lambda: call.__setitem__("grad", False)), ("x double", lambda: call.__setitem__("x", x.double())), ("x transposed", lambda: call.__setitem__("x", torch.randn(2, 3).t())), ("x grad", lambda: call.__setitem__("x", x.clone().requires_grad_())), ("x rows", lambda: call.__setitem__("x", torch.randn(5, 2))),
+        ("argument", lambda: call.__setitem__("arg", rng.choice([3, 2.0, True, -1, "2"]))), ("keyword dict", lambda: call["opts"].update(o=9)), ("keyword list", lambda: call["opts"]["l"].append(1)), ("keyword order", lambda: call.__setitem__("opts", dict(reversed(call["opts"].items())))), ("keyword missing", lambda: call["opts"].pop("l")),
+        ("default dtype", lambda: call.__setitem__("dtype", torch.float64)), ("momentum", lambda: setattr(net.norm, "momentum", 0.9)), ("dropout rate", lambda: setattr(net.drop, "p", 0.9)), ("parameter shared", lambda: setattr(net.blocks[0], "weight", net.lin.weight)), ("enum value", lambda: setattr(config, "color", world.Color.BLUE)),
+        ("module forward of class", lambda: setattr(world.Net, "forward", lambda self, x: x + 100)), ("mro", lambda: setattr(world.Config, "__bases__", (type("Other", (world.Base,), {"method": lambda self, k=3: 55}),))), ("attribute on class of a block", lambda: setattr(net.blocks[0], "extra", 1)), ("global hook", lambda: call.__setitem__("hook", True)),
+    ])  # fmt: skip
+
+
+class Case(NamedTuple):
+    """Outcome of one case: the program, what changed, what differed."""
+
+    text: str
+    changes: tuple[str, ...]
+    difference: str | None
+
+
+def _call(fn: Any, call: dict[str, Any], world: Any) -> Any:
+    handle = nn.modules.module.register_module_forward_hook(lambda m, a, o: o * 1.5) if call["hook"] else None
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(call["dtype"])
+    try:
+        with torch.set_grad_enabled(call["grad"]):
+            return observe(fn, (call["x"], call["arg"], call["opts"])).without_frames()
+    finally:
+        torch.set_default_dtype(dtype)
+        if handle is not None:
+            handle.remove()
+
+
+def run_case(seed: int, changes: int = 4) -> Case:
+    """A program, called, changed and called again `changes` times, eager and compiled on worlds of their own that change alike."""
+    rng = random.Random(seed)
+    reads = rng.sample(READS, rng.randint(2, 8))
+    wrapped = [f"read(lambda: {r})" if rng.random() < 0.3 else r for r in reads]
+    text = WORLD + "def read(f):\n    try: return f()\n    except Exception as e: return type(e).__name__, str(e)\ndef program(x, arg, opts):\n" + "".join(f"    r{i} = {r}\n" for i, r in enumerate(wrapped)) + f"    return {', '.join(f'r{i}' for i in range(len(reads)))},\n"
+    sides, notes = [], []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        world = module_of(text)
+        call = {"x": torch.linspace(-1, 1, 6).reshape(3, 2), "arg": 2, "opts": {"o": 1, "l": [1, 2]}, "grad": True, "dtype": torch.float32, "hook": False}
+        fn = compile_callable(world.program, Options(lambda gm, example_inputs: gm.forward, recompile_limit=64)) if compiled else world.program
+        sides.append((world, call, fn, random.Random(seed + 1)))
+    try:
+        for step in range(changes + 1):
+            seen = []
+            for world, call, fn, side_rng in sides:
+                if step:
+                    notes.append(_change(side_rng, world, call))
+                try:
+                    seen += [_call(fn, call, world), _call(fn, call, world)]
+                except Exception as e:
+                    return Case(text, tuple(notes), f"crash: {type(e).__name__}: {e}")
+            if seen[:2] != seen[2:]:
+                i = 0 if seen[0] != seen[2] else 1
+                return Case(text, tuple(notes[::2]), f"step {step}: {seen[i].difference(seen[i + 2])}")
+    finally:
+        reset()
+        for world, *_ in sides:
+            forget(world)
+    return Case(text, tuple(notes[::2]), None)
+
+
+def _change(rng: random.Random, world: Any, call: dict[str, Any]) -> str:
+    """Change one thing; says what."""
+    for _ in range(20):
+        try:
+            if rng.random() < 0.5:
+                what, change = _special(rng, world, call)
+                change()
+                return what
+            found = list(slots_of({k: v for k, v in vars(world).items() if not isinstance(v, types.ModuleType) and k not in ("program", "read", "make")}, "G"))
+            slot = rng.choice(found)
+            new = other_value(rng, slot.value)
+            if slot.where.count("[") == 1 and slot.where.startswith("G["):
+                setattr(world, slot.where[3:-2], new)
+            else:
+                slot.store(new)
+            return f"{slot.where} = {str(new)[:40]}"
+        except (AttributeError, TypeError, KeyError, IndexError, RuntimeError, ValueError):
+            continue
+    return "nothing"
+
+
+def run_many(count: int, seed: int, report: Callable[[Case], None]) -> tuple[int, int]:
+    """Make at least `count` changes, cases numbered from `seed` on; -> (how many were made, the next seed)."""
+    made = 0
+    while made < count:
+        case = run_case(seed)
+        seed += 1
+        made += max(len(case.changes), 1)
+        if case.difference is not None:
+            report(case)
+    return made, seed

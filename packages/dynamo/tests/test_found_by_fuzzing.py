@@ -1,0 +1,157 @@
+"""Minimal programs for what the fuzzers found; each is called with inputs that the first entry must not serve wrongly."""
+
+import functools
+import itertools
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from dynamo_fuzz.observe import observe
+from lamina_dynamo import graph_break, optimize
+
+SEEN = []
+X = torch.ones(3)
+
+
+def text_of_a_size(x): return f"{x.shape}", str(x.shape[0]), "%s" % x.shape[0]
+def a_number_in_a_pattern(n):
+    match n:
+        case int(k) if k > 100: return "big"
+        case _: return "other"
+def text_of_an_outside_exception(n):
+    try: raise ValueError(n)
+    except ValueError as e: graph_break(); return str(e), repr(e)
+def list_iterator_sees_later_items(x):
+    l, out = [1, 2], []
+    for i in l:
+        out.append(i)
+        if i == 1: l.append(7); graph_break()
+    return out
+def iterators_share_a_source(x):
+    it = iter([1, 2, 3]); pairs = enumerate(it, 5); next(pairs); graph_break()
+    return next(it), next(pairs)
+def dict_iterator_goes_on(x):
+    d = {"a": 1, "b": 2}; it = iter(d.items()); next(it); d["b"] = 9; graph_break()
+    return next(it)
+def throw_into_a_delegation(x):
+    def inner():
+        try: yield 1
+        except KeyError as e: yield e.args
+    def outer(): yield from inner()
+    it = outer(); next(it)
+    return it.throw(KeyError, KeyError("k"))
+def methods_of_an_outside_generator(x, g): return g.send(None), g.send(4)
+def array_argument(x, a): a += 1; return a.sum() + x.sum()
+def callback_with_effects(x): list(map(SEEN.append, [1])); list(map(print, [x.shape[0]])); return len(SEEN)
+def negative_number(n): return X * n
+def exc_info(x):
+    try: raise ValueError(1)
+    except ValueError: return sys.exc_info()[1].args
+def call_errors(x):
+    def f(a, /, *, b): return a
+    out = []
+    for call in (lambda: f(a=1, b=2), lambda: f(1, 2, b=3), lambda: f(**{"b": 1}, **{"b": 2})):
+        try: call()
+        except TypeError as e: out.append(str(e).rpartition("f() ")[2])
+    return out
+def class_of_the_frame(x):
+    class A: items = []
+    A.items.append(1); graph_break()
+    return A.items
+def locals_after_a_break(x):
+    a = 1; graph_break()
+    return sorted(locals())
+def bound_by_super(x):
+    class L(list):
+        def append(self, v): SEEN.append("own")
+        def add(self, v): m = super().append; graph_break(); m(v); return len(self)
+    return L().add(1)
+@functools.lru_cache
+def noted(n): SEEN.append(n); return n
+def cached_effect(n): return noted(5), noted(5), len(SEEN)
+class Key:
+    def __init__(self, v): self.v = v
+    def __eq__(self, o): SEEN.append("eq"); return self.v == o.v
+    def __hash__(self): return 1
+def keys_of_the_program(x): return len({Key(1), Key(1)}), len(SEEN)
+
+
+PROGRAMS = [v for v in list(globals().values()) if callable(v) and getattr(v, "__module__", "") == __name__ and not isinstance(v, (type, functools._lru_cache_wrapper))]
+ARGUMENTS = {
+    "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
+    "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)],
+}  # fmt: skip
+
+
+def make(v):
+    if v == "generator" if isinstance(v, str) else False:
+        return (lambda: (yield (yield 1)))()
+    return np.arange(3.0) if isinstance(v, str) and v == "array" else v
+
+
+@pytest.mark.parametrize("fn", PROGRAMS, ids=lambda fn: fn.__name__)
+def test_program(fn):
+    def calls(f):
+        noted.cache_clear()
+        SEEN.clear()
+        return [observe(f, tuple(map(make, args)), globals(), ("SEEN",)) for args in ARGUMENTS.get(fn.__name__, [(X,), (torch.ones(4),), (torch.ones(5),)])]
+
+    want, got = calls(fn), calls(optimize(fn, lambda gm, example_inputs: gm.forward))
+    for w, g in zip(want, got):
+        assert g == w, w.difference(g)
+
+
+class Slotted:
+    __slots__ = ("p",)
+
+
+class Parent:
+    def m(self): return 1
+
+
+class Other(Parent):
+    def m(self): return 5
+
+
+class Config(Parent):
+    def __init__(self): self.mode = "a"
+    def m(self): return super().m() + 1
+
+
+@pytest.mark.parametrize("change", ["slot", "getattribute", "bases", "shared"])
+def test_change(change):
+    slotted, config, net = Slotted(), Config(), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+
+    def f(x):
+        return hasattr(slotted, "p"), config.mode, config.m(), sum(p.numel() for p in net.parameters())
+
+    compiled = optimize(f, lambda gm, example_inputs: gm.forward)
+    assert compiled(X) == f(X)
+    try:
+        if change == "slot":
+            slotted.p = 1
+        elif change == "getattribute":
+            Config.__getattribute__ = lambda self, name: 3 if name == "mode" else object.__getattribute__(self, name)
+        elif change == "bases":
+            Config.__bases__ = (Other,)
+        else:
+            net[1].weight = net[0].weight
+        assert compiled(X) == f(X)
+    finally:
+        Config.__bases__ = (Parent,)
+        if "__getattribute__" in Config.__dict__:
+            del Config.__getattribute__
+
+
+def test_a_pattern_object_is_guarded():
+    place = {"p": re.compile("a")}
+
+    def f(x):
+        return [m.start() for m in place["p"].finditer("abab")], list(itertools.islice([1, 2], 1))
+
+    compiled = optimize(f, lambda gm, example_inputs: gm.forward)
+    assert compiled(X) == f(X)
+    place["p"] = re.compile("b")
+    assert compiled(X) == f(X)
