@@ -92,12 +92,14 @@ SAME_NAME = (
 )
 RENAMED = {
     "neg": np.negative, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh,
-    "round": np.rint, "rsqrt": lambda x: 1 / np.sqrt(x), "erf": scipy.special.erf, "erfc": scipy.special.erfc, "erfinv": scipy.special.erfinv,
-    "lgamma": scipy.special.gammaln, "digamma": scipy.special.digamma, "sigmoid": scipy.special.expit,
+    "round": np.rint, "rsqrt": lambda x: 1 / np.sqrt(x), "gcd": np.gcd, "airy_ai": lambda x: scipy.special.airy(x)[0],
 }  # fmt: skip
-for _name in SAME_NAME.split():
-    implements(_name)(getattr(np, _name))
-for _name, _fn in RENAMED.items():
+SCIPY = {
+    "lgamma": "gammaln", "sigmoid": "expit", "bessel_j0": "j0", "bessel_j1": "j1", "bessel_y0": "y0", "bessel_y1": "y1", "modified_bessel_k0": "k0",
+    "modified_bessel_k1": "k1", "scaled_modified_bessel_k0": "k0e", "scaled_modified_bessel_k1": "k1e", "igamma": "gammainc", "igammac": "gammaincc",
+    **{name: name for name in "erf erfc erfinv erfcx digamma i0 i0e i1 i1e ndtri zeta".split()},
+}  # fmt: skip
+for _name, _fn in {**{n: getattr(np, n) for n in SAME_NAME.split()}, **RENAMED, **{n: getattr(scipy.special, fn) for n, fn in SCIPY.items()}}.items():
     implements(_name)(_fn)
 
 
@@ -206,10 +208,17 @@ def reduction(fn: Callable[..., Array], wide: bool = False) -> Callable[..., Arr
 for _name, _fn, _wide in (("sum", np.sum, True), ("prod", np.prod, True), ("amax", np.max, False), ("amin", np.min, False), ("any", np.any, False),
                           ("all", np.all, False)):  # fmt: skip
     implements(_name)(reduction(_fn, _wide))
-implements("argmax")(lambda x, dim, keepdim: np.argmax(x, dim, keepdims=keepdim))  # the first; a NaN wins: NumPy's rule is ours
-implements("argmin")(lambda x, dim, keepdim: np.argmin(x, dim, keepdims=keepdim))
-implements("cumsum")(lambda x, dim: np.cumsum(x, dim, dtype=x.dtype))
-implements("cumprod")(lambda x, dim: np.cumprod(x, dim, dtype=x.dtype))
+for _name in ("argmax", "argmin"):  # the first; a NaN wins: NumPy's rule is ours
+    implements(_name)(lambda x, dim, keepdim, fn=getattr(np, _name): fn(x, dim, keepdims=keepdim))
+for _name, _fn in (("cumsum", np.add), ("cumprod", np.multiply), ("logcumsumexp", np.logaddexp)):
+    implements(_name)(lambda x, dim, fn=_fn: fn.accumulate(x, dim, dtype=x.dtype))
+for _name, _fn in (("cummax", np.maximum), ("cummin", np.minimum)):
+    implements(_name)(lambda x, dim, fn=_fn: last_places(x, fn.accumulate(x, dim), dim))
+
+
+def last_places(x: Array, best: Array, dim: int) -> tuple[Array, Array]:
+    here = np.expand_dims(np.arange(x.shape[dim]), tuple(d for d in range(x.ndim) if d != dim))
+    return best, np.maximum.accumulate(np.where((x == best) | (x != x), here, 0), dim)
 
 
 @implements("var_mean")
@@ -259,8 +268,7 @@ def index_put(x: Array, indices: Sequence[Array | None], values: Array, accumula
 
 
 # contractions
-implements("mm")(np.matmul)
-implements("bmm")(np.matmul)
+implements("mm", "bmm")(np.matmul)
 
 
 @implements("convolution")

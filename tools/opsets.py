@@ -1,7 +1,7 @@
-"""Writes docs/opsets.md: the prims, the decompositions, the ATen calls that stay, with counts.
+"""Writes docs/opsets.md: what becomes of every ATen overload, the prims, the decompositions, the ATen calls that stay, with counts.
 
     python tools/opsets.py             tables from the registries; the figures of the last sweep are kept
-    python tools/opsets.py --sweep     also runs op_db (about three minutes) and writes its figures
+    python tools/opsets.py --sweep     also runs op_db (about ten minutes; or one sweep: --sweep bfloat16) and writes its figures
     python tools/opsets.py --check     exit 1 when the page is out of date (what the test does)
 """
 
@@ -13,49 +13,39 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
+from opclasses import FALLS_BACK, FATES, PARTS, classify_all
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "opsets.md"
 START, END = "<!-- sweep -->", "<!-- end of sweep -->"
 
 
-def _functional_overloads() -> list:
-    """Functional ATen overloads that no CompositeImplicit kernel takes apart before a tracer sees them."""
-    found = []
-    for name in dir(torch.ops.aten):
-        packet = getattr(torch.ops.aten, name)
-        for overload in packet.overloads() if hasattr(packet, "overloads") else ():
-            op = getattr(packet, overload, None) if "hacked" not in overload else None
-            if op is None or op._schema.is_mutable or not torch._C._dispatch_has_kernel(op.name()):
-                continue
-            if not torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd"):
-                found.append(op)
-    return found
+def _summary(entries: list) -> list[str]:
+    """Tables of numbers: by class and fate, and the functional overloads by PyTorch's tags."""
+    kinds = Counter(e.kind for e in entries)
+
+    def row(name: str, chosen: list, fates: tuple) -> str:
+        counts = Counter(e.fate for e in chosen)
+        return f"| {name} | {len(chosen)} | {' | '.join(str(counts[f]) for f in fates)} |"
+
+    lines = [f"| class | overloads | {' | '.join(FATES)} |", "|---|---|---|---|---|---|"]
+    lines += [row(kind, [e for e in entries if e.kind == kind], FATES) for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind))]
+    functional = [e for e in entries if not e.overload._schema.is_mutable and e.fate != PARTS]
+    lines += [row("**all**", entries, FATES), "", "Functional overloads that reach the tracer:", "", f"| | overloads | {' | '.join(FATES[1:])} |", "|---|---|---|---|---|"]
+    for name, tag in (("tagged core", torch.Tag.core), ("tagged pointwise", torch.Tag.pointwise), ("all", None)):
+        lines.append(row(name, [e for e in functional if tag is None or tag in e.overload.tags], FATES[1:]))
+    why = Counter(e.rule for e in functional if e.fate == FALLS_BACK)
+    return [*lines, "", "Why functional overloads fall back: " + "; ".join(f"{rule} ({n})" for rule, n in why.most_common()) + "."]
 
 
-def _load_aten() -> None:
-    """torch.ops.aten fills lazily: name every schema once so that `dir` lists it."""
-    for schema in torch._C._jit_get_all_schemas():
-        if schema.name.startswith("aten::"):
-            try:
-                getattr(torch.ops.aten, schema.name.partition("::")[2])
-            except AttributeError:
-                continue
-
-
-def _summary(ops: list, decompositions: dict, extern: dict) -> list[str]:
-    core = [o for o in ops if torch.Tag.core in o.tags]
-    pointwise = [o for o in ops if torch.Tag.pointwise in o.tags]
-
-    def row(name: str, chosen: list) -> str:
-        done = sum(o in decompositions for o in chosen)
-        kept = sum(o in extern for o in chosen)
-        return f"| {name} | {len(chosen)} | {done} | {kept} | {len(chosen) - done - kept} |"
-
-    return [
-        "| ATen overloads (functional, not composite) | number | decomposed | ATen by decision | no decomposition |", "|---|---|---|---|---|",
-        row("tagged core", core), row("tagged pointwise", pointwise), row("all", ops),
-    ]  # fmt: skip
+def _overloads(entries: list) -> list[str]:
+    """One row per op and fate, its overloads listed."""
+    rows: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for e in entries:
+        rows[e.overload._schema.name.removeprefix("aten::"), e.kind, e.fate, e.rule].append(e.overload._overloadname or "default")
+    lines = ["## Every ATen overload", "", "| op | overloads | class | becomes | by |", "|---|---|---|---|---|"]
+    lines += [f"| `{name}` | {', '.join(sorted(forms))} | {kind} | {fate} | {rule} |" for (name, kind, fate, rule), forms in sorted(rows.items())]
+    return [*lines, ""]
 
 
 def _prims() -> list[str]:
@@ -96,26 +86,36 @@ def _externs() -> list[str]:
     return [*lines, ""]
 
 
-def _sweep() -> list[str]:
+_RUNS: dict[str, dict] = {
+    "float32": {}, "float32, gradients": {"backward": True}, "float32, symbolic sizes": {"symbolic": True}, "bfloat16": {"dtype": torch.bfloat16},
+    "int64": {"dtype": torch.int64},
+}  # fmt: skip
+
+
+def _swept(name: str) -> str:
+    """The row of one sweep, measured now."""
     sys.path.insert(0, str(ROOT / "packages" / "primops" / "tests"))
     import warnings
 
     from sweep import sweep
 
     warnings.simplefilter("ignore")
+    samples, _ = sweep(limit=6, **_RUNS[name])
+    n = samples.total()
+    cells = [f"{samples[k]} ({100 * samples[k] / n:.1f}%)" for k in ("prims", "aten", "fallback", "untraced")]
+    return f"| {name} | {n} | {' | '.join(cells)} | {samples['wrong']} |"
+
+
+def _figures(rows: list[str]) -> str:
+    """The sweep's section with these rows, and those of the page as it stands for the other sweeps."""
+    kept = {line.split("|")[1].strip(): line for line in kept_figures().splitlines() if line.startswith("| ")}
+    new = {line.split("|")[1].strip(): line for line in rows}
     lines = [
         "PyTorch's `op_db` (`python tools/opsets.py --sweep`), samples traced, lowered, interpreted and compared with eager:", "",
         "| sweep | samples | prims only | keeps ATen by decision | no decomposition | not traced | wrong |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    runs = [("float32", {}), ("float32, gradients", {"backward": True}), ("float32, symbolic sizes", {"symbolic": True}), ("bfloat16", {"dtype": torch.bfloat16}),
-            ("int64", {"dtype": torch.int64})]  # fmt: skip
-    for name, options in runs:
-        samples, _ = sweep(limit=6, **options)
-        n = samples.total()
-        cells = [f"{samples[k]} ({100 * samples[k] / n:.1f}%)" for k in ("prims", "aten", "fallback", "untraced")]
-        lines.append(f"| {name} | {n} | {' | '.join(cells)} | {samples['wrong']} |")
-        print(lines[-1], flush=True)
-    return [*lines, "", "At most six samples per op. Not traced: data-dependent sizes, sparse layouts, ops without a rule for fakes."]
+    lines += [line for name in _RUNS if (line := new.get(name, kept.get(name)))]
+    return "\n".join([*lines, "", "At most six samples per op. Not traced: data-dependent sizes, sparse layouts, ops without a rule for fakes."])
 
 
 def page(figures: str) -> str:
@@ -123,13 +123,14 @@ def page(figures: str) -> str:
     from lamina_primops.decompositions import DECOMPOSITIONS, EXTERN
     from lamina_primops.prims import PRIMS
 
-    _load_aten()
+    entries = classify_all()
     head = [
         "# Operator sets", "", "Written by `python tools/opsets.py`; a test of primops checks that it is up to date.", "",
         f"{len(PRIMS)} prims, {len(DECOMPOSITIONS)} decompositions, {len(EXTERN)} ATen overloads that stay by decision.", "",
-        *_summary(_functional_overloads(), DECOMPOSITIONS, EXTERN), "", START, figures.strip(), END, "",
+        "In-place and `out=` overloads become their functional twin by functionalization and share its fate; ops on lists are the op per tensor.", "",
+        *_summary(entries), "", START, figures.strip(), END, "",
     ]  # fmt: skip
-    return "\n".join([*head, *_prims(), *_externs(), *_decompositions()]).rstrip() + "\n"
+    return "\n".join([*head, *_prims(), *_externs(), *_decompositions(), *_overloads(entries)]).rstrip() + "\n"
 
 
 def kept_figures() -> str:
@@ -140,10 +141,17 @@ def kept_figures() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--sweep", nargs="*", choices=_RUNS, metavar="SWEEP")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    text = page("\n".join(_sweep()) if options.sweep else kept_figures())
+    if options.sweep is not None and not options.check:
+        rows = []
+        for name in options.sweep or _RUNS:
+            rows.append(_swept(name))
+            print(rows[-1], flush=True)
+            PAGE.write_text(page(_figures(rows)))
+        return 0
+    text = page(kept_figures())
     if options.check:
         return 0 if PAGE.read_text() == text else 1
     PAGE.write_text(text)

@@ -337,3 +337,21 @@ def test_a_check_on_values_raises_after_every_stage(backend):
     assert torch.equal(compiled(x), f(x))
     with pytest.raises(RuntimeError, match="Class values"):
         compiled(torch.tensor([[0, 5], [2, 1]]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ops_on_lists_write_and_return_their_list(backend):
+    def step(parameters, grads):
+        scaled = torch._foreach_mul_(parameters, 0.5)
+        torch._foreach_addcdiv_(scaled, grads, torch._foreach_add(torch._foreach_norm(grads), 1.0), [0.1, 0.2])
+        return torch._foreach_maximum(scaled, grads), torch._foreach_max(scaled)
+
+    def operands():
+        torch.manual_seed(0)
+        return [torch.randn(3, 4), torch.randn(5)], [torch.randn(3, 4), torch.randn(5)]
+
+    (left, grads), (right, _) = operands(), operands()
+    compiled = lamina.compile(step, backend=backend, fullgraph=True)
+    for _ in range(2):
+        torch.testing.assert_close(compiled(left, grads), step(right, grads))
+        torch.testing.assert_close(left, right)

@@ -8,10 +8,12 @@ Source:  aten/src/ATen/FunctionalTensorWrapper.h of PyTorch.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lamina_primops.optimizers import FUSED_STEPS
 from torch import Tensor
 
 __all__ = ["functionalization", "is_functional", "storage_id", "suspended", "unwrap", "wrap"]
@@ -30,9 +32,14 @@ def functionalization() -> Iterator[None]:
 
 
 def _hidden_writes() -> torch.library.Library:
-    """Kernels, for as long as a trace runs, of ops whose schema hides that they write: those are rerouted to an overload that says so."""
+    """Kernels, for as long as a trace runs, of ops whose writes functionalization does not see: a schema that hides them is rerouted to an overload that
+    says so, fused optimizer steps (their lists of states may be empty, which it takes for plain tensors) run as the operators they are made of."""
     library = torch.library.Library("aten", "IMPL")
     library.impl("native_batch_norm", _native_batch_norm, "Functionalize")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning only once for all operators")  # their own kernels are what is replaced
+        for overload, program in FUSED_STEPS.items():
+            library.impl(overload, program, "Functionalize")
     return library
 
 

@@ -68,12 +68,12 @@ def current() -> Builder | None:
 
 
 class Builder:
-    """Builds one prims graph over `fake_mode`. Use as a context manager around decompositions."""
+    """Builds one prims graph over `fake_mode`. Use as a context manager around decompositions. ATen ops that `keep` says yes to are not decomposed."""
 
-    def __init__(self, fake_mode: Any) -> None:
+    def __init__(self, fake_mode: Any, keep: Callable[[Any], bool] | None = None) -> None:
         from .simplify import SIMPLIFY
 
-        self.fake_mode = fake_mode
+        self.fake_mode, self.keep = fake_mode, keep
         self.calls: list[Call] = []
         self.stack: tuple[Any, ...] = ()
         self.val: Any = None  # metadata of the ATen op being decomposed, when known

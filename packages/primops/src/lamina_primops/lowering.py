@@ -1,4 +1,4 @@
-"""`lower(gm, to="prims")`: an aten graph becomes a prims graph, node by node, through the decompositions.
+"""`lower(gm, to="prims")`: an aten graph becomes a prims graph, node by node, through the decompositions. `to="aten"`: core ATen (see `canonical`).
 
 Between: aotgrad's graphs -> inductor.
 Keeps:   outputs have the shape, dtype and strides of the aten graph's outputs (a `restride` says so where the lowered value differs), and memory of their
@@ -20,6 +20,7 @@ from lamina_dynshape.support.verifylevel import verify_level
 from torch import fx
 
 from .builder import Builder, Value
+from .canonical import canonical_graph, is_canonical
 from .decompositions import DECOMPOSITIONS, EXTERN
 from .dialects import is_symbolic_function
 from .frames import stack_line
@@ -35,10 +36,16 @@ _GLUE = frozenset({torch.ops.aten.sym_size.int, torch.ops.aten.sym_stride.int, t
 
 
 def lower(gm: fx.GraphModule, to: str = "prims") -> fx.GraphModule:
-    """The prims graph of an aten graph. Placeholders keep names, order and metadata; constants move to the new module."""
-    if to != "prims":
-        raise UserError(f"cannot lower to {to!r}; the only target is 'prims'")
+    """The prims graph (or the core ATen graph) of an aten graph. Placeholders keep names, order and metadata; constants move to the new module."""
+    if to not in ("prims", "aten"):
+        raise UserError(f"cannot lower to {to!r}; the targets are 'prims' and 'aten'")
     with stage("lower"):
+        if to == "aten":
+            lowering = _Lowering(gm, keep=is_canonical)
+            lowered = canonical_graph(lowering.run(), lowering.mode)
+            if verify_level() >= 1:
+                verify(lowered, "aten")
+            return lowered
         lowered = _Lowering(gm).run()
         if verify_level() >= 1:
             verify(lowered, "prims")
@@ -58,6 +65,8 @@ def decompose(builder: Builder, func: Any, args: tuple[Any, ...], kwargs: dict[s
     prim = prim_of(func)
     if prim is not None:
         return builder.emit(prim, args)
+    if builder.keep is not None and builder.keep(func):
+        return builder.fallback(func, args if lay is None else lay(args), kwargs, "canonical", val)
     rule = DECOMPOSITIONS.get(func)
     reason = EXTERN.get(func, "no decomposition")
     if rule is not None:
@@ -93,10 +102,10 @@ _DTYPES = frozenset(
 
 
 class _Lowering:
-    def __init__(self, gm: fx.GraphModule) -> None:
+    def __init__(self, gm: fx.GraphModule, keep: Callable[[Any], bool] | None = None) -> None:
         self.gm = gm
         self.mode = _fake_mode(gm)
-        self.builder = Builder(self.mode)
+        self.builder = Builder(self.mode, keep)
         self.graph = fx.Graph()
         self.symbols = SymbolNodes(self.graph, self._sym_int)
         self.env: dict[fx.Node, Any] = {}

@@ -19,7 +19,7 @@ def _each(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         args = [_scalars(rec, a, n) for a in args]
         kwargs = {k: _scalars(rec, v, n) for k, v in kwargs.items()}
     out = [_one(rec, name, [_item(a, i, n) for a in args], {k: _item(v, i, n) for k, v in kwargs.items()}) for i in range(n)]
-    return None if name.endswith("_") else out
+    return args[0] if name.endswith("_") else out
 
 
 def _scalars(rec: Recorder, a: Any, n: int) -> Any:

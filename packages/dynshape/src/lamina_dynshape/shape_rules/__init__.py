@@ -4,6 +4,7 @@ from lamina_dynshape.shape_rules import (
     contractions,
     data_dependent,
     factories,
+    foreach,
     fourier,
     indexing,
     joining,
@@ -19,5 +20,5 @@ from lamina_dynshape.shape_rules import (
 )
 
 __all__ = [
-    "contractions", "data_dependent", "factories", "fourier", "indexing", "joining", "linalg", "losses", "metadata", "norms", "pointwise", "rare", "reductions", "views", "windows",
+    "contractions", "data_dependent", "factories", "foreach", "fourier", "indexing", "joining", "linalg", "losses", "metadata", "norms", "pointwise", "rare", "reductions", "views", "windows",
 ]

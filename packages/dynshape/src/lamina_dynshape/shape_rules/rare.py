@@ -36,6 +36,19 @@ def _conj_physical(mode: Any, x: Any) -> Any:
     return elementwise(mode, (x,), x.scalar_type)
 
 
+# -- like the first operand -----------------------------------------------------------------------------------------------------------
+@rule("fake_quantize_per_tensor_affine_cachemask", "fake_quantize_per_channel_affine_cachemask", "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams")
+def _fake_quantize(mode: Any, x: Any, *args: Any) -> Any:
+    """(what x becomes, where it was inside the range)."""
+    mask = _like(mode, x)
+    return _like(mode, x), mode.make(mask.sizes, mask.strides, torch.bool, x.dev)
+
+
+@rule("_masked_softmax", "_masked_softmax_backward")
+def _masked_softmax(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return _row(mode, x.sizes, x)
+
+
 # -- recurrent layers -----------------------------------------------------------------------------------------------------------------
 @rule("mkldnn_rnn_layer")
 def _mkldnn_rnn_layer(

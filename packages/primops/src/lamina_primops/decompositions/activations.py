@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .common import aten, broadcast, float32_inside, full_like, p, to
+from .common import aten, aten_call, broadcast, float32_inside, full_like, p, to
 from .registry import register
 
 _SQRT_HALF = math.sqrt(0.5)
@@ -313,3 +313,36 @@ def native_dropout_backward(grad: Any, mask: Any, scale: float) -> Any:
     """grad * mask * scale."""
     return p.mul_scalar(p.mul(grad, to(mask, grad.dtype)), float(scale))
 
+
+@register(aten._masked_scale.default)
+@float32_inside
+def masked_scale(x: Any, mask: Any, scale: float) -> Any:
+    """x * mask * scale."""
+    return p.mul_scalar(p.mul(x, to(mask, x.dtype)), float(scale))
+
+
+@register(aten.rrelu_with_noise_backward.default)
+def rrelu_backward(grad: Any, x: Any, noise: Any, lower: Any, upper: Any, training: bool, self_is_result: bool) -> Any:
+    """grad * noise in training; the middle slope below 0 outside."""
+    if not training or float(upper) - float(lower) <= 1e-6:
+        return leaky_relu_backward(grad, x, (float(lower) + float(upper)) / 2, self_is_result)
+    return float32_inside(lambda g, n: p.mul(*broadcast(n, g)))(grad, noise)
+
+
+@register(aten._add_relu.Scalar)
+def add_relu_scalar(a: Any, b: Any, alpha: Any = 1) -> Any:
+    """max(a + alpha * b, 0)."""
+    return add_relu(a, b, alpha=alpha)
+
+
+@register(aten._add_relu.Tensor)
+def add_relu(a: Any, b: Any, *, alpha: Any = 1) -> Any:
+    """max(a + alpha * b, 0)."""
+    return relu(aten_call(aten.add.Tensor, a, b, alpha=alpha))
+
+
+@register(aten._addmm_activation.default)
+def addmm_activation(bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1, use_gelu: bool = False) -> Any:
+    """relu, or gelu by erf (as eager's CPU kernel), of addmm."""
+    x = aten_call(aten.addmm.default, bias, a, b, beta=beta, alpha=alpha)
+    return gelu(x) if use_gelu else relu(x)

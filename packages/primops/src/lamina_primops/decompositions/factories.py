@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ import torch
 from ..prims.spec import ceildiv
 from ..symbolic import plain
 from .common import aten, full, p, to
-
 from .registry import register
 
 
@@ -95,8 +95,6 @@ def arange(start: Any, end: Any, step: Any = 1, *, dtype: Any = None, layout: An
         if not whole:
             return NotImplemented  # eager truncates step by step
         return p.iota(_count(start, end, step), start, step, dtype, _cpu(device))
-    import math
-
     length = _count(start, end, step) if whole else max(0, math.ceil((end - start) / step))
     i = p.iota(length, 0, 1, torch.int64, _cpu(device))
     if whole:
@@ -148,4 +146,133 @@ def eye(n: Any, m: Any = None, *, dtype: Any = None, layout: Any = None, device:
     return to(p.eq(rows, columns), dtype)
 
 
+@register(aten.logspace.default)
+def logspace(start: Any, end: Any, steps: Any, base: float = 10.0, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None) -> Any:
+    """base ** linspace, symmetric from both ends as eager computes it."""
+    places = linspace(start, end, steps, dtype=dtype, device=device)
+    return places if places is NotImplemented else p.rpow_scalar(places, float(base))
 
+
+@register(aten.range.step, aten.range.default)
+def range_(start: Any, end: Any, step: Any = 1, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None) -> Any:
+    """start, start + step, ... up to end, with the end."""
+    if not all(isinstance(v, (int, float)) for v in (start, end, step)):
+        return NotImplemented
+    dtype, length = dtype or torch.get_default_dtype(), math.floor((end - start) / step) + 1
+    i = p.iota(length, 0, 1, torch.int64, _cpu(device))
+    if not dtype.is_floating_point:
+        return NotImplemented if any(isinstance(v, float) for v in (start, end, step)) else to(p.add_scalar(p.mul_scalar(i, step), start), dtype)
+    return to(p.add_scalar(p.mul_scalar(to(i, torch.float64), float(step)), float(start)), dtype)
+
+
+@register(aten.empty_permuted.default)
+def empty_permuted(size: Sequence[Any], physical_layout: Any, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None) -> Any:
+    """Zeros; the layout is given where it is promised."""
+    return full(size, 0, dtype or torch.get_default_dtype(), _cpu(device))
+
+
+def _frequencies(n: int, d: float, count: int, dtype: Any, device: Any) -> Any:
+    """0, 1, ... count - 1, then what is negative up to -1, over n d."""
+    dtype = dtype or torch.get_default_dtype()
+    if dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    i = p.iota(n if count < n else count, 0, 1, torch.int64, _cpu(device))
+    i = p.where(p.ge_scalar(i, count), p.sub_scalar(i, n), i)
+    return p.mul_scalar(to(i, dtype), 1.0 / (n * float(d)))
+
+
+@register(aten.fft_fftfreq.default)
+def fftfreq(n: int, d: float = 1.0, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None) -> Any:
+    """Frequencies of a discrete Fourier transform."""
+    return _frequencies(n, d, (n + 1) // 2, dtype, device)
+
+
+@register(aten.fft_rfftfreq.default)
+def rfftfreq(n: int, d: float = 1.0, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None) -> Any:
+    """Frequencies that are not negative."""
+    dtype = dtype or torch.get_default_dtype()
+    if dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    return p.mul_scalar(to(p.iota(n // 2 + 1, 0, 1, torch.int64, _cpu(device)), dtype), 1.0 / (n * float(d)))
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+def _cosines(*weights: float) -> Callable[..., Any]:
+    """sum of weights[k] * (-1)**k * cos(k * 2 pi x), x from 0 to 1."""
+
+    def shape(x: Any, *given: float) -> Any:
+        used = (*given, *weights[len(given) :])
+        out = full(x.shape, used[0], x.dtype, x.device)
+        for k, w in enumerate(used[1:], 1):
+            out = p.add(out, p.mul_scalar(p.cos(p.mul_scalar(x, 2.0 * math.pi * k)), (-1.0) ** k * w))
+        return out
+
+    return shape
+
+
+def _bartlett(x: Any) -> Any:
+    return p.rsub_scalar(p.abs(p.sub_scalar(p.mul_scalar(x, 2.0), 1.0)), 1.0)
+
+
+def _kaiser(x: Any, beta: float = 12.0) -> Any:
+    y = p.sub_scalar(p.mul_scalar(x, 2.0), 1.0)
+    inner = p.sqrt(p.maximum_scalar(p.rsub_scalar(p.mul(y, y), 1.0), 0.0))
+    return p.div(p.i0(p.mul_scalar(inner, float(beta))), p.i0(full(x.shape, float(beta), x.dtype, x.device)))
+
+
+_WINDOWS: dict[str, Callable[..., Any]] = {
+    "hann": _cosines(0.5, 0.5), "hamming": _cosines(0.54, 0.46), "blackman": _cosines(0.42, 0.5, 0.08), "bartlett": _bartlett, "kaiser": _kaiser,
+}  # fmt: skip
+
+
+def _window(shape: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(
+        length: Any, periodic: bool = True, *given: float, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None, **named: float
+    ) -> Any:
+        dtype = dtype or torch.get_default_dtype()
+        if dtype not in (torch.float32, torch.float64) or type(length) is not int:
+            return NotImplemented
+        if length <= 1:
+            return full([length], 1, dtype, _cpu(device))
+        x = to(p.iota(length, 0, 1, torch.int64, _cpu(device)), torch.float64)
+        x = p.mul_scalar(x, 1.0 / (length if periodic else length - 1))
+        return to(shape(x, *given, *named.values()), dtype)
+
+    rule.__doc__ = "The window's formula in float64, rounded once."
+    return rule
+
+
+for _name, _shape in _WINDOWS.items():
+    _packet = getattr(aten, f"{_name}_window")
+    register(*[getattr(_packet, form) for form in _packet.overloads() if "out" not in form])(_window(_shape))
+
+
+# -- places of triangles ------------------------------------------------------------------------------------------------
+def _counts(rows: int, columns: int, offset: int, lower: bool) -> list[int]:
+    """Elements of each row of the triangle."""
+    kept = [min(max(i + offset + 1, 0), columns) for i in range(rows)]
+    return kept if lower else [columns - min(max(i + offset, 0), columns) for i in range(rows)]
+
+
+def _triangle(lower: bool) -> Callable[..., Any]:
+    def rule(row: int, col: int, offset: int = 0, *, dtype: Any = torch.int64, layout: Any = None, device: Any = None, pin_memory: Any = None) -> Any:
+        counts = _counts(row, col, offset, lower)
+        total, device, dtype = sum(counts), _cpu(device), dtype or torch.int64
+        if total == 0 or row > _MAX_ROWS:
+            return full([2, 0], 0, dtype, device) if total == 0 else NotImplemented
+        k, start = p.iota(total, 0, 1, torch.int64, device), 0
+        rows, first = full([total], 0, torch.int64, device), full([total], 0, torch.int64, device)
+        for i, n in enumerate(counts):
+            here = p.ge_scalar(k, start)
+            begin = 0 if lower else max(i + offset, 0)
+            rows, first = p.where(here, full([total], i, torch.int64, device), rows), p.where(here, full([total], start - begin, torch.int64, device), first)
+            start += n
+        return to(p.cat([p.reshape(v, [1, total]) for v in (rows, p.sub(k, first))], 0), dtype)
+
+    rule.__doc__ = "Row and column numbers of the triangle's elements, row by row."
+    return rule
+
+
+_MAX_ROWS = 32  # rows are told apart by comparisons
+register(aten.tril_indices.default)(_triangle(True))
+register(aten.triu_indices.default)(_triangle(False))

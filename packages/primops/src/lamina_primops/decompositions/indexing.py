@@ -5,12 +5,13 @@ Boolean masks as indices have data-dependent sizes and stay ATen, except writes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from .common import LOW, aten, broadcast, canonical, compute_dtype, expand_to, full, full_like, is_tensor, numel, p, reshape, same_shape, to
+from .common import LOW, aten, aten_call, broadcast, canonical, compute_dtype, expand_to, full, full_like, is_tensor, numel, p, reshape, same_shape, to
 from .registry import register
 
 _MASKS = (torch.bool, torch.uint8)
@@ -53,6 +54,12 @@ def index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = Fa
     if accumulate and x.dtype in LOW:
         return to(p.index_put(to(x, torch.float32), found, to(values, torch.float32), True), x.dtype)
     return p.index_put(x, found, values, accumulate)
+
+
+@register(aten._index_put_impl.default)
+def index_put_impl(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False, unsafe: bool = False) -> Any:
+    """`index_put`."""
+    return index_put(x, indices, values, accumulate)
 
 
 def _masked_write(x: Any, indices: Sequence[Any], values: Any, accumulate: bool) -> Any:
@@ -145,11 +152,81 @@ def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     return _scatter(x, dim, index, src, "add")
 
 
+_MODES = {"sum": "add", "prod": "mul", "amax": "amax", "amin": "amin", "mean": "add"}
+
+
+def _neutral(mode: str, dtype: torch.dtype) -> Any:
+    """What `mode` leaves a value unchanged with."""
+    if mode in ("add", "mul"):
+        return 0 if mode == "add" else 1
+    if dtype.is_floating_point:
+        return -math.inf if mode == "amax" else math.inf
+    info = torch.iinfo(dtype)
+    return info.min if mode == "amax" else info.max
+
+
 @register(aten.scatter_reduce.two)
 def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True) -> Any:
-    """x combined with src; without x itself, and means, stay ATen."""
-    mode = {"sum": "add", "prod": "mul", "amax": "amax", "amin": "amin"}.get(reduce)
-    return NotImplemented if mode is None or not include_self or x.dtype is torch.bool else _scatter(x, dim, index, src, mode)
+    """x combined with src. Without x itself, its touched places start from the neutral value; means divide the sum by the count (floor for integers)."""
+    if x.dtype is torch.bool or reduce not in _MODES or any(type(s) is int and s == 0 for s in index.shape):
+        return NotImplemented
+    if not x.ndim:
+        return p.reshape(scatter_reduce(_ranked(x), 0, _ranked(index), _ranked(src), reduce, include_self=include_self), [])
+    mode, dtype = _MODES[reduce], x.dtype
+    inside = compute_dtype(dtype) if mode in ("add", "mul") else dtype
+    x, src = to(x, inside), to(src, inside)
+    if not include_self:
+        touched = _scatter(full_like(x, False, torch.bool), dim, index, full(index.shape, True, torch.bool, x.device), "set")
+        x = p.where(touched, full_like(x, _neutral(mode, inside)), x)
+    out = _scatter(x, dim, index, src, mode)
+    if reduce == "mean":
+        start = full_like(x, 1 if include_self else 0)
+        count = p.maximum_scalar(_scatter(start, dim, index, full(index.shape, 1, inside, x.device), "add"), 1.0 if inside.is_floating_point else 1)
+        out = p.div(out, count) if inside.is_floating_point else p.floordiv(out, count)
+    return to(out, dtype)
+
+
+@register(aten.index_reduce.default)
+def index_reduce(x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True) -> Any:
+    """x combined with rows of the source: `scatter_reduce` with the index repeated along the rows."""
+    if not x.ndim or not source.ndim or any(type(s) is int and s == 0 for s in (*x.shape, *source.shape)):
+        return NotImplemented
+    dim, index = canonical(dim, x.ndim), _ranked(_integers(index))
+    rows = expand_to(p.reshape(index, [index.shape[0] if d == dim else 1 for d in range(x.ndim)]), source.shape)
+    return scatter_reduce(x, dim, rows, source, reduce, include_self=include_self)
+
+
+@register(aten.put.default)
+def put(x: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
+    """x, flattened, with values written or added."""
+    n = numel(index.shape)
+    if type(n) is int and n == 0:
+        return x
+    flat = index_put(p.reshape(x, [numel(x.shape)]), [p.reshape(index, [n])], p.reshape(source, [n]), accumulate)
+    return flat if flat is NotImplemented else p.reshape(flat, list(x.shape))
+
+
+@register(aten._unsafe_masked_index.default)
+def unsafe_masked_index(x: Any, mask: Any, indices: Sequence[Any], fill: Any) -> Any:
+    """x[indices] where the mask holds, else a number; indices elsewhere may be anything."""
+    found = _indices(_kept_inside(x, indices))
+    if found is None or any(type(s) is int and s == 0 for s in x.shape):
+        return NotImplemented
+    out = p.index(x, found)
+    return p.where(expand_to(mask, out.shape), out, full_like(out, fill))
+
+
+@register(aten._unsafe_masked_index_put_accumulate.default)
+def unsafe_masked_index_put(x: Any, mask: Any, indices: Sequence[Any], values: Any) -> Any:
+    """x with values added at x[indices] where the mask holds."""
+    if any(type(s) is int and s == 0 for s in x.shape):
+        return x
+    mask, values = broadcast(mask, values)
+    return index_put(x, _kept_inside(x, indices), p.where(mask, values, full_like(values, 0)), True)
+
+
+def _kept_inside(x: Any, indices: Sequence[Any]) -> list[Any]:
+    return [None if i is None else p.minimum_scalar(p.maximum_scalar(i, -x.shape[d]), x.shape[d] - 1) for d, i in enumerate(indices)]
 
 
 @register(aten.index_add.default)
@@ -257,3 +334,72 @@ def isin(x: Any, tests: Any, *, assume_unique: bool = False, invert: bool = Fals
     left = p.expand(reshape(to(x, dtype), [*x.shape, 1]), shape)
     hit = p.any(p.eq(left, expand_to(reshape(to(tests, dtype), [n]), shape)), [len(shape) - 1], False)
     return p.logical_not(hit) if invert else hit
+
+
+@register(aten.isin.Tensor_Scalar)
+def isin_scalar(x: Any, test: Any, *, assume_unique: bool = False, invert: bool = False) -> Any:
+    """x == the number."""
+    return aten_call(aten.ne.Scalar if invert else aten.eq.Scalar, x, test)
+
+
+@register(aten.isin.Scalar_Tensor)
+def isin_of_scalar(x: Any, tests: Any, *, assume_unique: bool = False, invert: bool = False) -> Any:
+    """Whether some test element equals the number."""
+    hit = aten_call(aten.eq.Scalar, tests, x)
+    hit = p.any(hit, list(range(hit.ndim)), False) if hit.ndim else hit
+    return p.logical_not(hit) if invert else hit
+
+
+# -- binary search ------------------------------------------------------------------------------------------------------
+def _insertion(row: Callable[[Any], Any], n: int, values: Any, right: bool) -> Any:
+    """Where each value goes in sorted elements, `row(places)`: steps of halving, so one gather per bit of the length."""
+    place = full_like(values, 0, torch.int64)
+    step = 1 << (n.bit_length() - 1)
+    while step:
+        probe = p.add_scalar(place, step - 1)
+        found = row(p.minimum_scalar(probe, n - 1))
+        before = p.gt(found, values) if right else p.ge(found, values)  # negated below: NaN goes to the end, as in eager
+        ahead = p.logical_and(p.logical_not(before), p.lt_scalar(probe, n))
+        place = p.where(ahead, p.add_scalar(place, step), place)
+        step >>= 1
+    return place
+
+
+@register(aten.searchsorted.Tensor)
+def searchsorted(elements: Any, values: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None, sorter: Any = None) -> Any:
+    """Insertion places by binary search along the last dimension; comparisons in the promoted dtype."""
+    n, right = elements.shape[-1] if elements.ndim else 1, right or side == "right"
+    if type(n) is not int or n == 0 or not elements.ndim or values.dtype in LOW or elements.dtype in LOW or torch.bool in (values.dtype, elements.dtype):
+        return NotImplemented
+    dtype = torch.promote_types(elements.dtype, values.dtype)
+    elements, values = to(elements, dtype), to(values, dtype)
+    if sorter is not None:
+        elements = p.gather(elements, elements.ndim - 1, sorter)
+    lead, count = list(elements.shape[:-1]), numel(elements.shape[:-1])
+    if not lead:
+        flat = p.reshape(values, [numel(values.shape)])
+        place = _insertion(lambda at: p.index_select(elements, 0, at), n, flat, right)
+    else:
+        rows, flat = p.reshape(elements, [count, n]), p.reshape(values, [count, values.shape[-1]])
+        place = _insertion(lambda at: p.gather(rows, 1, at), n, flat, right)
+    return to(p.reshape(place, list(values.shape)), torch.int32 if out_int32 else torch.int64)
+
+
+@register(aten.searchsorted.Scalar)
+def searchsorted_scalar(elements: Any, value: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None, sorter: Any = None) -> Any:
+    """Insertion place of a number, as a tensor of rank 0 in the elements' dtype when that is wide enough."""
+    if elements.ndim != 1 or (isinstance(value, float) and not elements.dtype.is_floating_point):
+        return NotImplemented
+    return searchsorted(elements, full([], value, elements.dtype, elements.device), out_int32=out_int32, right=right, side=side, sorter=sorter)
+
+
+@register(aten.bucketize.Tensor)
+def bucketize(values: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
+    """`searchsorted` of one row of boundaries."""
+    return searchsorted(boundaries, values, out_int32=out_int32, right=right)
+
+
+@register(aten.bucketize.Scalar)
+def bucketize_scalar(value: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
+    """`searchsorted` of a number."""
+    return searchsorted_scalar(boundaries, value, out_int32=out_int32, right=right)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from .common import aten, broadcast, expand_to, float32_inside, full, full_like, numel, p
 from .registry import register
 
@@ -86,6 +88,16 @@ def soft_margin_loss(x: Any, target: Any, reduction: int = MEAN) -> Any:
     """log1p(exp(-target * x))."""
     x, target = broadcast(x, target)
     return _reduced(p.log1p(p.exp(p.mul(p.neg(x), target))), reduction)
+
+
+@register(aten.soft_margin_loss_backward.default)
+@float32_inside
+def soft_margin_loss_backward(grad: Any, x: Any, target: Any, reduction: int) -> Any:
+    """-target * z / (z + 1) * grad, z = exp(-target * x)."""
+    x, target = broadcast(x, target)
+    z = p.exp(p.mul(p.neg(x), target))
+    slope = p.div(p.mul(p.neg(target), z), p.add_scalar(z, 1.0))
+    return p.mul(slope, _share(grad, x.shape, reduction))
 
 
 @register(aten.binary_cross_entropy.default)
@@ -175,3 +187,99 @@ def nll_loss_backward(grad: Any, x: Any, target: Any, weight: Any, reduction: in
     return p.reshape(p.where(hit, value, full_like(value, 0.0)), shape)
 
 
+# -- margins ------------------------------------------------------------------------------------------------------------
+def _as_rows(x: Any) -> Any:
+    """(rows, classes); a vector is one row."""
+    return x if x.ndim == 2 else p.reshape(x, [1, numel(x.shape)])
+
+
+def _class_numbers(x: Any, dtype: Any) -> Any:
+    return expand_to(p.iota(x.shape[1], 0, 1, dtype, x.device), x.shape)
+
+
+def _margins(x: Any, target: Any, margin: Any, weight: Any) -> tuple[Any, Any, Any]:
+    """(is the target, margin - x[target] + x, weight of the row's target) at every class."""
+    column = p.reshape(target, [x.shape[0], 1])
+    own = p.eq(expand_to(column, x.shape), _class_numbers(x, target.dtype))
+    z = p.add_scalar(p.sub(x, expand_to(p.gather(x, 1, column), x.shape)), float(margin))
+    if weight is not None:
+        weight = expand_to(p.reshape(p.index_select(weight, 0, p.reshape(target, [x.shape[0]])), [x.shape[0], 1]), x.shape)
+    return own, z, weight
+
+
+@register(aten.multi_margin_loss.default)
+@float32_inside
+def multi_margin_loss(x: Any, target: Any, p_: Any = 1, margin: Any = 1, weight: Any = None, reduction: int = MEAN) -> Any:
+    """Mean over the other classes of weight * max(0, margin - x[target] + x)**p."""
+    if x.ndim == 0 or any(type(s) is int and s == 0 for s in x.shape):
+        return NotImplemented
+    single, x = x.ndim == 1, _as_rows(x)
+    own, z, w = _margins(x, target, margin, weight)
+    z = p.maximum_scalar(z, 0.0)
+    z = p.mul(z, z) if p_ == 2 else z
+    z = z if w is None else p.mul(z, w)
+    loss = p.div_scalar(p.sum(p.where(own, full_like(z, 0.0), z), [1], False), x.shape[1])
+    return _reduced(p.reshape(loss, []) if single else loss, reduction)
+
+
+@register(aten.multi_margin_loss_backward.default)
+@float32_inside
+def multi_margin_loss_backward(grad: Any, x: Any, target: Any, p_: Any, margin: Any, weight: Any = None, reduction: int = MEAN) -> Any:
+    """Each class above its margin gets grad * weight (2 z for p = 2) over the classes, the target minus their sum."""
+    if x.ndim == 0 or any(type(s) is int and s == 0 for s in x.shape):
+        return NotImplemented
+    shape, x = list(x.shape), _as_rows(x)
+    own, z, w = _margins(x, target, margin, weight)
+    h = p.mul_scalar(z, 2.0) if p_ == 2 else full_like(z, 1.0)
+    h = p.div_scalar(h if w is None else p.mul(h, w), x.shape[1])
+    h = p.where(p.logical_or(own, p.le_scalar(z, 0.0)), full_like(h, 0.0), h)
+    total = expand_to(p.sum(h, [1], True), x.shape)
+    each = _share(grad if grad.ndim == 0 else p.reshape(grad, [x.shape[0]]), [x.shape[0]], reduction)
+    out = p.mul(p.where(own, p.neg(total), h), expand_to(p.reshape(each, [x.shape[0], 1]), x.shape))
+    return p.reshape(out, shape)
+
+
+def _labels(x: Any, target: Any) -> tuple[Any, Any, Any]:
+    """(target, is class j a label, is position t a label): labels are what is before the first negative number of a row."""
+    counts = p.eq_scalar(p.cumsum(p.convert(p.lt_scalar(target, 0), torch.int64), 1), 0)
+    safe = p.where(counts, target, full_like(target, 0))
+    hits = p.scatter(full(x.shape, 0, x.dtype, x.device), 1, safe, p.convert(counts, x.dtype), "amax")
+    return safe, p.ne_scalar(hits, 0.0), counts
+
+
+def _pairs(x: Any, target: Any) -> tuple[Any, Any, Any]:
+    """(safe target, is_label of classes, z[row, position, class] = 1 - x[target] + x[class] masked to labels against others)."""
+    safe, is_label, counts = _labels(x, target)
+    n, c = x.shape
+    shape = [n, c, c]
+    picked = expand_to(p.reshape(p.gather(x, 1, safe), [n, c, 1]), shape)
+    z = p.add_scalar(p.sub(expand_to(p.reshape(x, [n, 1, c]), shape), picked), 1.0)
+    valid = p.logical_and(expand_to(p.reshape(counts, [n, c, 1]), shape), p.logical_not(expand_to(p.reshape(is_label, [n, 1, c]), shape)))
+    return safe, is_label, p.where(p.logical_and(valid, p.gt_scalar(z, 0.0)), z, full_like(z, 0.0))
+
+
+@register(aten.multilabel_margin_loss_forward.default)
+@float32_inside
+def multilabel_margin_loss(x: Any, target: Any, reduction: int) -> Any:
+    """(sum of max(0, 1 - x[label] + x[other]) over labels and others, over the classes; which classes are labels)."""
+    if x.ndim == 0 or any(type(s) is int and s == 0 for s in x.shape):
+        return NotImplemented
+    shape, x, target = list(x.shape), _as_rows(x), _as_rows(target)
+    _, is_label, z = _pairs(x, target)
+    loss = p.div_scalar(p.sum(z, [1, 2], False), x.shape[1])
+    return _reduced(p.reshape(loss, []) if len(shape) == 1 else loss, reduction), p.reshape(p.convert(is_label, x.dtype), shape)
+
+
+@register(aten.multilabel_margin_loss_backward.default)
+@float32_inside
+def multilabel_margin_loss_backward(grad: Any, x: Any, target: Any, reduction: int, is_target: Any) -> Any:
+    """Each pair above its margin adds grad over the classes to its other class and takes it from its label."""
+    if x.ndim == 0 or any(type(s) is int and s == 0 for s in x.shape):
+        return NotImplemented
+    shape, x, target = list(x.shape), _as_rows(x), _as_rows(target)
+    safe, _, z = _pairs(x, target)
+    hit = p.where(p.gt_scalar(z, 0.0), full_like(z, 1.0), full_like(z, 0.0))
+    others, labels = p.sum(hit, [1], False), p.neg(p.sum(hit, [2], False))
+    slope = p.div_scalar(p.scatter(others, 1, safe, labels, "add"), x.shape[1])
+    each = _share(grad if grad.ndim == 0 else p.reshape(grad, [x.shape[0]]), [x.shape[0]], reduction)
+    return p.reshape(p.mul(slope, expand_to(p.reshape(each, [x.shape[0], 1]), x.shape)), shape)

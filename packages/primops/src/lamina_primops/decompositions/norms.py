@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from .common import aten, compute_dtype, expand_to, full, numel, p, to
 from .registry import register
 
@@ -229,8 +231,6 @@ def native_batch_norm_backward(
 @register(aten._fused_rms_norm.default)
 def fused_rms_norm(x: Any, normalized_shape: Sequence[Any], weight: Any, eps: float | None) -> Any:
     """x * rsqrt(mean(x*x) + eps) * weight; also the reciprocal root."""
-    import torch
-
     wide, dims = _wide(x), _trailing(x, normalized_shape)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     n = numel([x.shape[d] for d in dims])
@@ -267,3 +267,43 @@ def weight_norm(v: Any, g: Any, dim: int = 0) -> Any:
     return to(p.mul(wide, expand_to(scale, v.shape)), v.dtype), to(norm, compute_dtype(g.dtype))
 
 
+@register(aten._weight_norm_interface_backward.default)
+def weight_norm_backward(grad: Any, v: Any, g: Any, norms: Any, dim: int) -> Any:
+    """dg = sum(grad * v) / norm; dv = g / norm * (grad - v * sum(grad * v) / norm**2)."""
+    others = [d for d in range(v.ndim) if d != dim]
+    if not others:
+        return NotImplemented
+    wide, back = _wide(v), _wide(grad)
+    norm, scale = to(_wide(norms), wide.dtype), to(_wide(g), wide.dtype)
+    dot = p.div(p.sum(p.mul(back, wide), others, True), norm)
+    inner = p.sub(back, p.mul(wide, expand_to(p.div(dot, norm), v.shape)))
+    return to(p.mul(inner, expand_to(p.div(scale, norm), v.shape)), v.dtype), to(dot, g.dtype)
+
+
+# -- batch norm by one pair of ops, forward and backward -------------------------------------------------------------------
+def _with_reserve(out: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
+    """What a library would keep for itself: nothing here."""
+    return (*out[:3], full([0], 0, torch.uint8, x.device), *out[3:])
+
+
+@register(aten._batch_norm_with_update_functional.default)
+def batch_norm_with_update(x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float) -> Any:
+    """Training batch norm and the new running statistics."""
+    return _with_reserve(batch_norm_functional(x, weight, bias, running_mean, running_var, True, momentum, eps), x)
+
+
+@register(aten._batch_norm_no_update.default)
+def batch_norm_no_update(x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float) -> Any:
+    """Batch norm by the running statistics."""
+    if running_mean is None or running_var is None:
+        return NotImplemented
+    return _with_reserve(batch_norm_inference(x, weight, bias, running_mean, running_var, momentum, eps), x)
+
+
+@register(aten.batch_norm_backward.default)
+def batch_norm_backward(
+    grad: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_invstd: Any, update: bool, eps: float, output_mask: Sequence[bool],
+    reserve: Any,
+) -> Any:  # fmt: skip
+    """As `native_batch_norm_backward`."""
+    return native_batch_norm_backward(grad, x, weight, running_mean, running_var, save_mean, save_invstd, update, eps, output_mask)

@@ -127,6 +127,12 @@ register(aten.max.dim)(_with_position(p.amax, p.argmax))
 register(aten.min.dim)(_with_position(p.amin, p.argmin))
 
 
+@register(aten._aminmax.default, aten._aminmax.dim)
+def aminmax_(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Smallest and largest element."""
+    return aminmax(x, dim=dim, keepdim=keepdim)
+
+
 @register(aten.aminmax.default)
 def aminmax(x: Any, *, dim: Any = None, keepdim: bool = False) -> Any:
     """Smallest and largest element."""
@@ -249,6 +255,17 @@ def _norm(x: Any, ord: Any, dims: Any, keepdim: bool) -> Any:
     return p.pow_scalar(reduce(p.sum, p.pow_scalar(x, float(ord)), dims, keepdim), 1.0 / float(ord))
 
 
+@register(aten.linalg__powsum.default)
+def powsum(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """sum |x|**ord, accumulated in float32 or wider."""
+    dtype = dtype or x.dtype
+    if not dtype.is_floating_point:
+        return NotImplemented
+    x = p.abs(to(x, compute_dtype(dtype)))
+    powers = x if ord == 1 else p.mul(x, x) if ord == 2 else p.pow_scalar(x, float(ord))
+    return to(reduce(p.sum, powers, dim, keepdim), dtype)
+
+
 @register(aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype)
 def norm_dim(x: Any, ord: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Vector norm over dims."""
@@ -359,6 +376,50 @@ def _scan(prim: Callable[..., Any]) -> Callable[..., Any]:
 
 register(aten.cumsum.default)(_scan(p.cumsum))
 register(aten.cumprod.default)(_scan(p.cumprod))
+
+
+@register(aten.logcumsumexp.default, aten._logcumsumexp.default)
+@float32_inside
+def logcumsumexp(x: Any, dim: int) -> Any:
+    """Prim, in float32 for half types."""
+    return p.logcumsumexp(x, canonical(dim, x.ndim)) if x.ndim else x
+
+
+def _running(prim: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(x: Any, dim: int) -> Any:
+        if x.ndim == 0:
+            return x, full([], 0, torch.int64, x.device)
+        wide = to(x, torch.uint8 if x.dtype is torch.bool else compute_dtype(x.dtype))
+        values, places = prim(wide, canonical(dim, x.ndim))
+        return to(values, x.dtype), places
+
+    rule.__doc__ = "Prim; exact."
+    return rule
+
+
+register(aten.cummax.default)(_running(p.cummax))
+register(aten.cummin.default)(_running(p.cummin))
+
+
+@register(aten._masked_softmax.default)
+@float32_inside
+def masked_softmax(x: Any, mask: Any, dim: int | None = None, mask_type: int | None = None) -> Any:
+    """Softmax over what the mask does not cover; rows that are all covered give NaN."""
+    if x.ndim == 0 or _is_empty(x) or mask.dtype is not torch.bool or (mask_type is not None and mask_type != 2):
+        return NotImplemented  # masks of rows and of keys have shapes of their own
+    dim = canonical(x.ndim - 1 if dim is None else dim, x.ndim)
+    mask = expand_to(mask, x.shape)
+    return softmax(p.where(mask, full_like(x, -math.inf), x), dim, False)
+
+
+@register(aten._masked_softmax_backward.default)
+@float32_inside
+def masked_softmax_backward(grad: Any, out: Any, mask: Any, dim: int | None = None) -> Any:
+    """(grad - sum(grad * out)) * out; 0 where the mask covers."""
+    if out.ndim == 0 or _is_empty(out) or mask.dtype is not torch.bool:
+        return NotImplemented
+    back = softmax_backward(grad, out, out.ndim - 1 if dim is None else dim, out.dtype)
+    return p.where(expand_to(mask, out.shape), full_like(back, 0.0), back)
 
 
 @register(aten.dist.default)

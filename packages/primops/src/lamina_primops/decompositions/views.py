@@ -45,7 +45,7 @@ def copy(x: Any, src: Any, non_blocking: bool = False) -> Any:
     return expand_to(to(src, x.dtype), x.shape) if src.device == x.device else NotImplemented
 
 
-@register(aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default, aten._reshape_alias.default)
+@register(aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default, aten._reshape_alias.default, aten._reshape_alias_copy.default)
 def view(x: Any, size: Sequence[Any], stride: Any = None) -> Any:
     """Row-major reshape."""
     return reshape(x, size)
@@ -277,7 +277,7 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     return p.cat([to(x, dtype) for x in kept], canonical(dim, kept[0].ndim))
 
 
-@register(aten.stack.default)
+@register(aten.stack.default, aten._stack.default)
 def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     """Tensors along a new dimension."""
     dim = dim + tensors[0].ndim + 1 if dim < 0 else dim
@@ -511,3 +511,14 @@ def pixel_unshuffle(x: Any, factor: int) -> Any:
 
 
 __all__ = ["clamped", "select", "unsqueeze"]
+
+
+@register(aten.block_diag.default)
+def block_diag(tensors: Sequence[Any]) -> Any:
+    """Matrices along the diagonal, zeros elsewhere; vectors are rows."""
+    parts = promoted(*[reshape(x, [1, numel(x.shape)]) if x.ndim < 2 else x for x in tensors])
+    columns, rows, before = sum(x.shape[1] for x in parts), [], 0
+    for x in parts:
+        rows.append(p.pad(x, [0, before], [0, columns - before - x.shape[1]], number(0, x.dtype)))
+        before = before + x.shape[1]
+    return p.cat(rows, 0)

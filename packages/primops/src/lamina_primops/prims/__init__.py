@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from . import contraction, convert, factory, indexing, pointwise, reduction, scan, view  # isort: skip
+from . import contraction, convert, factory, indexing, pointwise, reduction, scan, special, view  # isort: skip
 from . import fake_rules  # isort: skip  (after the prims)
 from .registry import KINDS, NAMESPACE, PRIMS, Prim, prim_of, register
 from .spec import Spec
 
 __all__ = ["KINDS", "NAMESPACE", "PRIMS", "Prim", "Spec", "prim_of", "register"]
 
-_ = (contraction, convert, factory, fake_rules, indexing, pointwise, reduction, scan, view)  # imported for their registrations
+_ = (contraction, convert, factory, fake_rules, indexing, pointwise, reduction, scan, special, view)  # imported for their registrations

@@ -15,7 +15,7 @@ import torch
 from .registry import register
 from .spec import DtypeNotTaken, Spec, TensorLike, dense_like, same_sizes
 
-__all__ = ["BINARY", "COMPARISONS", "REVERSED", "TERNARY", "UNARY"]
+__all__ = ["BINARY", "COMPARISONS", "DOMAINS", "REVERSED", "TERNARY", "UNARY", "binary_meta", "unary_meta"]
 
 _BOOL = frozenset({torch.bool})
 _INT = frozenset({torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8})
@@ -148,7 +148,7 @@ def _scalar_fits(name: str, x: TensorLike, scalar: Any) -> None:
         raise TypeError(f"{name}: complex scalars are not part of the dialect")
 
 
-def _unary_meta(name: str, domain: frozenset[torch.dtype], out: torch.dtype | None) -> Callable[..., Spec]:
+def unary_meta(name: str, domain: frozenset[torch.dtype], out: torch.dtype | None) -> Callable[..., Spec]:
     def meta(x: TensorLike) -> Spec:
         _in_domain(name, x, domain)
         return _result(out or x.dtype, x)
@@ -156,7 +156,7 @@ def _unary_meta(name: str, domain: frozenset[torch.dtype], out: torch.dtype | No
     return meta
 
 
-def _binary_meta(name: str, domain: frozenset[torch.dtype], out: torch.dtype | None) -> Callable[..., Spec]:
+def binary_meta(name: str, domain: frozenset[torch.dtype], out: torch.dtype | None) -> Callable[..., Spec]:
     def meta(a: TensorLike, b: TensorLike) -> Spec:
         _in_domain(name, a, domain)
         _same(name, a, b)
@@ -208,10 +208,10 @@ def _fma(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
 def _register_all() -> None:
     for table, out in ((UNARY, None), (PREDICATES, torch.bool)):
         for name, (fn, domain, doc) in table.items():
-            register(f"{name}(Tensor x) -> Tensor", "pointwise", meta=_unary_meta(name, DOMAINS[domain], out), reference=fn, doc=doc)
+            register(f"{name}(Tensor x) -> Tensor", "pointwise", meta=unary_meta(name, DOMAINS[domain], out), reference=fn, doc=doc)
     for table, out in ((BINARY, None), (COMPARISONS, torch.bool)):
         for name, (fn, domain, doc) in table.items():
-            register(f"{name}(Tensor a, Tensor b) -> Tensor", "pointwise", meta=_binary_meta(name, DOMAINS[domain], out), reference=fn, doc=doc)
+            register(f"{name}(Tensor a, Tensor b) -> Tensor", "pointwise", meta=binary_meta(name, DOMAINS[domain], out), reference=fn, doc=doc)
             register(
                 f"{name}_scalar(Tensor x, Scalar scalar) -> Tensor", "pointwise", meta=_scalar_meta(f"{name}_scalar", DOMAINS[domain], out),
                 reference=_scalar_reference(fn), doc=f"{doc}, where b is a number",

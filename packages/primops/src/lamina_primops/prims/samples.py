@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .pointwise import BINARY, COMPARISONS, DOMAINS, PREDICATES, UNARY
+from .special import SPECIAL_BINARY, SPECIAL_UNARY
 
 __all__ = ["prim_samples", "sample_tensor"]
 
@@ -31,7 +32,7 @@ def sample_tensor(dtype: torch.dtype, shape: tuple[int, ...] = (3, 4), seed: int
 def prim_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Pairs of a prim's name and arguments it takes; every prim has some, every pointwise one in each of its dtypes."""
     x, y = sample_tensor(torch.float32), sample_tensor(torch.float32, seed=1)
-    for table in (UNARY, PREDICATES):
+    for table in (UNARY, PREDICATES, SPECIAL_UNARY):
         for name, (_, domain, _doc) in table.items():
             for dtype in sorted(DOMAINS[domain], key=str):
                 yield name, (sample_tensor(dtype),)
@@ -43,6 +44,10 @@ def prim_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
                 yield name, (sample_tensor(dtype), sample_tensor(dtype, seed=1))
                 yield name, (sample_tensor(dtype, (0, 3)), sample_tensor(dtype, (0, 3)))
                 yield f"{name}_scalar", (sample_tensor(dtype), 1 if not dtype.is_floating_point else 0.5)
+    for name, (_, domain, _doc) in SPECIAL_BINARY.items():
+        for dtype in sorted(DOMAINS[domain], key=str):
+            second = sample_tensor(dtype, seed=1)
+            yield name, (sample_tensor(dtype) + (1 if name == "zeta" else 0), second)  # the series needs an exponent above 1
     for name in ("rsub_scalar", "rdiv_scalar", "rpow_scalar"):
         yield name, (x, 2.5)
     i = torch.tensor([2, 0, 1])
@@ -56,7 +61,7 @@ def prim_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
         *[(n, (x, dims, k)) for n in ("sum", "prod", "amax", "amin") for dims in ([0], [1], [0, 1]) for k in (False, True)],
         *[(n, (x > y, dims, k)) for n in ("any", "all") for dims in ([0], [0, 1]) for k in (False, True)],
         *[(n, (x, d, k)) for n in ("argmax", "argmin") for d in (0, 1) for k in (False, True)],
-        ("var_mean", (x, [1], 1, False)), ("var_mean", (x, [0, 1], 0, True)), ("cumsum", (x, 1)), ("cumprod", (i, 0)),
+        ("var_mean", (x, [1], 1, False)), ("var_mean", (x, [0, 1], 0, True)), ("cumsum", (x, 1)), ("logcumsumexp", (x, 1)), ("cummax", (x, 0)), ("cummin", (i, 0)), ("cumprod", (i, 0)),
         ("gather", (x, 0, torch.tensor([[1, 0, 2, 1]]))), ("index", (x, [None, i])), ("index", (torch.arange(60).reshape(3, 4, 5), [i, None, -i])),
         *[("scatter", (x, 0, torch.tensor([[1, 0, 2, 1]]), y, r)) for r in ("set", "add", "mul", "amax", "amin")],
         ("index_put", (x, [i], y, False)), ("index_put", (x, [i - 3], y, True)), ("index_select", (x, 1, i)),
