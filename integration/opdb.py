@@ -95,13 +95,14 @@ def sweep(arguments: list[str], start: int = 0) -> Iterator[dict[str, Any]]:
 
 def summary(results: list[dict[str, Any]]) -> str:
     """Counts per dtype (at the end, of those that pass with the inductor: how far they are lowered), then why entries are unsupported."""
+    lowered = LOWERED if any(r["fallbacks"] for r in results) else ()  # only the inductor lowers
     used = [r for r in results if r["samples"] or r["outcome"] in ("timeout", "crash")]
-    lines = [f"{'dtype':<12}{'entries':>8}" + "".join(f"{o:>13}" for o in OUTCOMES) + "".join(f"{k:>10}" for k in LOWERED)]
+    lines = [f"{'dtype':<12}{'entries':>8}" + "".join(f"{o:>13}" for o in OUTCOMES) + "".join(f"{k:>10}" for k in lowered)]
     for dtype in dict.fromkeys(r["dtype"] for r in used):
         of = [r for r in used if r["dtype"] == dtype]
         count = Counter(r["outcome"] for r in of)
         kinds = Counter(lowered_as(r["fallbacks"]) for r in of if r["outcome"] == "pass")
-        lines.append(f"{dtype:<12}{len(of):>8}" + "".join(f"{count[o]:>13}" for o in OUTCOMES) + "".join(f"{kinds[k]:>10}" for k in LOWERED))
+        lines.append(f"{dtype:<12}{len(of):>8}" + "".join(f"{count[o]:>13}" for o in OUTCOMES) + "".join(f"{kinds[k]:>10}" for k in lowered))
     reasons: dict[str, list[str]] = {}
     for r in used:
         if r["outcome"] == "unsupported":
