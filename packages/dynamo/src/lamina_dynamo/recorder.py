@@ -7,7 +7,9 @@ Keeps:   a node exists iff the call yields a tensor or a symbolic number, or cha
 
 from __future__ import annotations
 
+import contextlib
 import operator
+from collections.abc import Iterator
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,34 @@ def function_rule(*functions: Any) -> Any:
     return register
 
 
+class Scope:
+    """The graph of a function that a transform calls: recorded apart, on the transform's wrappers of fakes."""
+
+    def __init__(self, parent: Any) -> None:
+        self.graph = fx.Graph()
+        self.nodes: dict[int, fx.Node] = {}
+        self.outside: list[Any] = []  # values of the enclosing graph that the function uses, in the order of their placeholders
+        self.held: list[Any] = []
+        self.last: fx.Node | None = None  # placeholder
+        self.symbols: dict[Any, fx.Node] = {}
+        self.parent = parent  # scope, or None
+        self.writes = self.impure = False
+
+    def argument(self, value: Any, name: str) -> fx.Node:
+        """The placeholder of a value; they come first in the graph."""
+        first = next(iter(self.graph.nodes), self.graph._root)
+        with self.graph.inserting_after(self.last) if self.last is not None else self.graph.inserting_before(first):
+            self.last = node = self.graph.placeholder(name)
+        self.nodes[id(value)] = node
+        self.held.append(value)
+        return node
+
+    def from_outside(self, value: Any) -> fx.Node:
+        node = self.argument(value, f"outside{len(self.outside)}")
+        self.outside.append(value)
+        return node
+
+
 class Recorder(TorchFunctionMode):
     """Active while the frame is interpreted."""
 
@@ -63,6 +93,9 @@ class Recorder(TorchFunctionMode):
         self.mutated: set[int] = set()  # storage keys of fakes written in place
         self.known: dict[int, torch.Tensor] = {}  # id(fake) -> its value, for small tensors made from constants alone
         self.impure = False  # random numbers were drawn, or state was set
+        self.scope: Scope | None = None  # innermost function under a transform that is being recorded
+        self.ended: dict[int, Any] = {}  # wrappers that outlived their transform
+        self.is_paused = False  # PyTorch's own code of a transform runs: nothing is recorded
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -70,6 +103,9 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.is_paused:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
         rule = FUNCTION_RULES.get(func)
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
@@ -80,6 +116,37 @@ class Recorder(TorchFunctionMode):
         if rule is not None:
             return rule(self, func, args, kwargs)
         return self.run(func, args, kwargs)
+
+    # ---- functions under a transform -----------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """PyTorch's own code runs: what it calls is not the program's."""
+        before, self.is_paused = self.is_paused, True
+        try:
+            yield
+        finally:
+            self.is_paused = before
+
+    @contextlib.contextmanager
+    def resumed(self, scope: Scope) -> Iterator[None]:
+        """The program's function runs; what it calls goes into the scope's graph."""
+        before = self.graph, self.nodes, self.scope, self.is_paused, self.impure
+        self.graph, self.nodes, self.scope, self.is_paused, self.impure = scope.graph, scope.nodes, scope, False, False
+        try:
+            yield
+        finally:
+            scope.impure = self.impure
+            self.ended.update((id(t), t) for t in scope.held)
+            self.graph, self.nodes, self.scope, self.is_paused, self.impure = before
+
+    def in_scope(self, t: Any) -> bool:
+        """Whether a tensor was made by a function under a transform, or is its argument."""
+        scope = self.scope
+        while scope is not None:
+            if id(t) in scope.nodes:
+                return True
+            scope = scope.parent
+        return False
 
     # ---- running -----------------------------------------------------------------------------------------------------
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -136,43 +203,51 @@ class Recorder(TorchFunctionMode):
         with torch._C.DisableTorchFunction(), _disable_current_modes():
             return v.item()
 
-    def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        """Record a call that gave `out`; -> `out` with every tensor a fake."""
+    def note(self, func: Any, args: Any, kwargs: Any, out: Any, *, allowed: bool = False) -> Any:
+        """Record a call that gave `out`; -> `out` with every tensor a fake. `allowed`: a function that is not PyTorch's."""
         name = getattr(func, "__name__", "")
         if not _has_value(out):
             if name.endswith("_") and name not in _PURE_DUNDERS and (out is None or name in _WRITING_DUNDERS):
                 self.emit(func, args, kwargs, None)
-                self._written(args[0] if args else None)
+                self.written(args[0] if args else None)
             return out
-        if type(out) is torch.Tensor:
+        if type(out) is torch.Tensor and self.scope is None:
             out = self.cap.lift_constant(out)
         if name in _WRITES_STATISTICS:
-            self._written([*args[1:3], *[kwargs.get(k) for k in ("running_mean", "running_var")]])
+            self.written([*args[1:3], *[kwargs.get(k) for k in ("running_mean", "running_var")]])
         if "out" in kwargs:
-            self._written(kwargs["out"])
+            self.written(kwargs["out"])
         if "rand" in name or name in _RANDOM or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
             self.impure = True
         node = self.emit(func, args, kwargs, out)
+        if allowed:
+            node.meta["allowed"] = True
         if _is_tensor(out):
             if id(out) in self.nodes or id(out) in self.cap.inputs:
                 if name.endswith("_"):
-                    self._written(out)
+                    self.written(out)
                 if id(out) in self.nodes:
                     self.nodes[id(out)] = node
                     return out
                 return out  # an input returned as it is keeps its placeholder
-            self.nodes[id(out)] = node
-            self.held.append(out)
+            self._bind(out, node)
         else:
             self.bind_parts(node, out)
         return out
 
-    def _written(self, v: Any) -> None:
-        if isinstance(v, torch.Tensor):
+    def _bind(self, t: Any, node: fx.Node) -> None:
+        self.nodes[id(t)] = node
+        (self.held if self.scope is None else self.scope.held).append(t)
+
+    def written(self, v: Any) -> None:
+        """Note that memory of these tensors was written."""
+        if isinstance(v, FakeTensor):
             self.mutated.add(v.storage_key)
+        elif isinstance(v, torch.Tensor):  # a transform's wrapper: of which tensor is not told
+            self.scope.writes = True
         elif isinstance(v, (list, tuple)):
             for x in v:
-                self._written(x)
+                self.written(x)
 
     @property
     def writes_inputs(self) -> bool:
@@ -197,8 +272,7 @@ class Recorder(TorchFunctionMode):
         item.meta["val"] = part
         item.meta["stack"] = node.meta["stack"]
         if _is_tensor(part):
-            self.nodes[id(part)] = item
-            self.held.append(part)
+            self._bind(part, item)
         else:
             self.bind_parts(item, part)
 
@@ -241,7 +315,7 @@ class Recorder(TorchFunctionMode):
         if t is torch.Size:
             return tuple([self.arg(x) for x in v])
         if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return self.cap.symbol_node(v)
+            return self.cap.symbol_node(v) if self.scope is None else self._symbol_in_scope(self.scope, v)
         if t is slice:
             return slice(self.arg(v.start), self.arg(v.stop), self.arg(v.step))
         if t is dict:
@@ -263,11 +337,24 @@ class Recorder(TorchFunctionMode):
             return v.item()
         unsupported("graph-argument", "a value that no graph node can take as an argument", saw=t.__qualname__)
 
+    def _symbol_in_scope(self, scope: Scope, v: Any) -> Any:
+        """A symbolic number is an operand from outside, once."""
+        key = str(v)
+        found = scope.symbols.get(key)
+        if found is None:
+            found = scope.symbols[key] = scope.from_outside(v)
+        return found
+
     def node_of(self, t: Any) -> fx.Node:
         """The node that yields a fake; makes the placeholder of an input at its first use."""
         found = self.nodes.get(id(t))
         if found is not None:
             return found
+        if self.scope is not None:
+            if not (isinstance(t, FakeTensor) or self.in_scope(t)):
+                t = self.cap.lift_constant(t)
+                found = self.nodes.get(id(t))
+            return found or self.scope.from_outside(t)
         inp = self.cap.inputs.get(id(t))
         if inp is None:
             inp = self.cap.inputs.get(id(self.cap.lift_constant(t)))

@@ -8,6 +8,7 @@ Keeps:   `sources` knows every outside object with identity, by `id`, and holds 
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from types import CellType
 from typing import Any
 
@@ -98,7 +99,10 @@ class Capture(Lifting, Protocols, Dynamic):
     def add_input(self, real: torch.Tensor, source: Source, role: str) -> Any:
         """The fake of an outside tensor; its placeholder appears when the graph first uses it."""
         try:
-            fake, dims = self.fake_input(real, source, role)
+            if self.recorder.scope is None:
+                fake, dims = self.fake_input(real, source, role)
+            else:
+                fake, dims = _without_transforms(lambda: self.fake_input(real, source, role))
         except (NotImplementedError, RuntimeError) as e:
             unsupported("tensor-kind", "a tensor without ordinary storage", saw=f"{type(e).__name__}: {str(e)[:80]}")
         inp = self.inputs[id(fake)] = Input(fake, real, source, role)
@@ -109,13 +113,16 @@ class Capture(Lifting, Protocols, Dynamic):
         return fake
 
     def is_fake(self, t: Any) -> bool:
-        return isinstance(t, FakeTensor)
+        """Whether the interpreter may see this tensor: a fake, or a transform's wrapper of one."""
+        return isinstance(t, FakeTensor) or (self.recorder.scope is not None and self.recorder.in_scope(t))
 
     # ---- symbols -----------------------------------------------------------------------------------------------------
     def bind_symbol(self, value: Any, node: fx.Node) -> None:
         """A node yields this symbolic number."""
         from lamina_dynshape import expr_of
 
+        if self.recorder.scope is not None:
+            unsupported("functorch", "a symbolic number made under a functorch transform")
         self.size_nodes.setdefault(expr_of(value), node)
 
     def symbol_node(self, value: Any) -> fx.Node | int:
@@ -173,3 +180,9 @@ class Capture(Lifting, Protocols, Dynamic):
 
         self.call = functools.partial(call, self)  # type: ignore[method-assign]
         return call(self, fn, args, kwargs)
+
+
+def _without_transforms(make: Any) -> Any:
+    """`make()` outside of the functorch transforms that run in this thread, whose stack is the thread's own."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(make).result()

@@ -205,8 +205,8 @@ def _refused(code: str, what: str, hint: str, *names: str) -> None:
 
 _refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.set_rng_state", "torch.get_rng_state", "torch.random.get_rng_state", "torch.random.set_rng_state", "torch.set_default_dtype", "torch.set_default_device", "torch.set_num_threads", "torch.use_deterministic_algorithms", "torch.random.fork_rng", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.initial_seed")
 _refused("io", "saving or loading", "do it outside of the compiled function", "torch.save", "torch.load")
-_refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.autograd.backward", "torch.func.grad", "torch.func.vjp", "torch.func.jvp", "torch.func.jacrev", "torch.func.jacfwd", "torch.func.hessian", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
-_refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.vmap", "torch.func.vmap", "torch.func.grad_and_value", "torch.func.linearize", "torch.func.functionalize")
+_refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.autograd.backward", "torch.func.vjp", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
+_refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.func.linearize", "torch.func.functionalize")
 _refused("inference-mode", "inference_mode inside the compiled function", "use torch.no_grad, or enter it outside", "torch.inference_mode", "torch._C._InferenceMode")
 
 
