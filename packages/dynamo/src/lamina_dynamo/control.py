@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import torch
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
 __all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "unsupported"]
@@ -57,8 +58,19 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
         return fn(*args, **kwargs)
     except (Observed, LaminaError):
         raise
+    except TypeError as exc:
+        if "non-nested SymInt" not in str(exc):  # a key of a dict or set: what is hashed must be a value
+            raise Observed(exc) from exc
+        return native(fn, *_plain(args), **kwargs)
     except Exception as exc:
         raise Observed(exc) from exc
+
+
+def _plain(v: Any) -> Any:
+    """`v` with its symbolic integers specialised."""
+    if isinstance(v, (tuple, list)) and type(v) in (tuple, list):
+        return type(v)(map(_plain, v))
+    return int(v) if isinstance(v, torch.SymInt) else v
 
 
 class _Mark:

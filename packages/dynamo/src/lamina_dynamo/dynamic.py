@@ -53,12 +53,12 @@ class Dynamic:
 
     policy: DynamicPolicy
     mode: Any
+    number_source: dict[str, Source]
 
     def shape_env(self) -> Any:
         """The environment, made when the first symbol is wanted."""
         if self.mode.shape_env is None:
             self.mode.shape_env = ShapeEnv()
-            self.number_source: dict[str, Source] = {}
         return self.mode.shape_env
 
     def fake_input(self, t: torch.Tensor, source: Source, role: str) -> tuple[Any, frozenset[int]]:

@@ -222,8 +222,12 @@ class Protocols:
 
     def printable(self, v: Any) -> Any:
         """`v`, or its text where C formatting would run the program's `__str__` or `__repr__`."""
-        if type(v) in (str, int, float, bool, type(None), torch.dtype, torch.device, torch.Size):
+        if type(v) in (str, int, float, bool, type(None), torch.dtype, torch.device):
             return v
+        if type(v) in _NUMBERS:  # text needs the value
+            return native(_NUMBERS[type(v)], v)
+        if type(v) is torch.Size:
+            return torch.Size([self.printable(n) for n in v])
         if isinstance(v, torch.Tensor):
             unsupported("tensor-text", "the text of a tensor's value", saw=self.describe(v), hint="format outside of the compiled function")
         if isinstance(v, (list, tuple, dict, set)):
@@ -276,6 +280,9 @@ class Protocols:
         if getattr(new, "__self__", None) is object or new is object.__new__:
             return native(object.__new__, cls)
         return native(new, *self.plain_iterables(args), **(kwargs or {}))
+
+
+_NUMBERS = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
 
 
 def _own_or_std(fn: Any) -> bool:

@@ -24,7 +24,8 @@ from .control import InternalError, unsupported
 if TYPE_CHECKING:
     from .session import Capture
 
-MAX_KNOWN = 32  # elements
+MAX_KNOWN = 1 << 16  # elements of a constant that is evaluated at capture
+MAX_KNOWN_CALLS = 64
 __all__ = ["FUNCTION_RULES", "Recorder", "function_rule"]
 
 FUNCTION_RULES: dict[Any, Any] = {}  # torch function or method -> rule(recorder, func, args, kwargs)
@@ -91,7 +92,6 @@ class Recorder(TorchFunctionMode):
         self.last_placeholder: fx.Node | None = None
         self.first_size: fx.Node | None = None
         self.mutated: set[int] = set()  # storage keys of fakes written in place
-        self.known: dict[int, torch.Tensor] = {}  # id(fake) -> its value, for small tensors made from constants alone
         self.impure = False  # random numbers were drawn, or state was set
         self.scope: Scope | None = None  # innermost function under a transform that is being recorded
         self.ended: dict[int, Any] = {}  # wrappers that outlived their transform
@@ -158,50 +158,48 @@ class Recorder(TorchFunctionMode):
                 out = func(*args, **kwargs)
         except DataDependent:  # a tensor where the operator wants a number
             numbers = [self._plain_number(a) for a in args[1:]]
-            if not self.known or all(a is b for a, b in zip(numbers, args[1:])):
+            if all(a is b for a, b in zip(numbers, args[1:])):
                 raise
             args = (args[0], *numbers)
             with torch._C.DisableTorchFunctionSubclass():
                 out = func(*args, **kwargs)
         noted = self.note(func, args, kwargs, out)
-        if type(noted) is FakeTensor:
-            self._learn_value(func, args, kwargs, noted)
+        if self.cap.mode.shape_env is not None:
+            self.cap.rely_on_asserts()
         return noted
 
     # ---- known values ------------------------------------------------------------------------------------------------
-    def _learn_value(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """Keep the value of a small tensor that depends on constants alone, so that `item()` and branches on it are no break."""
-        name = func.__name__
-        if name.endswith("_") and not name.endswith("__"):
-            self.known.pop(id(out), None)
-            return
-        if self.known:
-            tensors = [a for a in args if isinstance(a, torch.Tensor)]
-            if tensors and not all(id(t) in self.known for t in tensors):
-                return
-        elif any(isinstance(a, torch.Tensor) for a in args):
-            return
-        if out.dim() > 1 or any(type(s) is not int for s in out.sizes) or out.numel() > MAX_KNOWN or "rand" in name or name in _RANDOM or out.requires_grad or name in ("empty", "new_empty", "empty_like"):
-            return
-        if any(type(a) in (list, tuple) and self.cap.any_tensor(a, None) for a in args) or self.cap.any_tensor((), kwargs):
-            return
-        try:
-            with torch._C.DisableTorchFunction(), _disable_current_modes():
-                self.known[id(out)] = func(*[self.known.get(id(a), a) for a in args], **kwargs)
-        except Exception:  # no value known: the fake's metadata is all there is
-            self.known.pop(id(out), None)
+    def number(self, t: Any) -> Any:
+        """The Python number in a tensor computed from constants alone, else None: `item()` of it and branches on it are no break."""
+        if self.scope is not None or t.numel() != 1:
+            return None
+        nodes: dict[fx.Node, Any] = {}
+        node = self.nodes.get(id(t))
+        if node is None or not self._is_constant(node, nodes):
+            return None
+        with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
+            for n in nodes:
+                args, kwargs = fx.node.map_arg(n.args, nodes.__getitem__), fx.node.map_arg(n.kwargs, nodes.__getitem__)
+                nodes[n] = n.target(*args, **kwargs) if n.op == "call_function" else getattr(args[0], n.target)(*args[1:], **kwargs)
+            return nodes[node].item()
+
+    def _is_constant(self, node: fx.Node, found: dict[fx.Node, Any]) -> bool:
+        """Whether a node follows from no input, no random number and no memory written; collects what it needs, in order."""
+        if node in found:
+            return True
+        name, val = getattr(node.target, "__name__", str(node.target)), node.meta["val"]
+        if node.op not in ("call_function", "call_method") or "rand" in name or "drop" in name or name in _RANDOM or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
+            return False
+        if isinstance(val, FakeTensor) and (val.storage_key in self.mutated or any(type(s) is not int for s in val.sizes) or val.numel() > MAX_KNOWN):
+            return False
+        if all(self._is_constant(n, found) for n in node.all_input_nodes):
+            found[node] = None
+            return True
+        return False
 
     def _plain_number(self, a: Any) -> Any:
-        known = self.number(a)
+        known = self.number(a) if isinstance(a, torch.Tensor) else None
         return a if known is None else known
-
-    def number(self, t: Any) -> Any:
-        """The Python number in a tensor whose value is known, else None."""
-        v = self.known.get(id(t))
-        if v is None or v.numel() != 1:
-            return None
-        with torch._C.DisableTorchFunction(), _disable_current_modes():
-            return v.item()
 
     def note(self, func: Any, args: Any, kwargs: Any, out: Any, *, allowed: bool = False) -> Any:
         """Record a call that gave `out`; -> `out` with every tensor a fake. `allowed`: a function that is not PyTorch's."""
@@ -238,6 +236,8 @@ class Recorder(TorchFunctionMode):
     def _bind(self, t: Any, node: fx.Node) -> None:
         self.nodes[id(t)] = node
         (self.held if self.scope is None else self.scope.held).append(t)
+        if self.scope is None and self.cap.mode.shape_env is not None:
+            self.cap.note_sizes(t, node)
 
     def written(self, v: Any) -> None:
         """Note that memory of these tensors was written."""
@@ -390,6 +390,7 @@ class Recorder(TorchFunctionMode):
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
 _RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
+_UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})
 
@@ -403,7 +404,7 @@ def _has_value(out: Any) -> bool:
     t = type(out)
     if t in _ATOM_SET:
         return False
-    if isinstance(out, torch.Tensor):
+    if isinstance(out, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)):
         return True
     if t is torch.Size:
         return False

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from lamina_dynshape import FakeMode, FakeTensor
+from lamina_dynshape.expr import Symbol
+from lamina_dynshape.sym_node import BoolNode
 from torch import fx
 
 from .control import DELETED, MISSING, STANDS_FOR, unsupported
@@ -45,7 +47,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.policy = policy
         self.graph = fx.Graph()
         self.guards = GuardSet()
-        self.mode = FakeMode()
+        self.mode = FakeMode(allow_unbacked=True)
+        self.number_source: dict[str, Source] = {}  # name that the shape environment knows -> where the number is read
         self.sources: dict[int, Source] = {}
         self.keep: dict[int, Any] = {}
         self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
@@ -76,6 +79,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.state_changed = False
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
         self.no_checks = False
+        self.asserts_seen = 0
+        self.size_of: dict[Any, tuple[fx.Node, int]] = {}  # unbacked symbol -> (result, dimension) that shows it
         self.entry_state: Any = None
         self.entry_grad = self.final_grad = True
 
@@ -119,11 +124,9 @@ class Capture(Lifting, Protocols, Dynamic):
     # ---- symbols -----------------------------------------------------------------------------------------------------
     def bind_symbol(self, value: Any, node: fx.Node) -> None:
         """A node yields this symbolic number."""
-        from lamina_dynshape import expr_of
-
         if self.recorder.scope is not None:
             unsupported("functorch", "a symbolic number made under a functorch transform")
-        self.size_nodes.setdefault(expr_of(value), node)
+        self.size_nodes.setdefault(value.node.expr, node)
 
     def symbol_node(self, value: Any) -> fx.Node | int:
         """The node of a symbolic number: built from the placeholders of its symbols."""
@@ -133,10 +136,34 @@ class Capture(Lifting, Protocols, Dynamic):
 
     def size_placeholder(self, symbol: Any) -> fx.Node:
         """The `size` input of a backed symbol."""
+        if not self.mode.shape_env.symbols[symbol].sources:
+            return self._size_of_result(symbol)
         source, value = self.symbol_input(symbol)
         node = self.recorder.placeholder(symbol.name, self.mode.shape_env.sym_int(symbol), source.name(), "size")
         self.size_inputs[node] = (source, value)
         return node
+
+    def note_sizes(self, t: Any, node: fx.Node) -> None:
+        """Sizes that only the running program knows can be read off this result."""
+        for d, s in enumerate(t.sizes):
+            if isinstance(s, Symbol) and s not in self.size_of and not self.mode.shape_env.symbols[s].sources:
+                self.size_of[s] = (node, d)
+
+    def _size_of_result(self, symbol: Any) -> fx.Node:
+        if symbol not in self.size_of:
+            unsupported("data-dependent-value", "a number that only the running program knows, and that no result shows", saw=str(symbol))
+        node = self.graph.create_node("call_method", "size", self.size_of[symbol], {})
+        node.meta.update(val=self.mode.shape_env.sym_int(symbol), stack=self.user_stack())
+        return node
+
+    def rely_on_asserts(self) -> None:
+        """What a shape rule took to hold of unbacked numbers is checked after the graph, and may be known from here on."""
+        asserts = self.mode.shape_env.runtime_asserts
+        for a in asserts[self.asserts_seen :]:
+            if self.no_checks or self.recorder.scope is not None:
+                unsupported("data-dependent-size", "a size that must equal another and depends on data", saw=str(a.expr))
+            self.checks.append((torch.SymBool(BoolNode(a.expr, self.mode.shape_env)), True))
+        self.asserts_seen = len(asserts)
 
     # ---- where we are ------------------------------------------------------------------------------------------------
     def user_stack(self) -> tuple[Any, ...]:

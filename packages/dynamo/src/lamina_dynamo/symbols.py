@@ -6,20 +6,28 @@ Keeps:   one placeholder per symbol, one node per distinct expression.
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
+import torch
+from lamina_dynshape import boolean as B
+from lamina_dynshape import expr_of
+from lamina_dynshape.float_expr import GRAPH_FUNCTIONS, FloatRelation
+from lamina_dynshape.sym_node import FloatNode, _Node
 from torch import fx
 
 __all__ = ["node_of_expr"]
 
+_RELATIONS = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+
 
 def node_of_expr(cap: Any, value: Any) -> Any:
     """The node that yields a symbolic number, or the number where it is a constant."""
-    from lamina_dynshape import expr_of
-
-    e = expr_of(value)
-    return _Builder(cap).build(e)
+    builder, e = _Builder(cap), value.node.expr if isinstance(value.node, _Node) else expr_of(value)
+    if isinstance(value, torch.SymInt):
+        return builder.build(e)
+    return builder.real(value.node) if isinstance(value, torch.SymFloat) else builder.truth(e)
 
 
 class _Builder:
@@ -35,6 +43,37 @@ class _Builder:
         if found is None:
             found = self.cap.size_nodes[e] = e.visit(self)
         return found
+
+    def real(self, node: FloatNode) -> Any:
+        """A real number."""
+        e = node.expr
+        if e.op == "const":
+            return e.args[0]
+        found = self.cap.size_nodes.get(e)
+        if found is not None:
+            return found
+        if e.op == "int":
+            made = self._op(torch.sym_float, self.build(e.args[0]))
+        elif e.op in GRAPH_FUNCTIONS:
+            made = self._op(GRAPH_FUNCTIONS[e.op], *[self.real(FloatNode(a, node.env)) for a in e.args])
+        else:
+            return node.guard_float()
+        self.cap.size_nodes[e] = made
+        return made
+
+    def truth(self, e: Any) -> Any:
+        """A condition."""
+        found = self.cap.size_nodes.get(e)
+        if found is not None:
+            return found
+        env = self.cap.mode.shape_env
+        if isinstance(e, B.Relation):
+            return self._op(_RELATIONS[e.kind], self.build(e.e), 0)
+        if isinstance(e, FloatRelation):
+            return self._op(_RELATIONS[e.op], self.real(FloatNode(e.a, env)), self.real(FloatNode(e.b, env)))
+        if isinstance(e, (B.And, B.Or)):
+            return functools.reduce(functools.partial(self._op, operator.and_ if isinstance(e, B.And) else operator.or_), map(self.truth, e.operands))
+        return e is B.TRUE
 
     def _op(self, fn: Any, *args: Any) -> Any:
         if not any(isinstance(a, fx.Node) for a in args):
@@ -72,16 +111,12 @@ class _Builder:
         return self._op(operator.mod, self.build(num), self.build(den))
 
     def visit_min(self, args: Any) -> Any:
-        import torch
-
         total = self.build(args[0])
         for a in args[1:]:
             total = self._op(torch.sym_min, total, self.build(a))
         return total
 
     def visit_max(self, args: Any) -> Any:
-        import torch
-
         total = self.build(args[0])
         for a in args[1:]:
             total = self._op(torch.sym_max, total, self.build(a))

@@ -11,16 +11,23 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from lamina_dynshape.boolean import BoolExpr, _constant
 from lamina_dynshape.expr import Expr, Symbol
 
-__all__ = ["FloatExpr", "FloatRelation", "float_const", "float_of", "float_op", "float_relation"]
+__all__ = ["FloatExpr", "FloatRelation", "GRAPH_FUNCTIONS", "float_const", "float_of", "float_op", "float_relation"]
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "mod": operator.mod,
     "floordiv": operator.floordiv, "pow": operator.pow, "neg": operator.neg, "abs": abs, "sqrt": math.sqrt, "sin": math.sin,
     "cos": math.cos, "tan": math.tan, "asin": math.asin, "acos": math.acos, "atan": math.atan, "sinh": math.sinh, "cosh": math.cosh,
     "tanh": math.tanh, "log2": math.log2, "exp": math.exp, "min": min, "max": max, "log": math.log,
+}
+# What a graph calls for a function of real numbers; one that is missing here is evaluated when the graph is made.
+GRAPH_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{name: _FUNCTIONS[name] for name in ("add", "sub", "mul", "truediv", "mod", "floordiv", "pow", "neg")},
+    "abs": operator.abs, "min": torch.sym_min, "max": torch.sym_max,
 }
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "mod": "%", "floordiv": "//", "pow": "**"}
 _COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}

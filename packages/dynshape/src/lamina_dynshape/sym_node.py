@@ -293,6 +293,8 @@ class FloatNode(_Node):
 
     def guard_float(self, file: str = "", line: int = 0) -> float:
         """The float, specialising the sizes that it was computed from."""
+        if self.env.unbacked_in(self.expr):
+            raise self.env._no_value(self.expr)
         for s in self.expr.free_symbols:
             self.env.specialize(s)
         return self.expr.evaluate(self.env._hint_values)

@@ -38,7 +38,7 @@ def build_set(f: Frame, n: int) -> None:
 @handler("BUILD_MAP")
 def build_map(f: Frame, n: int) -> None:
     items = _take(f.stack, 2 * n)
-    f.stack.append(native(dict, zip(items[::2], items[1::2])))
+    f.stack.append(native(dict, list(zip(items[::2], items[1::2]))))
 
 
 @handler("BUILD_CONST_KEY_MAP")

@@ -177,7 +177,7 @@ def repr_(cap: Any, args: Any, kwargs: Any) -> str:
     method = python_method(cap, args[0], "__repr__")
     if method is not None and method.__module__ != "enum":
         return cap.call(method, (args[0],))
-    return native(repr, cap.printable(args[0]) if isinstance(args[0], torch.Tensor) else args[0])
+    return native(repr, cap.printable(args[0]) if isinstance(args[0], (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, torch.Size, list, tuple, dict, set)) else args[0])
 
 
 @rule(format)

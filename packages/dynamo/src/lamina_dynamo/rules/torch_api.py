@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import operator
 from typing import Any
 
 import torch
@@ -125,7 +126,33 @@ def tensor_item(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     if known is not None:
         kinds = {"__int__": int, "__float__": float, "__index__": int, "__complex__": complex}
         return kinds.get(func.__name__, lambda x: x)(known)
-    unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
+    return _unbacked_number(rec, func, args[0])
+
+
+def _unbacked_number(rec: Recorder, func: Any, t: torch.Tensor) -> Any:
+    """The value as a symbolic number that the graph yields. Truths stay breaks: the program would branch on them at once."""
+    if t.numel() != 1:
+        with torch._C.DisableTorchFunctionSubclass():
+            return torch.empty(t.numel()).item()  # raises eager's error
+    if rec.scope is not None or t.dtype is torch.bool or t.is_complex() or not rec.cap.mode.has_unbacked():
+        unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(t), hint="keep the computation in tensors")
+    value = rec.run(_T.item, (t,), {})
+    return {"__int__": torch.sym_int, "__float__": torch.sym_float}.get(func.__name__, lambda x: x)(value)
+
+
+@rule(torch._check, torch._check_is_size)
+def check(cap: Any, args: Any, kwargs: Any) -> None:
+    """A condition on what only the running program knows is a check in the graph, and known to hold from here on."""
+    condition, message, *_ = (*args, kwargs.get("message"))
+    if isinstance(condition, torch.SymInt):  # _check_is_size
+        condition = condition >= 0
+    if not isinstance(condition, torch.SymBool) or condition.node.has_hint():
+        native(torch._check, bool(native(operator.truth, condition)), message)
+        return
+    text = native(message) if callable(message) and not cap.any_tensor(getattr(message, "__defaults__", None) or (), {}) else "Expected cond to be True, but got False."
+    cap.recorder.emit(torch.ops.aten._assert_scalar.default, (condition, str(text)), {}, None)
+    native(condition.node.expect_true)
+    cap.asserts_seen = len(cap.mode.shape_env.runtime_asserts)
 
 
 @function_rule(_T.__iter__)
