@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "unsupported"]
 
 
 class Observed(Exception):
@@ -61,15 +61,17 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
     except TypeError as exc:
         if "non-nested SymInt" not in str(exc):  # a key of a dict or set: what is hashed must be a value
             raise Observed(exc) from exc
-        return native(fn, *_plain(args), **kwargs)
+        return native(fn, *plain_numbers(args), **kwargs)
     except Exception as exc:
         raise Observed(exc) from exc
 
 
-def _plain(v: Any) -> Any:
+def plain_numbers(v: Any) -> Any:
     """`v` with its symbolic integers specialised."""
-    if isinstance(v, (tuple, list)) and type(v) in (tuple, list):
-        return type(v)(map(_plain, v))
+    if type(v) in (tuple, list):
+        return type(v)(map(plain_numbers, v))
+    if type(v) is dict:
+        return {k: plain_numbers(x) for k, x in v.items()}
     return int(v) if isinstance(v, torch.SymInt) else v
 
 

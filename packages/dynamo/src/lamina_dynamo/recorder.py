@@ -19,7 +19,7 @@ from lamina_dynshape import DataDependent, FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .control import InternalError, unsupported
+from .control import InternalError, plain_numbers, unsupported
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -161,6 +161,13 @@ class Recorder(TorchFunctionMode):
             if all(a is b for a, b in zip(numbers, args[1:])):
                 raise
             args = (args[0], *numbers)
+            with torch._C.DisableTorchFunctionSubclass():
+                out = func(*args, **kwargs)
+        except RuntimeError as error:
+            if "only concrete integers" not in str(error):
+                raise
+            # Operators whose C++ signature has no symbolic sizes: the sizes given must be values.
+            args, kwargs = plain_numbers((args, kwargs))
             with torch._C.DisableTorchFunctionSubclass():
                 out = func(*args, **kwargs)
         noted = self.note(func, args, kwargs, out)
