@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from loops_support import check
+from lamina_inductor.compile import compile_prims
+from loops_support import check, prims_of
 
 FORMS = {
     "dense": lambda: torch.randn(6, 8, 10),
@@ -190,3 +191,35 @@ def test_error_of_a_fallback_is_eagers():
 def test_gather_from_nothing_raises_as_eager():
     c = check(lambda x, i: x[i], torch.randn(0, 3), torch.zeros(0, dtype=torch.int64), fallbacks=1)
     assert c(torch.randn(0, 3), torch.zeros(0, dtype=torch.int64))[0].shape == (0, 3)
+
+
+def test_a_boxed_call_owns_its_inputs_and_drops_each_after_its_last_use():
+    import gc
+    import weakref
+
+    alive: list[bool] = []
+    with torch.library._scoped_library("lamina_box", "DEF") as library:
+        library.define("look(Tensor x) -> Tensor")
+        library.impl("look", lambda x: torch.empty_like(x), "Meta")
+        library.impl("look", lambda x: (alive.append(first() is not None), x.clone())[1], "CPU")
+        look = torch.ops.lamina_box.look
+        graph = prims_of(lambda a, b, unused: (look(torch.mm(look(b), a)), b.t()), *[torch.randn(30, 30) for _ in range(3)])
+        compiled = compile_prims(graph, kind="backward")
+        box = [torch.randn(30, 30) for _ in range(3)]
+        first, unused = weakref.ref(box[0]), weakref.ref(box[2])
+        want = torch.mm(box[1], box[0])
+        transposed = box[1].t()
+        alive.clear()
+        out = compiled.boxed(box)
+        gc.collect()
+        assert box == [] and alive == [True, False] and unused() is None
+        torch.testing.assert_close(out[0], want)
+        assert torch.equal(out[1], transposed)
+        args = [torch.randn(30, 30) for _ in range(3)]
+        first, copy = weakref.ref(args[0]), args[0].clone()
+        compiled(*args)
+        assert alive[2:] == [True, True] and torch.equal(args[0], copy)
+        with pytest.raises(TypeError, match="3 positional"):
+            compiled.boxed([args[0]])
+        with pytest.raises(TypeError, match="one list"):
+            compiled.boxed(args[0])

@@ -182,3 +182,21 @@ def test_checks_stay_in_the_graph():
         assert any("_assert_async" in str(n.target) for n in graph.graph.nodes)
         with pytest.raises(RuntimeError, match="bad"):
             interpret(graph, -torch.ones(3))
+
+
+def test_calls_with_an_effect_stay_and_are_told_by_one_predicate():
+    from lamina_primops.fxtools import has_effect
+
+    with_effect = [aten.add_.Tensor, aten.rand.default, aten._assert_async.msg, aten._functional_assert_async.msg, aten.sym_constrain_range.default]
+    assert all(map(has_effect, with_effect))
+    assert not any(map(has_effect, [aten.add.Tensor, aten.detach.default, aten.item.default, print, "name"]))
+
+
+def test_a_custom_op_without_results_stays_in_every_stage():
+    with torch.library._scoped_library("lamina_test", "DEF") as library:
+        library.define("note(Tensor x) -> ()")
+        library.impl("note", lambda x: None, "Meta")
+        library.impl("note", lambda x: None, "CPU")
+        gm = trace(lambda x: (torch.ops.lamina_test.note(x), x + 1)[1], fakes(X))
+        assert calls(gm) == ["lamina_test.note.default", "aten.add.Tensor"]
+        assert "lamina_test.note.default" in calls(lower(gm, to="prims"))

@@ -30,7 +30,25 @@ Compiler = Callable[..., Callable[..., Sequence[Any]]]
 
 def run_graph(gm: fx.GraphModule, fake_inputs: Sequence[Any], *, kind: str, signature: Any) -> Callable[..., Sequence[Any]]:
     """The compiler that compiles nothing: run the ATen graph call by call."""
-    return gm.forward
+    if kind != "backward":
+        return gm.forward
+    gm.graph.set_codegen(_Boxed())
+    gm.recompile()
+
+    def call(*args: Any) -> Sequence[Any]:
+        return gm.forward(list(args))
+
+    call.boxed = gm.forward  # type: ignore[attr-defined]
+    return call
+
+
+class _Boxed(fx.graph.CodeGen):
+    """Python text of a graph whose function takes its inputs in one list and empties it: each input dies after its last use."""
+
+    def gen_fn_def(self, free_vars: list[str], *rest: Any, **options: Any) -> str:
+        names = [v.partition(":")[0].partition("=")[0].strip() for v in free_vars]
+        head = super().gen_fn_def(["inputs"], *rest, **options)
+        return f"{head}\n    [{', '.join(names)}] = inputs; inputs.clear()"
 
 
 def aot_function(
@@ -50,7 +68,8 @@ def aot_function(
     Compilers: `compiler(gm, fake_inputs, *, kind, signature)`, `kind` in inference, forward, backward; with the attribute
     `supports_input_mutation` they write the signature's `mutations` themselves and return the outputs before those
     (`keep_inference_input_mutations=False` keeps inference from it); with a `prepare` of the same signature that returns a function to call in
-    any thread, see `_compile_both`. Raises `Unsupported` for what cannot be traced.
+    any thread, see `_compile_both`. A compiled backward with a method `boxed` is called with one list of its inputs, which it empties: each
+    saved tensor dies after its last use. Raises `Unsupported` for what cannot be traced.
     """
     with stage("aot trace"):
         joint = trace_joint(target, _fakes(target, example_inputs))

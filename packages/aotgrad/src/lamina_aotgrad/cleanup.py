@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lamina_primops.fxtools import add_node, eliminate_dead, is_random
+from lamina_primops.fxtools import add_node, eliminate_dead, has_effect
 from torch import Tensor, fx
 
 from .views import memory_root, same_geometry, view_parent
@@ -144,7 +144,7 @@ _RULES: dict[Any, Callable[[fx.Node], fx.Node | None]] = {
 
 def _key(node: fx.Node) -> Any:
     """What makes two calls the same, or None when each call counts."""
-    if is_random(node.target) or _is_effect(node.target):
+    if has_effect(node.target):
         return None
     try:
         key = (node.target, _frozen(node.args), _frozen(node.kwargs) if node.kwargs else ())
@@ -164,11 +164,6 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple([(k, _frozen(v)) for k, v in value.items()])
     return (kind, repr(value)) if kind is float else (kind, value)
-
-
-def _is_effect(target: Any) -> bool:
-    """Whether a call matters though its result is not used (assertions)."""
-    return isinstance(target, torch._ops.OpOverload) and (target._schema.is_mutable or not target._schema.returns)
 
 
 def own_outputs(graph: fx.Graph, num_forward: int | None = None) -> None:

@@ -4,7 +4,7 @@ Between: a cleaned joint graph -> two ATen graphs for the compilers.
 Keeps:   random ops run once, in the forward; never more bytes kept than the plain split keeps; a kept input that the program writes is
          kept as a copy of its first value.
 
-`default` keeps what the backward reads. `min_cut` may instead keep something smaller and recompute: legality is in `_must_not_recompute`
+`default` keeps what the backward reads. `min_cut` may instead keep something smaller and recompute: legality is `has_effect`
 (hazards), profit in `_ban_unprofitable` and `_cost` (heuristics). The cut is the minimum one nearest to the backward: least work again.
 """
 
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from lamina_dynshape.support.timers import stage
-from lamina_primops.fxtools import is_random
+from lamina_primops.fxtools import has_effect
 from torch import Tensor, fx
 
 from .joint import Joint
@@ -80,7 +79,7 @@ def _cut(split: Split, cost: Callable[[fx.Node, Split, int], int]) -> list[fx.No
     distance = _distance_to_backward(split, candidates, number)
     for node, i in number.items():
         network.add_edge(2 * i, 2 * i + 1, cost(node, split, distance[i]))
-        if node.op == "placeholder" or _must_not_recompute(node) or _unprofitable(node, split):
+        if node.op == "placeholder" or has_effect(node.target) or _unprofitable(node, split):
             network.add_edge(source, 2 * i, INFINITE)
         to_backward = node in ends
         for user in node.users:
@@ -121,13 +120,6 @@ def _distance_to_backward(split: Split, candidates: list[fx.Node], number: dict[
                 best = min(best, distance[j] + 1)
         distance[number[node]] = best
     return distance
-
-
-def _must_not_recompute(node: fx.Node) -> bool:
-    """Hazards: another draw of random numbers, an op with effects."""
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    return is_random(node.target) or node.target._schema.is_mutable
 
 
 def _unprofitable(node: fx.Node, split: Split) -> bool:

@@ -43,6 +43,12 @@ def _unwrapped(compiled: Compiled) -> Compiled:
     return getattr(compiled, "entry", compiled)
 
 
+def _boxed(compiled: Compiled) -> Callable[[list[Any]], Sequence[Any]]:
+    """A compiled backward as a function of one list, which it empties where the compiler offers that (`boxed`): saved tensors die after use."""
+    call = _unwrapped(compiled)
+    return getattr(call, "boxed", None) or (lambda box: call(*box))
+
+
 def _guarded(compiled: Compiled, signature: GraphSignature) -> Compiled:
     """With autocast off when it was on while tracing (the casts are in the graph), and gradients off where inputs have them."""
     call = compiled
@@ -210,7 +216,7 @@ class _Plan:
 
     def __init__(self, forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature) -> None:
         self.forward = forward
-        self.backward: Compiled | None = None
+        self.backward: Callable[[list[Any]], Sequence[Any]] | None = None
         self.compile_backward = compile_backward
         self.num_outputs = signature.num_outputs
         self.differentiable = tuple(signature.differentiable)
@@ -270,13 +276,15 @@ class _CompiledGraph(torch.autograd.Function):
         tangents = [
             spec.fit(g, layouts[i] if layouts else None) for i, (spec, g) in enumerate(zip(plan.tangents, grads, strict=True))
         ]
-        symbols = ctx.symbols if plan.saved_symbols else ()
         if plan.backward is None:
-            plan.backward = _unwrapped(plan.compile_backward())
+            plan.backward = _boxed(plan.compile_backward())
+        box = [*ctx.saved_tensors, *(ctx.symbols if plan.saved_symbols else ()), *tangents]
+        del tangents
+        ctx.maybe_clear_saved_tensors()  # unless the graph is retained, the list is now all that holds them
         if not torch.is_grad_enabled() and not _autocast_enabled():
-            return (None, None, *plan.backward(*ctx.saved_tensors, *symbols, *tangents))
+            return (None, None, *plan.backward(box))
         with torch.no_grad(), torch._C._DisableAutocast():
-            gradients = plan.backward(*ctx.saved_tensors, *symbols, *tangents)
+            gradients = plan.backward(box)
         if not torch.is_grad_enabled():
             return (None, None, *gradients)
         return (None, None, *_refuse_second_order(gradients))

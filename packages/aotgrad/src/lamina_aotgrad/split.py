@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lamina_dynshape import expr_of
-from lamina_primops.fxtools import add_node, graph_module, is_random, target_name
+from lamina_primops.fxtools import add_node, graph_module, has_effect, target_name
 from torch import SymInt, Tensor, fx
 
 from .joint import Joint
@@ -76,17 +76,13 @@ def split_joint(joint: Joint) -> Split:
             continue
         if any(a in backward for a in node.all_input_nodes):
             backward.add(node)
-        elif _runs_once(node):
+        elif has_effect(node.target):
             forward.add(node)
     for node in reversed(nodes):
         if node in forward:
             forward.update(node.all_input_nodes)
     written = {primals[m.input] for m in joint.signature.input_mutations if m.output is not None}
     return Split(primals, tangents, list(outputs), list(gradients), forward, backward, written, {n: i for i, n in enumerate(nodes)})
-
-
-def _runs_once(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and (is_random(node.target) or not node.target._schema.returns)
 
 
 class _Writer:
@@ -209,6 +205,6 @@ def _backward(joint: Joint, split: Split, saved: Sequence[fx.Node]) -> fx.GraphM
     for node in split.tangents:
         writer.placeholder(node)
     for node in sorted(split.backward, key=split.order.__getitem__):
-        if node.op == "call_function" and _runs_once(node):
+        if node.op == "call_function" and has_effect(node.target):
             writer.write(node)
     return writer.finish([writer.write(n) if isinstance(n, fx.Node) else n for n in split.gradients])

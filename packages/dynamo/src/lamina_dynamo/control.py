@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 import torch
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "unsupported"]
+from .reasons import REASONS
+
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
 
 
 class Observed(Exception):
@@ -47,9 +49,14 @@ def observe(exc: BaseException) -> NoReturn:
     raise Observed(exc)
 
 
+def refusal(code: str, what: str, *, saw: str = "", hint: str = "") -> Unsupported:
+    """A reason to break, of a kind in `REASONS`, whose remedy is the hint unless a better one is given. The location is filled in by the interpreter."""
+    return Unsupported(what, where=None, saw=saw, hint=hint or REASONS[code].remedy, code=code)
+
+
 def unsupported(code: str, what: str, *, saw: str = "", hint: str = "") -> NoReturn:
-    """Refuse: a graph break at the root instruction being run. The location is filled in by the interpreter."""
-    raise Unsupported(what, where=None, saw=saw, hint=hint, code=code)
+    """Refuse: a graph break at the root instruction being run."""
+    raise refusal(code, what, saw=saw, hint=hint)
 
 
 def native(fn: Any, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from lamina_dynshape.support.verifylevel import verify_level
 from torch import fx
 
 from . import native
-from .control import CannotCheck, CannotRebuild, Observed, RestartCapture, Unsupported
+from .control import CannotCheck, CannotRebuild, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
 from .guards import Guard, GuardKind, state_guard
@@ -111,11 +111,11 @@ class _CannotConvert(Exception):
 def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, policy: DynamicPolicy) -> Converted:
     code = fn.__code__
     if code.co_flags & 0x2A0:
-        raise _CannotConvert(Unsupported("a generator or async function at the root of a capture", saw=fn.__qualname__, code="generator-root"))
+        raise _CannotConvert(refusal("generator-root", "a generator or async function at the root of a capture", saw=fn.__qualname__))
     from . import rules  # noqa: F401  (fills the tables)
 
     break_at: int | None = options.__dict__.get("forced_break") if origin_of(code).shift == 0 else None  # the break fuzzer's
-    reason: Unsupported | None = Unsupported("a break that a test forced", code="forced") if break_at is not None else None
+    reason: Unsupported | None = refusal("forced", "a break that a test forced") if break_at is not None else None
     tried: set[int] = set()
     no_checks, unbacked = False, True
     for _ in range(MAX_RESTARTS):
@@ -148,7 +148,7 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
             raise _CannotConvert(why)
         tried.add(step)
         break_at, reason = step, why
-    raise _CannotConvert(reason or Unsupported("too many restarts", code="restarts"))
+    raise _CannotConvert(reason or refusal("restarts", "too many restarts"))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 
 from .attributes import InstanceDict, raw_dict
-from .control import MISSING, CannotRebuild, Unsupported
+from .control import MISSING, CannotRebuild, refusal
 from .generators import InterpretedGenerator
 from .source import ConstantSource, LocalSource, Source
 
@@ -277,7 +277,7 @@ class Codegen:
 
     def _refuse(self, v: Any, t: type, what: str = "an object that cannot be rebuilt") -> NoReturn:
         made = self.cap.created.get(id(v))
-        why = Unsupported(what, saw=f"{t.__module__}.{t.__qualname__}", hint="keep such objects inside the captured region", code="rebuild")
+        why = refusal("rebuild", what, saw=f"{t.__module__}.{t.__qualname__}")
         raise CannotRebuild(made[1] if made is not None else None, why)
 
     # ---- functions and cells ---------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any
 
 from .assembler import Asm, assemble, call_sequence, copy_instructions
 from .bytecode import VERSION, Program, live_locals, program_of
-from .control import CannotRebuild, Unsupported
+from .control import CannotRebuild, refusal
 from .frames import NULL, ExcSlot, Frame
 from .rebuild import Codegen
 
@@ -76,7 +76,7 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
     program = program_of(code)
     at = frame.pc - origin.shift
     if at < 0 or program.instructions[at].op == "PUSH_EXC_INFO":  # the latter only where a test forces it
-        raise CannotRebuild(None, Unsupported("a graph break before the first instruction", code="break-at-start"))
+        raise CannotRebuild(None, refusal("break-at-start", "a graph break before the first instruction"))
     while program.instructions[at].op in ("KW_NAMES", "PRECALL"):
         at += 1
     start = _start(program, at)
@@ -127,7 +127,7 @@ def _values_by_name(frame: Frame) -> dict[str, Any]:
 def _cell(cg: Codegen, frame: Frame, name: str) -> str:
     v = _values_by_name(frame).get(name, NULL)
     if type(v) is not types.CellType:  # before MAKE_CELL: only at the very start
-        raise CannotRebuild(None, Unsupported("a graph break before cells are made", code="break-at-start"))
+        raise CannotRebuild(None, refusal("break-at-start", "a graph break before cells are made"))
     return cg.cell(v)
 
 

@@ -60,6 +60,11 @@ class CompiledGraph:
         return self.entry(*args)
 
     @property
+    def boxed(self) -> Callable[[list[Any]], tuple]:
+        """A call that takes its arguments in one list, empties it, and drops each tensor after its last use."""
+        return self.entry.boxed  # type: ignore[attr-defined]
+
+    @property
     def source(self) -> str:
         return self.data.source
 

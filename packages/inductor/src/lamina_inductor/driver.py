@@ -33,7 +33,7 @@ def generate(gm: torch.fx.GraphModule, name: str) -> GraphData:
     with stage("schedule"):
         units = schedule(graph)
     with stage("codegen"):
-        source: GraphSource = write_graph(graph, units)
+        source: GraphSource = write_graph(graph, units, drops_inputs=name == "graph_backward")
         text = full_source(source)
     artifact(f"{name}_output.cpp", lambda: text)
     log("output_code").debug("%s", text)

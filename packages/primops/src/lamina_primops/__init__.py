@@ -8,6 +8,7 @@ from lamina_primops.dialects import VERSION
 from lamina_primops.frames import Frame
 from lamina_primops.interpreter import interpret
 from lamina_primops.lowering import fallback_table, lower
+from lamina_primops.mixture import compile_parts, split_by_support
 from lamina_primops.prims import PRIMS, Prim
 from lamina_primops.printer import parse_graph, print_graph
 from lamina_primops.tracer import TraceMode, Tracer, trace
@@ -15,6 +16,6 @@ from lamina_primops.verify import verify
 
 __version__ = "0.1.0"
 __all__ = [
-    "DECOMPOSITIONS", "PRIMS", "VERSION", "Frame", "Prim", "TraceMode", "Tracer", "fallback_table", "interpret", "lower", "parse_graph", "print_graph", "trace",
-    "verify",
+    "DECOMPOSITIONS", "PRIMS", "VERSION", "Frame", "Prim", "TraceMode", "Tracer", "compile_parts", "fallback_table", "interpret", "lower", "parse_graph",
+    "print_graph", "split_by_support", "trace", "verify",
 ]  # fmt: skip

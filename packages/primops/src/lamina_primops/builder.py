@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .fxtools import add_node, is_check, is_random, target_name
+from .fxtools import add_node, has_effect, target_name
 from .prims import Prim, Spec
 from .symbolic import SymbolNodes, is_symbolic, size_key
 
@@ -132,7 +132,7 @@ class Builder:
     def fallback(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str, val: Any = None) -> Any:
         """An ATen call that stays one. `val`: its metadata when known, else the op runs on fakes."""
         key = None
-        if not is_random(func):
+        if not has_effect(func):
             key = (func, *[_key(a) for a in args], *[(k, _key(a)) for k, a in sorted(kwargs.items())])
             found = self._made.get(key)
             if found is not None:
@@ -142,7 +142,7 @@ class Builder:
                 val = func(*_map(args, self.fake), **_map(kwargs, self.fake))
         call = self._call(func, None, args, kwargs)
         call.fallback, call.val = reason, tuple(val) if isinstance(val, list) else val
-        call.live = is_random(func) or is_symbolic(val) or is_check(func)
+        call.live = has_effect(func) or is_symbolic(val)
         call.outputs = self._outputs(call, val)
         if key is not None:
             self._made[key] = call.outputs

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import fx
 from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
 from torch.fx.node import Node
 
-__all__ = ["add_node", "all_arguments", "eliminate_dead", "graph_module", "is_check", "is_random", "output_of", "placeholders", "target_name"]
+__all__ = ["add_node", "all_arguments", "eliminate_dead", "graph_module", "has_effect", "is_random", "output_of", "placeholders", "target_name"]
 
 
 def add_node(graph: fx.Graph, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Node:
@@ -84,17 +86,20 @@ def is_random(target: Any) -> bool:
     return known
 
 
-def is_check(target: Any) -> bool:
-    """Whether the op only raises or not: it stays although nothing uses it."""
-    return "_assert" in target._schema.name
+@cache
+def has_effect(target: Any) -> bool:
+    """Whether a call does more than give its result: draws random numbers, writes, raises on bad values, or gives no result at all.
+
+    Such a call stays although nothing uses it, runs exactly once, and equals no other call.
+    """
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    schema = target._schema
+    return schema.is_mutable or not schema.returns or is_random(target) or "_assert" in schema.name
 
 
 def _removable(node: Node) -> bool:
-    if node.op in ("placeholder", "output"):
-        return False
-    if isinstance(node.target, torch._ops.OpOverload):
-        return not (node.target._schema.is_mutable or is_random(node.target) or is_check(node.target))
-    return node.op in ("get_attr", "call_function")
+    return node.op in ("get_attr", "call_function") and not has_effect(node.target)
 
 
 def eliminate_dead(graph: fx.Graph, removable: Callable[[Node], bool] = _removable) -> int:
@@ -107,9 +112,11 @@ def eliminate_dead(graph: fx.Graph, removable: Callable[[Node], bool] = _removab
     return erased
 
 
-def graph_module(graph: fx.Graph, constants: dict[str, torch.Tensor]) -> fx.GraphModule:
-    """A module around `graph` with its constant tensors as buffers that no state dict holds."""
+def graph_module(graph: fx.Graph, constants: Mapping[str, torch.Tensor], modules: Mapping[str, torch.nn.Module] = MappingProxyType({})) -> fx.GraphModule:
+    """A module around `graph` with its constant tensors as buffers that no state dict holds, and the modules that it calls."""
     root = torch.nn.Module()
+    for name, module in modules.items():
+        root.add_module(name, module)
     for name, value in constants.items():
         root.register_buffer(name, value, persistent=False)
     with _use_lazy_graph_module(True):  # Python text is made when somebody calls the module, not at each stage

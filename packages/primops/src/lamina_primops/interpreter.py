@@ -1,7 +1,7 @@
 """The reference interpreter: runs a graph of any dialect op by op in eager PyTorch. It is what the other stages are tested against.
 
 Promised layouts are kept: results of prims may have any strides, so graph outputs and operands of ATen calls in a prims graph are brought to the
-strides of their `meta["val"]`.
+strides of their `meta["val"]`. The same holds for results of modules, which are parts compiled by a backend (see `mixture`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Run:
         for n, a in zip(inputs, args, strict=True):
             self.env[n] = a
             self._learn(n.meta.get("val"), a)
-        lowered = any("fallback" in n.meta or prim_of(n.target) is not None for n in graph.nodes if n.op == "call_function")
+        lowered = any(n.op == "call_module" or "fallback" in n.meta or prim_of(n.target) is not None for n in graph.nodes)
         for n in graph.nodes:
             if n.op == "output":
                 flat = n.args[0] if isinstance(n.args[0], (tuple, list)) else (n.args[0],)

@@ -18,7 +18,7 @@ from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .frames import Frame, location
-from .fxtools import add_node, eliminate_dead, graph_module, is_check, target_name
+from .fxtools import add_node, eliminate_dead, graph_module, has_effect, target_name
 from .symbolic import SymbolNodes, is_symbolic
 
 __all__ = ["TraceMode", "Tracer", "trace"]
@@ -198,8 +198,8 @@ class Tracer:
             self._known[id(out)] = self._known[id(source)]
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        check = out is None and is_check(func)
-        if not check and not isinstance(out, (torch.Tensor, list, tuple)) and not is_symbolic(out):
+        effect = out is None and has_effect(func)
+        if not effect and not isinstance(out, (torch.Tensor, list, tuple)) and not is_symbolic(out):
             return  # a plain number or None: known while tracing
         node = add_node(
             self.graph, "call_function", func, tuple([self._argument(a) for a in args]), {k: self._argument(a) for k, a in kwargs.items()}, target_name(func)
@@ -214,7 +214,7 @@ class Tracer:
                     self._alive.append(o)
         else:
             node.meta["val"] = out
-            if not check:
+            if not effect:
                 self.bind(out, node)
 
 

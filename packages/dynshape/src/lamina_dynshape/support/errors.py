@@ -61,6 +61,7 @@ class Unsupported(LaminaError):
             lines.append(f"  saw:   {self.saw}")
         if self.hint:
             lines.append(f"  try:   {self.hint}")
+        lines.append(f"  code:  {self.code}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple:

@@ -5,6 +5,7 @@ Between: scheduled units -> one source text (or two) and the tables that the run
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ _POOLED_BYTES = 512 << 10  # results from this size on live in recycled blocks (
 _HEAD = """
 typedef void* H;
 struct Ctx { int (*callback)(Ctx*, int, int, H*, i64*, int, H*); void* (*acquire)(Ctx*, i64); void (*release)(Ctx*, void*); const char* message; void* self;
-  int (*output)(Ctx*, i64, const i64*, const i64*, int, i64, H*); };
+  int (*output)(Ctx*, i64, const i64*, const i64*, int, i64, H*); i64 owned; };
 extern "C" {
 int aoti_torch_delete_tensor_object(H); int aoti_torch_new_tensor_handle(H, H*); int aoti_torch_get_data_ptr(H, void**);
 int aoti_torch_empty_strided(i64, const i64*, const i64*, int, int, int, H*);
@@ -182,19 +183,28 @@ class _EntryWriter:
         self.handles[buffer] = slot
         self._declare_data(buffer, slot)
 
+    def drop_inputs(self, buffers: Iterable[Buffer]) -> None:
+        """Let go of inputs that nothing reads any more, where the call owns them."""
+        for buffer in buffers:
+            self._drop_views(buffer)
+            self.line(f"lm_drop(ctx, {self.handles.pop(buffer)});")
+
     def drop(self, buffer: Buffer) -> None:
         """Release what a library allocated once nothing reads it any more."""
-        for b, key, slot in [v for v in self._views if v[0] is buffer]:
-            self.line(f"aoti_torch_delete_tensor_object({slot}); {slot} = 0;")
-            self.handles.pop(key, None)
-            self._views.remove((b, key, slot))
+        self._drop_views(buffer)
         slot = self.handles.pop(buffer, None)
         if slot is not None:
             self.line(f"aoti_torch_delete_tensor_object({slot}); {slot} = 0;")
 
+    def _drop_views(self, buffer: Buffer) -> None:
+        for b, key, slot in [v for v in self._views if v[0] is buffer]:
+            self.line(f"aoti_torch_delete_tensor_object({slot}); {slot} = 0;")
+            self.handles.pop(key, None)
+            self._views.remove((b, key, slot))
 
-def write_graph(graph: LoopGraph, units: list[Unit]) -> GraphSource:
-    """C++ of the graph with its units in order."""
+
+def write_graph(graph: LoopGraph, units: list[Unit], *, drops_inputs: bool = False) -> GraphSource:
+    """C++ of the graph with its units in order. `drops_inputs`: a call that owns its inputs lets go of each after its last use."""
     w = _EntryWriter(graph)
     outputs = {v.buffer for v in graph.outputs if isinstance(v, StridedView)}
     readers: dict[Buffer, set[int]] = {}
@@ -213,9 +223,11 @@ def write_graph(graph: LoopGraph, units: list[Unit]) -> GraphSource:
         if b.kind == "intermediate":
             b.kind = "output"
     in_kinds = _inputs(w, graph)
+    inputs = [x for x in graph.inputs if isinstance(x, Buffer) and x not in outputs] if drops_inputs else []
     _plan(w, graph, calls, outputs)
     n_calls = 0
     last_use = _last_uses(calls)
+    w.drop_inputs(x for x in inputs if not any(x in found for found in last_use.values()))
     labels: list[str] = []
     if config.profile:
         w.line("lm_tick(-1);")
@@ -232,6 +244,7 @@ def write_graph(graph: LoopGraph, units: list[Unit]) -> GraphSource:
         for b in sorted(last_use.get(k, ()), key=lambda x: x.name):
             if b.meta.get("allocated") and b not in outputs:
                 w.drop(b)
+        w.drop_inputs(x for x in inputs if x in last_use.get(k, ()))
     out_kinds, objects = _outputs(w, graph)
     counters["kernels"]["calls"] += n_calls
     counters["kernels"]["distinct"] += len(kernels)
@@ -394,6 +407,7 @@ static int lm_as_promised(H* h, int n, const i64* sizes, const i64* strides, int
   return failed;
 }}
 struct Block {{ Ctx* c; void* p; Block(Ctx* ctx, i64 bytes) : c(ctx), p(ctx->acquire(ctx, bytes)) {{}} ~Block() {{ if (p) c->release(c, p); }} }};
+static inline void lm_drop(Ctx* ctx, H& h) {{ if (ctx->owned) {{ aoti_torch_delete_tensor_object(h); h = 0; }} }}
 static int lm_oom(Ctx* ctx) {{ ctx->message = "MemoryError: not enough memory for the intermediates of a compiled graph"; return 1; }}
 static int lm_bad(Ctx* ctx, int err) {{ ctx->message = err & 1 ? "IndexError: index out of range in self" : "RuntimeError: ZeroDivisionError"; return 1; }}
 static int lm_run(Ctx* ctx, H* in, i64* ints, H* out, i64* int_out, H* own) {{

@@ -1,6 +1,7 @@
 // The native entry object: a vectorcall callable that hands tensor handles to a generated graph function and wraps what comes back.
 //
-// Invariants: handles of inputs are borrowed (the address of THPVariable.cdata); handles of outputs are owned and moved into Python tensors.
+// Invariants: handles of inputs are borrowed (the address of THPVariable.cdata), or, in a `boxed` call, owned and dropped by the generated code
+// after their last use; handles of outputs are owned and moved into Python tensors.
 // The arena is one block for the whole process (graphs do not overlap in time unless a callback runs another one: then that one gets its own).
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -32,6 +33,7 @@ struct Ctx {                       // mirrored in codegen/entry.py
   const char* message;             // set by generated code: "Type: text"
   void* self;
   int (*output)(Ctx*, i64 ndim, const i64* sizes, const i64* strides, int dtype, i64 bytes, H* out);   // a large result
+  i64 owned;                       // whether the tensor inputs are this call's own
 };
 typedef int (*EntryFn)(Ctx*, H* in, i64* ints, H* out, i64* int_out);
 
@@ -177,10 +179,8 @@ static int callback(Ctx* ctx, int number, int n_in, H* in, i64* sizes, int n_out
   return failed;
 }
 
-static PyObject* fail(Entry* e) {
+static PyObject* fail(const char* m) {
   if (PyErr_Occurred()) return NULL;
-  const char* m = e->ctx.message;
-  e->ctx.message = NULL;
   if (m && !strncmp(m, "IndexError: ", 12)) PyErr_SetString(PyExc_IndexError, m + 12);
   else if (m && !strncmp(m, "MemoryError: ", 13)) PyErr_SetString(PyExc_MemoryError, m + 13);
   else if (m && !strncmp(m, "RuntimeError: ", 14)) PyErr_SetString(PyExc_RuntimeError, m + 14);
@@ -191,13 +191,27 @@ static PyObject* fail(Entry* e) {
   return NULL;
 }
 
-static PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
-  Entry* e = (Entry*)self;
-  Py_ssize_t n = PyVectorcall_NARGS(nargsf);
-  if (n != e->n_in || (kwnames && PyTuple_GET_SIZE(kwnames))) {
+// Turns the borrowed handles of the tensor inputs into owned ones, and empties the list that held the tensors.
+static int take_over(Ctx* ctx, H* in, Py_ssize_t count, PyObject* box) {
+  for (Py_ssize_t i = 0; i < count; i++) {
+    H mine = NULL;
+    if (aoti_torch_new_tensor_handle(in[i], &mine)) {
+      while (i--) aoti_torch_delete_tensor_object(in[i]);
+      return 1;
+    }
+    in[i] = mine;
+  }
+  ctx->owned = 1;
+  return PyList_SetSlice(box, 0, PyList_GET_SIZE(box), NULL);
+}
+
+// `box`: the list that holds the arguments, to be emptied; or NULL.
+static PyObject* run(Entry* e, PyObject* const* args, Py_ssize_t n, PyObject* box) {
+  if (n != e->n_in) {
     PyErr_Format(PyExc_TypeError, "compiled graph %U takes %zd positional arguments, got %zd", e->name, e->n_in, n);
     return NULL;
   }
+  Ctx ctx = e->ctx;     // a copy: several threads may be in one graph
   H in_small[64]; i64 ints_small[16]; H out_small[64]; i64 int_out_small[16];
   Py_ssize_t n_handles = e->n_tensor + e->n_const;
   H* in = n_handles <= 64 ? in_small : (H*)malloc(sizeof(H) * n_handles);
@@ -228,10 +242,13 @@ static PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyOb
     }
   }
   for (Py_ssize_t i = 0; i < e->n_const; i++) in[t++] = handle_of(PyTuple_GET_ITEM(e->constants, i));
-  Py_BEGIN_ALLOW_THREADS      // as eager operators do; the arguments stay alive in the caller's frame
-  failed = e->fn(&e->ctx, in, ints, out, int_out);
+  if (box && take_over(&ctx, in, e->n_tensor, box)) { fail(NULL); goto done; }
+  Py_BEGIN_ALLOW_THREADS      // as eager operators do; arguments that are not owned stay alive in the caller's frame
+  failed = e->fn(&ctx, in, ints, out, int_out);
+  if (ctx.owned)
+    for (Py_ssize_t i = 0; i < e->n_tensor; i++) if (in[i]) aoti_torch_delete_tensor_object(in[i]);
   Py_END_ALLOW_THREADS
-  if (failed) { fail(e); goto done; }
+  if (failed) { fail(ctx.message); goto done; }
   result = PyTuple_New(e->n_out);
   {
     Py_ssize_t io = 0, ob = 0, h = 0;
@@ -257,6 +274,26 @@ done:
   if (int_out != int_out_small) free(int_out);
   return result;
 }
+
+static PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+  Entry* e = (Entry*)self;
+  if (kwnames && PyTuple_GET_SIZE(kwnames)) {
+    PyErr_Format(PyExc_TypeError, "compiled graph %U takes no keyword arguments", e->name);
+    return NULL;
+  }
+  return run(e, args, PyVectorcall_NARGS(nargsf), NULL);
+}
+
+static PyObject* boxed(PyObject* self, PyObject* box) {
+  if (!PyList_CheckExact(box)) {
+    PyErr_SetString(PyExc_TypeError, "a boxed call takes one list");
+    return NULL;
+  }
+  return run((Entry*)self, ((PyListObject*)box)->ob_item, PyList_GET_SIZE(box), box);
+}
+static PyMethodDef entry_methods[] = {
+  {"boxed", boxed, METH_O, "boxed(list) -> tuple: a call that owns its arguments: the list is emptied, and each tensor dropped after its last use"},
+  {NULL, NULL, 0, NULL}};
 
 static int traverse(Entry* e, visitproc visit, void* arg) {
   Py_VISIT(e->constants); Py_VISIT(e->objects); Py_VISIT(e->callbacks);
@@ -289,6 +326,7 @@ static PyTypeObject EntryType = {
   .tp_traverse = (traverseproc)traverse,
   .tp_clear = (inquiry)clear,
   .tp_weaklistoffset = offsetof(Entry, weakrefs),
+  .tp_methods = entry_methods,
 };
 
 static Py_ssize_t count(const char* s, char c) { Py_ssize_t n = 0; for (; *s; s++) n += *s == c; return n; }
@@ -307,7 +345,7 @@ static PyObject* make(PyObject*, PyObject* args) {
   Entry* e = PyObject_GC_New(Entry, &EntryType);
   if (!e) return NULL;
   e->vectorcall = call;
-  e->ctx.callback = callback; e->ctx.acquire = acquire; e->ctx.release = release; e->ctx.message = NULL; e->ctx.self = e; e->ctx.output = output;
+  e->ctx.callback = callback; e->ctx.acquire = acquire; e->ctx.release = release; e->ctx.message = NULL; e->ctx.self = e; e->ctx.output = output; e->ctx.owned = 0;
   e->fn = (EntryFn)address;
   e->in_kind = strdup(in_kind); e->out_kind = strdup(out_kind);
   e->n_in = (Py_ssize_t)strlen(in_kind); e->n_out = (Py_ssize_t)strlen(out_kind);

@@ -1,0 +1,88 @@
+"""Why a frame breaks: one stable code for each kind of reason, with what to do about it.
+
+Used by `control.unsupported`, which takes the remedy from here where the raise has no better one; `docs/graph_breaks.md` is written from this table
+(`python tools/graph_breaks.py`), and a test holds it against every raise in the package. A code is counted in `counters["graph_breaks"]`: it never changes
+its meaning, and a new kind of reason gets a new one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["REASONS", "Reason"]
+
+
+class Reason(NamedTuple):
+    """meets: what the program does; remedy: the short hint of the message; example: the usual rewrite, as code before -> after, or empty."""
+
+    meets: str
+    remedy: str
+    example: str = ""
+
+
+_OUTSIDE = "do it outside of the compiled function"
+
+REASONS: dict[str, Reason] = {
+    # -- values and sizes that only the run knows
+    "data-dependent-branch": Reason(
+        "a branch on the value of a tensor", "torch.where, or move the branch outside of the compiled function",
+        "if x.sum() > 0: y = x * 2\nelse: y = x - 1\n->\ny = torch.where(x.sum() > 0, x * 2, x - 1)",
+    ),
+    "data-dependent-size": Reason("a size that depends on data, relied upon after memory was written", "torch._check(a == b) says what holds"),
+    "data-dependent-value": Reason(
+        "the value of a tensor is wanted as a Python number", "keep the computation in tensors", "scale = float(x.max()); y = x / scale\n->\ny = x / x.max()"
+    ),
+    "tensor-text": Reason("the text of a tensor's value (print, str, an f-string)", "format outside of the compiled function"),
+    "tensor-memory": Reason("reading a tensor's memory (numpy(), data_ptr(), storage)", _OUTSIDE),
+    # -- calls that may not run while capturing
+    "c-call": Reason(
+        "a call of a function, method or object that is implemented in C and not known to be free of effects",
+        "call it outside of the compiled function, or mark a function around it with lamina.allow_in_graph if it computes on tensors",
+    ),
+    "io": Reason("input, output, files, sockets", "move it out of the compiled function, or accept the graph break"),
+    "logging": Reason("a log record that is emitted", "lower the log level, or log outside of the compiled function"),
+    "time": Reason("reading the clock", "read it outside of the compiled function"),
+    "threads": Reason("threads, locks, processes", _OUTSIDE),
+    "debugger": Reason("the debugger", "remove the breakpoint"),
+    "random": Reason("random numbers of Python or NumPy", "draw them outside of the compiled function and pass them in, or use torch's"),
+    "generator": Reason("a torch.Generator made or used inside", "pass random tensors in"),
+    "numpy": Reason("a NumPy function on values of the compiled function", "use the torch function of the same name"),
+    "torchscript": Reason("a call of a TorchScript function", "compile the Python function instead"),
+    "disabled": Reason("a call of a function marked by lamina.disable", "remove the mark, or accept the graph break"),
+    "graph-break": Reason("the program asked for a graph break", "remove the call of graph_break()"),
+    "peer": Reason("a function of the reference compiler", "use lamina's function of that name"),
+    "async": Reason("an async function or generator", "compile the functions that it awaits"),
+    "generator-root": Reason("a generator or async function is what was compiled", "compile the functions that it calls"),
+    # -- gradients and transforms
+    "autograd": Reason("taking gradients, or putting a hook on a tensor, inside the compiled function", "compile the forward function, and take gradients outside"),
+    "autograd-function": Reason("a custom autograd function called in a form that is not modelled", "call apply with positional arguments"),
+    "functorch": Reason("a functorch transform", "call it outside of the compiled function"),
+    "inference-mode": Reason("inference_mode inside the compiled function", "use torch.no_grad, or enter it outside"),
+    "global-state": Reason("changing PyTorch's global state", _OUTSIDE),
+    # -- tensors of another kind
+    "tensor-subclass": Reason("a tensor subclass without a capture rule", "pass plain tensors and wrap them outside"),
+    "tensor-layout": Reason("a tensor that is not strided (sparse, nested, mkldnn)", "convert it with to_dense() outside of the compiled function"),
+    "tensor-kind": Reason("a tensor without ordinary storage", "pass ordinary tensors"),
+    "tensor-class": Reason("making a tensor through a class", "use torch.tensor or a factory function"),
+    "tensor-storage": Reason("changing a tensor's storage", _OUTSIDE),
+    "tensor-attribute": Reason("an attribute of a tensor whose value only the run knows", _OUTSIDE),
+    "tensor-attribute-write": Reason("assigning an attribute of a tensor", "use in-place methods such as copy_"),
+    "tensor-dict": Reason("the __dict__ of a tensor", "read the attribute itself"),
+    "unrecorded-tensor": Reason("a tensor made by a call that was not recorded", "make it with a torch function, or outside of the compiled function"),
+    "graph-argument": Reason("a value that no graph node can take as an argument", "pass numbers, strings and tensors to torch functions"),
+    # -- objects of the program
+    "class-attribute-write": Reason("assigning an attribute of a class", "assign an attribute of the object, or do it outside of the compiled function"),
+    "attribute-write": Reason("assigning a special attribute (__class__, __dict__) of an object from outside", _OUTSIDE),
+    "foreign-iterator": Reason("advancing an iterator that was made outside", "pass the list, or make the iterator inside of the compiled function"),
+    "foreign-mutation": Reason("changing an object from outside of a kind that is not modelled", "change it outside of the compiled function"),
+    "large-dict": Reason("a whole pass over, or a change of, a very large dictionary from outside", "look up what is needed before the call"),
+    "frame-locals": Reason("globals(), locals(), vars() or dir() of the frame", "name the variables"),
+    "copy": Reason("copying an object of a kind that is not modelled", "copy it outside of the compiled function"),
+    "rebuild": Reason("an object that is live at a break cannot be made again by code", "keep such objects inside of the captured region"),
+    # -- limits of the capture itself
+    "opcode": Reason("an instruction that is not modelled", "rewrite the statement, or report it"),
+    "recursion": Reason("calls nested too deeply to be inlined", "raise no recursion inside of a compiled function, or disable it"),
+    "break-at-start": Reason("a break before the first statement of a function", "move what breaks into a function of its own"),
+    "restarts": Reason("a frame that had to be captured again too often", "report it, with the function"),
+    "forced": Reason("a break that a test forced", "only tests force breaks"),
+}  # fmt: skip
