@@ -35,7 +35,6 @@ BREAKS = {
     "f14": 2,  # io
     "f15": 2,  # data-dependent-branch
     "f16": 3,  # io
-    "f17": 1,  # data-dependent-value
     "f18": 1,  # tensor-text
     "a1": 1,  # graph-break
     "a2": 1,  # graph-break

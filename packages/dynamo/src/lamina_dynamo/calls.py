@@ -159,6 +159,12 @@ _policies: dict[types.CodeType, Any] = {}
 _INLINE, _NATIVE, _OWN, _HIDDEN = "inline", "native", "own", "hidden"
 
 
+class _Rule(NamedTuple):
+    """Functions of this code have a rule: run(cap, fn, args, kwargs)."""
+
+    run: Any
+
+
 class _Instead(NamedTuple):
     """Call this function in its place."""
 
@@ -182,7 +188,14 @@ def _policy_of(fn: Any) -> Any:
         return _NATIVE
     if module == "torch" or module.startswith(("torch._C.", "torch.fx.experimental", "torch.utils._device_", "torch.backends.", "torch.cuda.", "importlib.", "packaging.", "email.", "urllib.")):
         return _NATIVE
+    if module in ("torch._functorch.functional_call", "torch.nn.utils.stateless", "torch.nn.utils._named_member_accessor"):
+        return _INLINE
     if module.startswith("torch._functorch"):
+        from .rules.functorch import made_by_transform
+
+        made = made_by_transform(fn)
+        if made is not None:
+            return _Rule(made)
         return ("functorch", "a functorch transform", "call it outside of the compiled function")
     if module.startswith("numpy"):
         return ("numpy", "a NumPy function on values of the compiled function", "use the torch function")
@@ -202,6 +215,8 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     if policy is not _INLINE:
         if type(policy) is _Instead:
             return call(cap, policy.fn, args, kwargs)
+        if type(policy) is _Rule:
+            return policy.run(cap, fn, args, kwargs or {})
         if policy is _NATIVE or policy is _OWN:
             if not is_torch_owned(fn.__module__):
                 args, kwargs = map(cap.concrete, args), {k: cap.concrete(v) for k, v in (kwargs or {}).items()}

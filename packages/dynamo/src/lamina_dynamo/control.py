@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import torch
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "refusal", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
 
 
 class Observed(Exception):
@@ -64,8 +65,21 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
         return fn(*args, **kwargs)
     except (Observed, LaminaError):
         raise
+    except TypeError as exc:
+        if "non-nested SymInt" not in str(exc):  # a key of a dict or set: what is hashed must be a value
+            raise Observed(exc) from exc
+        return native(fn, *plain_numbers(args), **kwargs)
     except Exception as exc:
         raise Observed(exc) from exc
+
+
+def plain_numbers(v: Any) -> Any:
+    """`v` with its symbolic integers specialised."""
+    if type(v) in (tuple, list):
+        return type(v)(map(plain_numbers, v))
+    if type(v) is dict:
+        return {k: plain_numbers(x) for k, x in v.items()}
+    return int(v) if isinstance(v, torch.SymInt) else v
 
 
 class _Mark:

@@ -134,10 +134,10 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     break_at: int | None = None
     reason: Unsupported | None = None
     tried: set[int] = set()
-    no_checks = False
+    no_checks, unbacked = False, True
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
-        cap.no_checks = no_checks
+        cap.no_checks, cap.mode.allow_unbacked = no_checks, unbacked
         with stage("capture"), _deep_recursion():
             try:
                 with _capturing(cap):
@@ -151,6 +151,11 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 raise _UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
             except CannotCheck:
                 no_checks = True
+                continue
+            except Unsupported as why_not:  # of the backend
+                if why_not.code != "unbacked" or not unbacked:
+                    raise
+                unbacked = False  # capture again and break where a value is needed
                 continue
             except CannotRebuild as r:  # break where the object was made, or give up
                 step, why = r.step, r.reason
@@ -286,7 +291,7 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
         if isinstance(v, torch.Tensor):
             outs.append(cap.recorder.node_of(v))
         else:
-            outs.append(cap.symbol_node(v))
+            outs.append(_number(cap, v))
     calls = any(n.op in ("call_function", "call_method") for n in graph.nodes)
     if not calls and not outs:
         return None, [], []
@@ -316,6 +321,14 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
         verify(gm, "torch")
     counters["graphs"]["captured"] += 1
     return gm, sources, examples
+
+
+def _number(cap: Capture, v: Any) -> Any:
+    """The node of a symbolic number that lives on after the graph."""
+    try:
+        return cap.symbol_node(v)
+    except Unsupported as why:
+        raise CannotRebuild(None, why) from why
 
 
 def _symbols_as_inputs(cap: Capture) -> None:

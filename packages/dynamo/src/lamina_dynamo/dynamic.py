@@ -62,13 +62,13 @@ class Dynamic:
     mode: Any
     user_stack: Any
     why_symbolic: dict[str, str]  # source of a number -> why it is symbolic
+    number_source: dict[str, Source]
 
     def shape_env(self) -> Any:
         """The environment, made when the first symbol is wanted."""
         if self.mode.shape_env is None:
             self.mode.shape_env = ShapeEnv()
             self.mode.shape_env.where = self.user_stack
-            self.number_source: dict[str, Source] = {}
         return self.mode.shape_env
 
     def fake_input(self, t: torch.Tensor, source: Source, role: str) -> tuple[Any, frozenset[int]]:

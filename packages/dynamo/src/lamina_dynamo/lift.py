@@ -135,6 +135,8 @@ class Lifting:
         with torch._C.DisableTorchFunction():
             if self.is_fake(v):
                 return v
+            if id(v) in self.recorder.ended:
+                unsupported("functorch", "a tensor that outlives its functorch transform")
             if type(v) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
                 unsupported("tensor-subclass", "a tensor subclass", saw=type(v).__qualname__)
             if v.layout is not torch.strided:

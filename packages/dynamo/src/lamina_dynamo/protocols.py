@@ -223,8 +223,8 @@ class Protocols:
     def concrete(self, v: Any) -> Any:
         """`v` with numbers for symbols, where C code reads the digits. The sizes are static from then on."""
         t = type(v)
-        if t in (torch.SymInt, torch.SymFloat, torch.SymBool):
-            return native({torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[t], v)
+        if t in _NUMBERS:
+            return native(_NUMBERS[t], v)
         if t in (list, tuple, set, frozenset, torch.Size) and self._has_symbol(v):
             return t(map(self.concrete, v))
         if t is dict and self._has_symbol(v):
@@ -256,7 +256,7 @@ class Protocols:
         """`v`, or its text where C formatting would run the program's `__str__` or `__repr__`."""
         if type(v) in (str, int, float, bool, type(None), torch.dtype, torch.device):
             return v
-        if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        if type(v) in _NUMBERS or type(v) is torch.Size:  # text needs the values
             return self.concrete(v)
         if isinstance(v, torch.Tensor):
             unsupported("tensor-text", "the text of a tensor's value", saw=self.describe(v), hint="format outside of the compiled function")
@@ -345,6 +345,9 @@ class Protocols:
         if getattr(new, "__self__", None) is object or new is object.__new__:
             return native(object.__new__, cls)
         return native(new, *self.plain_iterables(args), **(kwargs or {}))
+
+
+_NUMBERS = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
 
 
 def _own_or_std(fn: Any) -> bool:

@@ -28,6 +28,7 @@ REASONS: dict[str, Reason] = {
         "a branch on the value of a tensor", "torch.where, or move the branch outside of the compiled function",
         "if x.sum() > 0: y = x * 2\nelse: y = x - 1\n->\ny = torch.where(x.sum() > 0, x * 2, x - 1)",
     ),
+    "data-dependent-size": Reason("a size that depends on data, relied upon after memory was written", "torch._check(a == b) says what holds"),
     "data-dependent-value": Reason(
         "the value of a tensor is wanted as a Python number", "keep the computation in tensors", "scale = float(x.max()); y = x / scale\n->\ny = x / x.max()"
     ),

@@ -139,6 +139,8 @@ class Codegen:
         inp = self.cap.inputs.get(id(v))
         if inp is not None:
             return self.source(inp.source)
+        if id(v) in self.cap.recorder.ended:
+            self._refuse(v, type(v), "a tensor that outlives its functorch transform")
         if not self.cap.is_fake(v):
             return self.constant(v)
         if id(v) not in self.cap.recorder.nodes:

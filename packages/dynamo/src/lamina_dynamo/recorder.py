@@ -7,7 +7,9 @@ Keeps:   a node exists iff the call yields a tensor or a symbolic number, or cha
 
 from __future__ import annotations
 
+import contextlib
 import operator
+from collections.abc import Iterator
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,13 @@ from lamina_primops.regions import Region
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .control import InternalError, unsupported
+from .control import InternalError, plain_numbers, unsupported
 
 if TYPE_CHECKING:
     from .session import Capture
 
-MAX_KNOWN = 32  # elements
+MAX_KNOWN = 1 << 16  # elements of a constant that is evaluated at capture
+MAX_KNOWN_CALLS = 64
 __all__ = ["FUNCTION_RULES", "Recorder", "function_rule"]
 
 FUNCTION_RULES: dict[Any, Any] = {}  # torch function or method -> rule(recorder, func, args, kwargs)
@@ -51,6 +54,34 @@ def function_rule(*functions: Any) -> Any:
     return register
 
 
+class Scope:
+    """The graph of a function that a transform calls: recorded apart, on the transform's wrappers of fakes."""
+
+    def __init__(self, parent: Any) -> None:
+        self.graph = fx.Graph()
+        self.nodes: dict[int, fx.Node] = {}
+        self.outside: list[Any] = []  # values of the enclosing graph that the function uses, in the order of their placeholders
+        self.held: list[Any] = []
+        self.last: fx.Node | None = None  # placeholder
+        self.symbols: dict[Any, fx.Node] = {}
+        self.parent = parent  # scope, or None
+        self.writes = self.impure = False
+
+    def argument(self, value: Any, name: str) -> fx.Node:
+        """The placeholder of a value; they come first in the graph."""
+        first = next(iter(self.graph.nodes), self.graph._root)
+        with self.graph.inserting_after(self.last) if self.last is not None else self.graph.inserting_before(first):
+            self.last = node = self.graph.placeholder(name)
+        self.nodes[id(value)] = node
+        self.held.append(value)
+        return node
+
+    def from_outside(self, value: Any) -> fx.Node:
+        node = self.argument(value, f"outside{len(self.outside)}")
+        self.outside.append(value)
+        return node
+
+
 class Recorder(TorchFunctionMode):
     """Active while the frame is interpreted."""
 
@@ -64,8 +95,10 @@ class Recorder(TorchFunctionMode):
         self.last_placeholder: fx.Node | None = None
         self.first_size: fx.Node | None = None
         self.mutated: set[int] = set()  # storage keys of fakes written in place
-        self.known: dict[int, torch.Tensor] = {}  # id(fake) -> its value, for small tensors made from constants alone
         self.impure = False  # random numbers were drawn, or state was set
+        self.scope: Scope | None = None  # innermost function under a transform that is being recorded
+        self.ended: dict[int, Any] = {}  # wrappers that outlived their transform
+        self.is_paused = False  # PyTorch's own code of a transform runs: nothing is recorded
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -73,6 +106,9 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.is_paused:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
         rule = FUNCTION_RULES.get(func)
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
@@ -83,6 +119,37 @@ class Recorder(TorchFunctionMode):
         if rule is not None:
             return rule(self, func, args, kwargs)
         return self.run(func, args, kwargs)
+
+    # ---- functions under a transform -----------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """PyTorch's own code runs: what it calls is not the program's."""
+        before, self.is_paused = self.is_paused, True
+        try:
+            yield
+        finally:
+            self.is_paused = before
+
+    @contextlib.contextmanager
+    def resumed(self, scope: Scope) -> Iterator[None]:
+        """The program's function runs; what it calls goes into the scope's graph."""
+        before = self.graph, self.nodes, self.scope, self.is_paused, self.impure
+        self.graph, self.nodes, self.scope, self.is_paused, self.impure = scope.graph, scope.nodes, scope, False, False
+        try:
+            yield
+        finally:
+            scope.impure = self.impure
+            self.ended.update((id(t), t) for t in scope.held)
+            self.graph, self.nodes, self.scope, self.is_paused, self.impure = before
+
+    def in_scope(self, t: Any) -> bool:
+        """Whether a tensor was made by a function under a transform, or is its argument."""
+        scope = self.scope
+        while scope is not None:
+            if id(t) in scope.nodes:
+                return True
+            scope = scope.parent
+        return False
 
     # ---- running -----------------------------------------------------------------------------------------------------
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -99,90 +166,103 @@ class Recorder(TorchFunctionMode):
             unsupported("symbolic-operator", "an operator whose C++ takes no symbolic sizes", saw=func.__name__, hint="mark_static, or dynamic=False")
         except DataDependent:  # a tensor where the operator wants a number
             numbers = [self._plain_number(a) for a in args[1:]]
-            if not self.known or all(a is b for a, b in zip(numbers, args[1:])):
+            if all(a is b for a, b in zip(numbers, args[1:])):
                 raise
             args = (args[0], *numbers)
             with torch._C.DisableTorchFunctionSubclass():
                 out = func(*args, **kwargs)
+        except RuntimeError as error:
+            if "only concrete integers" not in str(error):
+                raise
+            # Operators whose C++ signature has no symbolic sizes: the sizes given must be values.
+            args, kwargs = plain_numbers((args, kwargs))
+            with torch._C.DisableTorchFunctionSubclass():
+                out = func(*args, **kwargs)
         noted = self.note(func, args, kwargs, out)
-        if type(noted) is FakeTensor:
-            self._learn_value(func, args, kwargs, noted)
+        if self.cap.mode.shape_env is not None:
+            self.cap.rely_on_asserts()
         return noted
 
     # ---- known values ------------------------------------------------------------------------------------------------
-    def _learn_value(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """Keep the value of a small tensor that depends on constants alone, so that `item()` and branches on it are no break."""
-        name = func.__name__
-        if name.endswith("_") and not name.endswith("__"):
-            self.known.pop(id(out), None)
-            return
-        if self.known:
-            tensors = [a for a in args if isinstance(a, torch.Tensor)]
-            if tensors and not all(id(t) in self.known for t in tensors):
-                return
-        elif any(isinstance(a, torch.Tensor) for a in args):
-            return
-        if out.dim() > 1 or any(type(s) is not int for s in out.sizes) or out.numel() > MAX_KNOWN or "rand" in name or name in _RANDOM or out.requires_grad or name in ("empty", "new_empty", "empty_like"):
-            return
-        if any(type(a) in _SYMBOLS for a in args):
-            return  # calling with it would make it a constant
-        if any(type(a) in (list, tuple) and self.cap.any_tensor(a, None) for a in args) or self.cap.any_tensor((), kwargs):
-            return
-        try:
-            with torch._C.DisableTorchFunction(), _disable_current_modes():
-                self.known[id(out)] = func(*[self.known.get(id(a), a) for a in args], **kwargs)
-        except Exception:  # no value known: the fake's metadata is all there is
-            self.known.pop(id(out), None)
+    def number(self, t: Any) -> Any:
+        """The Python number in a tensor computed from constants alone, else None: `item()` of it and branches on it are no break."""
+        if self.scope is not None or t.numel() != 1:
+            return None
+        nodes: dict[fx.Node, Any] = {}
+        node = self.nodes.get(id(t))
+        if node is None or not self._is_constant(node, nodes):
+            return None
+        with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
+            for n in nodes:
+                args, kwargs = fx.node.map_arg(n.args, nodes.__getitem__), fx.node.map_arg(n.kwargs, nodes.__getitem__)
+                nodes[n] = n.target(*args, **kwargs) if n.op == "call_function" else getattr(args[0], n.target)(*args[1:], **kwargs)
+            return nodes[node].item()
+
+    def _is_constant(self, node: fx.Node, found: dict[fx.Node, Any]) -> bool:
+        """Whether a node follows from no input, no random number and no memory written; collects what it needs, in order."""
+        if node in found:
+            return True
+        name, val = getattr(node.target, "__name__", str(node.target)), node.meta["val"]
+        if node.op not in ("call_function", "call_method") or "rand" in name or "drop" in name or name in _RANDOM or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
+            return False
+        if isinstance(val, FakeTensor) and (val.storage_key in self.mutated or any(type(s) is not int for s in val.sizes) or val.numel() > MAX_KNOWN):
+            return False
+        if all(self._is_constant(n, found) for n in node.all_input_nodes):
+            found[node] = None
+            return True
+        return False
 
     def _plain_number(self, a: Any) -> Any:
-        known = self.number(a)
+        known = self.number(a) if isinstance(a, torch.Tensor) else None
         return a if known is None else known
 
-    def number(self, t: Any) -> Any:
-        """The Python number in a tensor whose value is known, else None."""
-        v = self.known.get(id(t))
-        if v is None or v.numel() != 1:
-            return None
-        with torch._C.DisableTorchFunction(), _disable_current_modes():
-            return v.item()
-
-    def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        """Record a call that gave `out`; -> `out` with every tensor a fake."""
+    def note(self, func: Any, args: Any, kwargs: Any, out: Any, *, allowed: bool = False) -> Any:
+        """Record a call that gave `out`; -> `out` with every tensor a fake. `allowed`: a function that is not PyTorch's."""
         name = getattr(func, "__name__", "")
         if not _has_value(out):
             if name.endswith("_") and name not in _PURE_DUNDERS and (out is None or name in _WRITING_DUNDERS):
                 self.emit(func, args, kwargs, None)
-                self._written(args[0] if args else None)
+                self.written(args[0] if args else None)
             return out
-        if type(out) is torch.Tensor:
+        if type(out) is torch.Tensor and self.scope is None:
             out = self.cap.lift_constant(out)
         if name in _WRITES_STATISTICS:
-            self._written([*args[1:3], *[kwargs.get(k) for k in ("running_mean", "running_var")]])
+            self.written([*args[1:3], *[kwargs.get(k) for k in ("running_mean", "running_var")]])
         if "out" in kwargs:
-            self._written(kwargs["out"])
+            self.written(kwargs["out"])
         if "rand" in name or name in _RANDOM or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
             self.impure = True
         node = self.emit(func, args, kwargs, out)
+        if allowed:
+            node.meta["allowed"] = True
         if _is_tensor(out):
             if id(out) in self.nodes or id(out) in self.cap.inputs:
                 if name.endswith("_"):
-                    self._written(out)
+                    self.written(out)
                 if id(out) in self.nodes:
                     self.nodes[id(out)] = node
                     return out
                 return out  # an input returned as it is keeps its placeholder
-            self.nodes[id(out)] = node
-            self.held.append(out)
+            self._bind(out, node)
         else:
             self.bind_parts(node, out)
         return out
 
-    def _written(self, v: Any) -> None:
-        if isinstance(v, torch.Tensor):
+    def _bind(self, t: Any, node: fx.Node) -> None:
+        self.nodes[id(t)] = node
+        (self.held if self.scope is None else self.scope.held).append(t)
+        if self.scope is None and self.cap.mode.shape_env is not None:
+            self.cap.note_sizes(t, node)
+
+    def written(self, v: Any) -> None:
+        """Note that memory of these tensors was written."""
+        if isinstance(v, FakeTensor):
             self.mutated.add(v.storage_key)
+        elif isinstance(v, torch.Tensor):  # a transform's wrapper: of which tensor is not told
+            self.scope.writes = True
         elif isinstance(v, (list, tuple)):
             for x in v:
-                self._written(x)
+                self.written(x)
 
     @property
     def writes_inputs(self) -> bool:
@@ -207,8 +287,7 @@ class Recorder(TorchFunctionMode):
         item.meta["val"] = part
         item.meta["stack"] = node.meta["stack"]
         if _is_tensor(part):
-            self.nodes[id(part)] = item
-            self.held.append(part)
+            self._bind(part, item)
         else:
             self.bind_parts(item, part)
 
@@ -253,7 +332,7 @@ class Recorder(TorchFunctionMode):
         if t is torch.Size:
             return tuple([self.arg(x) for x in v])
         if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return self.cap.symbol_node(v)
+            return self.cap.symbol_node(v) if self.scope is None else self._symbol_in_scope(self.scope, v)
         if t is slice:
             return slice(self.arg(v.start), self.arg(v.stop), self.arg(v.step))
         if t is dict:
@@ -275,11 +354,24 @@ class Recorder(TorchFunctionMode):
             return v.item()
         unsupported("graph-argument", "a value that no graph node can take as an argument", saw=t.__qualname__)
 
+    def _symbol_in_scope(self, scope: Scope, v: Any) -> Any:
+        """A symbolic number is an operand from outside, once."""
+        key = str(v)
+        found = scope.symbols.get(key)
+        if found is None:
+            found = scope.symbols[key] = scope.from_outside(v)
+        return found
+
     def node_of(self, t: Any) -> fx.Node:
         """The node that yields a fake; makes the placeholder of an input at its first use."""
         found = self.nodes.get(id(t))
         if found is not None:
             return found
+        if self.scope is not None:
+            if not (isinstance(t, FakeTensor) or self.in_scope(t)):
+                t = self.cap.lift_constant(t)
+                found = self.nodes.get(id(t))
+            return found or self.scope.from_outside(t)
         inp = self.cap.inputs.get(id(t))
         if inp is None:
             inp = self.cap.inputs.get(id(self.cap.lift_constant(t)))
@@ -313,9 +405,9 @@ class Recorder(TorchFunctionMode):
 
 
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
-_SYMBOLS = frozenset({torch.SymInt, torch.SymFloat, torch.SymBool})
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
 _RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
+_UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})
 
@@ -329,7 +421,7 @@ def _has_value(out: Any) -> bool:
     t = type(out)
     if t in _ATOM_SET:
         return False
-    if isinstance(out, torch.Tensor):
+    if isinstance(out, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)):
         return True
     if t is torch.Size:
         return False

@@ -8,11 +8,14 @@ Keeps:   `sources` knows every outside object with identity, by `id`, and holds 
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from types import CellType
 from typing import Any
 
 import torch
 from lamina_dynshape import FakeMode, FakeTensor
+from lamina_dynshape.expr import Symbol
+from lamina_dynshape.sym_node import BoolNode
 from torch import fx
 
 from .control import DELETED, MISSING, STANDS_FOR, unsupported
@@ -44,7 +47,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.policy = policy
         self.graph = fx.Graph()
         self.guards = GuardSet()
-        self.mode = FakeMode()
+        self.mode = FakeMode(allow_unbacked=True)
+        self.number_source: dict[str, Source] = {}  # name that the shape environment knows -> where the number is read
         self.sources: dict[int, Source] = {}
         self.keep: dict[int, Any] = {}
         self.opaque: set[int] = set()  # ids of outside objects whose C state cannot be guarded
@@ -79,6 +83,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.why_symbolic: dict[str, str] = {}
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
         self.no_checks = False
+        self.asserts_seen = 0
+        self.size_of: dict[Any, tuple[fx.Node, int]] = {}  # unbacked symbol -> (result, dimension) that shows it
         self.entry_state: Any = None
         self.entry_grad = self.final_grad = True
 
@@ -102,7 +108,10 @@ class Capture(Lifting, Protocols, Dynamic):
     def add_input(self, real: torch.Tensor, source: Source, role: str) -> Any:
         """The fake of an outside tensor; its placeholder appears when the graph first uses it."""
         try:
-            fake, dims = self.fake_input(real, source, role)
+            if self.recorder.scope is None:
+                fake, dims = self.fake_input(real, source, role)
+            else:
+                fake, dims = _without_transforms(lambda: self.fake_input(real, source, role))
         except (NotImplementedError, RuntimeError) as e:
             unsupported("tensor-kind", "a tensor without ordinary storage", saw=f"{type(e).__name__}: {str(e)[:80]}")
         inp = self.inputs[id(fake)] = Input(fake, real, source, role)
@@ -113,14 +122,15 @@ class Capture(Lifting, Protocols, Dynamic):
         return fake
 
     def is_fake(self, t: Any) -> bool:
-        return isinstance(t, FakeTensor)
+        """Whether the interpreter may see this tensor: a fake, or a transform's wrapper of one."""
+        return isinstance(t, FakeTensor) or (self.recorder.scope is not None and self.recorder.in_scope(t))
 
     # ---- symbols -----------------------------------------------------------------------------------------------------
     def bind_symbol(self, value: Any, node: fx.Node) -> None:
         """A node yields this symbolic number."""
-        from lamina_dynshape import expr_of
-
-        self.size_nodes.setdefault(value.node.expr if isinstance(value, torch.SymFloat) else expr_of(value), node)
+        if self.recorder.scope is not None:
+            unsupported("functorch", "a symbolic number made under a functorch transform")
+        self.size_nodes.setdefault(value.node.expr, node)
 
     def symbol_node(self, value: Any) -> fx.Node | int:
         """The node of a symbolic number: built from the placeholders of its symbols."""
@@ -130,10 +140,34 @@ class Capture(Lifting, Protocols, Dynamic):
 
     def size_placeholder(self, symbol: Any) -> fx.Node:
         """The `size` input of a backed symbol."""
+        if not self.mode.shape_env.symbols[symbol].sources:
+            return self._size_of_result(symbol)
         source, value = self.symbol_input(symbol)
         node = self.recorder.placeholder(symbol.name, self.mode.shape_env.sym_int(symbol), source.name(), "size")
         self.size_inputs[node] = (source, value)
         return node
+
+    def note_sizes(self, t: Any, node: fx.Node) -> None:
+        """Sizes that only the running program knows can be read off this result."""
+        for d, s in enumerate(t.sizes):
+            if isinstance(s, Symbol) and s not in self.size_of and not self.mode.shape_env.symbols[s].sources:
+                self.size_of[s] = (node, d)
+
+    def _size_of_result(self, symbol: Any) -> fx.Node:
+        if symbol not in self.size_of:
+            unsupported("data-dependent-value", "a number that only the running program knows, and that no result shows", saw=str(symbol))
+        node = self.graph.create_node("call_method", "size", self.size_of[symbol], {})
+        node.meta.update(val=self.mode.shape_env.sym_int(symbol), stack=self.user_stack())
+        return node
+
+    def rely_on_asserts(self) -> None:
+        """What a shape rule took to hold of unbacked numbers is checked after the graph, and may be known from here on."""
+        asserts = self.mode.shape_env.runtime_asserts
+        for a in asserts[self.asserts_seen :]:
+            if self.no_checks or self.recorder.scope is not None:
+                unsupported("data-dependent-size", "a size that must equal another and depends on data", saw=str(a.expr))
+            self.checks.append((torch.SymBool(BoolNode(a.expr, self.mode.shape_env)), True))
+        self.asserts_seen = len(asserts)
 
     # ---- where we are ------------------------------------------------------------------------------------------------
     def user_stack(self) -> tuple[Any, ...]:
@@ -187,3 +221,9 @@ class Capture(Lifting, Protocols, Dynamic):
 
         self.call = functools.partial(call, self)  # type: ignore[method-assign]
         return call(self, fn, args, kwargs)
+
+
+def _without_transforms(make: Any) -> Any:
+    """`make()` outside of the functorch transforms that run in this thread, whose stack is the thread's own."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(make).result()

@@ -6,38 +6,28 @@ Keeps:   one placeholder per symbol, one node per distinct expression.
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
 import torch
-from lamina_dynshape import expr_of, sym_float
-from lamina_dynshape.float_expr import rebuild
+from lamina_dynshape import boolean as B
+from lamina_dynshape import expr_of
+from lamina_dynshape.float_expr import GRAPH_FUNCTIONS, FloatRelation
+from lamina_dynshape.sym_node import FloatNode, _Node
 from torch import fx
 
 __all__ = ["node_of_expr"]
 
+_RELATIONS = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+
 
 def node_of_expr(cap: Any, value: Any) -> Any:
     """The node that yields a symbolic number, or the number where it is a constant."""
-    if isinstance(value, torch.SymFloat):
-        return _node_of_float(cap, value)
-    return _Builder(cap).build(expr_of(value))
-
-
-def _node_of_float(cap: Any, value: torch.SymFloat) -> Any:
-    """The arithmetic of a symbolic real number; where graphs have no word for it, its value, and the sizes in it become constants."""
-    builder, env, e = _Builder(cap), value.node.env, value.node.expr
-
-    def call(fn: Any, args: tuple[Any, ...], yields: Any) -> Any:
-        found = cap.size_nodes.get(yields)
-        if found is None:
-            found = cap.size_nodes[yields] = builder.node(fn, args, sym_float(yields, env))
-        return found
-
-    try:
-        return cap.size_nodes.get(e) or (call(torch.sym_float, (builder.build(e.args[0]),), e) if e.op == "int" else rebuild(e, builder.build, call))
-    except KeyError:
-        return float(value)
+    builder, e = _Builder(cap), value.node.expr if isinstance(value.node, _Node) else expr_of(value)
+    if isinstance(value, torch.SymInt):
+        return builder.build(e)
+    return builder.real(value.node) if isinstance(value, torch.SymFloat) else builder.truth(e)
 
 
 class _Builder:
@@ -54,14 +44,42 @@ class _Builder:
             found = self.cap.size_nodes[e] = e.visit(self)
         return found
 
+    def real(self, node: FloatNode) -> Any:
+        """A real number."""
+        e = node.expr
+        if e.op == "const":
+            return e.args[0]
+        found = self.cap.size_nodes.get(e)
+        if found is not None:
+            return found
+        if e.op == "int":
+            made = self._op(torch.sym_float, self.build(e.args[0]))
+        elif e.op in GRAPH_FUNCTIONS:
+            made = self._op(GRAPH_FUNCTIONS[e.op], *[self.real(FloatNode(a, node.env)) for a in e.args])
+        else:
+            return node.guard_float()
+        self.cap.size_nodes[e] = made
+        return made
+
+    def truth(self, e: Any) -> Any:
+        """A condition."""
+        found = self.cap.size_nodes.get(e)
+        if found is not None:
+            return found
+        env = self.cap.mode.shape_env
+        if isinstance(e, B.Relation):
+            return self._op(_RELATIONS[e.kind], self.build(e.e), 0)
+        if isinstance(e, FloatRelation):
+            return self._op(_RELATIONS[e.op], self.real(FloatNode(e.a, env)), self.real(FloatNode(e.b, env)))
+        if isinstance(e, (B.And, B.Or)):
+            return functools.reduce(functools.partial(self._op, operator.and_ if isinstance(e, B.And) else operator.or_), map(self.truth, e.operands))
+        return e is B.TRUE
+
     def _op(self, fn: Any, *args: Any) -> Any:
         if not any(isinstance(a, fx.Node) for a in args):
             return fn(*args)
-        return self.node(fn, args, fn(*[a.meta["val"] if isinstance(a, fx.Node) else a for a in args]))
-
-    def node(self, fn: Any, args: tuple[Any, ...], val: Any) -> fx.Node:
         node = self.cap.graph.create_node("call_function", fn, args, {})
-        node.meta["val"] = val
+        node.meta["val"] = fn(*[a.meta["val"] if isinstance(a, fx.Node) else a for a in args])
         node.meta["stack"] = self.cap.user_stack()
         return node
 

@@ -34,14 +34,15 @@ class FakeMode(TorchDispatchMode):
     """Owner of fake tensors and, when sizes may be symbolic, of their `shape_env`.
 
     allow_real: a real tensor that meets fakes is lifted as a constant (kept in `constants`), else refused.
-    allow_unbacked: data-dependent sizes and values become unbacked symbols, else `DataDependent` is raised.
+    allow_unbacked: data-dependent sizes and values become unbacked symbols (the environment is made with the first, if there is none),
+        else `DataDependent` is raised.
     """
 
     def __init__(self, shape_env: Any = None, *, allow_real: bool = True, allow_unbacked: bool = False) -> None:
         super().__init__()
         self.shape_env = shape_env
         self.allow_real = allow_real
-        self.allow_unbacked = allow_unbacked and shape_env is not None
+        self.allow_unbacked = allow_unbacked
         self._memo: dict[int, tuple[weakref.ref, FakeTensor]] = {}
         self._storages: dict[int, int] = {}
         self.constants: list[tuple[torch.Tensor, FakeTensor]] = []
@@ -181,6 +182,20 @@ class FakeMode(TorchDispatchMode):
         if isinstance(x, torch.SymInt):
             return self.shape_env.dim(x)
         return int(x)
+
+    def has_unbacked(self) -> bool:
+        """Whether what depends on data may become a symbol; there is an environment then."""
+        if self.allow_unbacked and self.shape_env is None:
+            from lamina_dynshape.shape_env import ShapeEnv
+
+            self.shape_env = active.env = ShapeEnv()
+        return self.allow_unbacked
+
+    def data_size(self, what: str, x: FakeTensor, hint: str = "") -> Any:
+        """A dimension that depends on data, between 0 and the number of elements of x."""
+        if not self.has_unbacked():
+            raise DataDependent(f"data-dependent size of {what}", saw=repr(x), hint=hint)
+        return self.unbacked_size(x.sizes)
 
     def unbacked_size(self, sizes: Any) -> Any:
         """A fresh dimension that only the running program knows, at most the number of elements of `sizes` (None: any)."""

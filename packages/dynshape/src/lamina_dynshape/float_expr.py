@@ -16,13 +16,18 @@ import torch
 from lamina_dynshape.boolean import BoolExpr, _constant
 from lamina_dynshape.expr import Expr, Symbol
 
-__all__ = ["FloatExpr", "FloatRelation", "float_const", "float_of", "float_op", "float_relation", "rebuild"]
+__all__ = ["FloatExpr", "FloatRelation", "GRAPH_FUNCTIONS", "float_const", "float_of", "float_op", "float_relation"]
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "mod": operator.mod,
     "floordiv": operator.floordiv, "pow": operator.pow, "neg": operator.neg, "abs": abs, "sqrt": math.sqrt, "sin": math.sin,
     "cos": math.cos, "tan": math.tan, "asin": math.asin, "acos": math.acos, "atan": math.atan, "sinh": math.sinh, "cosh": math.cosh,
     "tanh": math.tanh, "log2": math.log2, "exp": math.exp, "min": min, "max": max, "log": math.log,
+}
+# What a graph calls for a function of real numbers; one that is missing here is evaluated when the graph is made.
+GRAPH_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{name: _FUNCTIONS[name] for name in ("add", "sub", "mul", "truediv", "mod", "floordiv", "pow", "neg")},
+    "abs": operator.abs, "min": torch.sym_min, "max": torch.sym_max,
 }
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "mod": "%", "floordiv": "//", "pow": "**"}
 _COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
@@ -148,18 +153,6 @@ GRAPH_FUNCTIONS: dict[str, Any] = {
     "floordiv": operator.floordiv, "pow": operator.pow, "neg": operator.neg, "abs": operator.abs, "sqrt": torch.sym_sqrt,
     "min": torch.sym_min, "max": torch.sym_max,
 }
-
-
-def rebuild(e: FloatExpr, leaf: Callable[[Any], Any], call: Callable[[Any, tuple[Any, ...], FloatExpr], Any]) -> Any:
-    """The arithmetic of `e` bottom up, as graphs write it: `leaf(integer expression)`, `call(function, arguments, what it yields)`.
-
-    KeyError where a function has no name in graphs, or a real number comes from the running program.
-    """
-    if e.op == "const":
-        return e.args[0]
-    if e.op == "int":
-        return leaf(e.args[0])
-    return call(GRAPH_FUNCTIONS[e.op], tuple(rebuild(a, leaf, call) for a in e.args), e)
 
 
 class FloatRelation(BoolExpr):

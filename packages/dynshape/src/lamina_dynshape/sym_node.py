@@ -20,7 +20,7 @@ from lamina_dynshape.support.errors import InternalError
 if TYPE_CHECKING:
     from lamina_dynshape.shape_env import ShapeEnv
 
-__all__ = ["BoolNode", "FloatNode", "IntNode", "env_of", "expr_of", "hint_of", "sym_float", "sym_int", "sym_int_of"]
+__all__ = ["BoolNode", "FloatNode", "IntNode", "env_of", "expr_of", "hint_of", "sym_int", "sym_int_of"]
 
 
 def sym_int_of(node: IntNode) -> torch.SymInt:
@@ -294,6 +294,8 @@ class FloatNode(_Node):
 
     def guard_float(self, file: str = "", line: int = 0) -> float:
         """The float, specialising the sizes that it was computed from."""
+        if self.env.unbacked_in(self.expr):
+            raise self.env._no_value(self.expr)
         for s in self.expr.free_symbols:
             self.env.specialize(s)
         return self.expr.evaluate(self.env._hint_values)
@@ -377,11 +379,6 @@ def expr_of(x: Any) -> Expr:
 def env_of(*values: Any) -> Any:
     """The environment of the first symbolic number, None without one."""
     return next((v.node.env for v in values if isinstance(v, (torch.SymInt, torch.SymFloat)) and isinstance(v.node, _Node)), None)
-
-
-def sym_float(e: Any, env: Any) -> torch.SymFloat:
-    """The symbolic number of a float expression."""
-    return torch.SymFloat(FloatNode(e, env))
 
 
 def hint_of(x: Any) -> Any:

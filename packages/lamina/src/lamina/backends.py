@@ -114,7 +114,7 @@ def _protected(backend: Backend, options: CompileOptions) -> Backend:
             warn_no_compiler(error)
             return gm.forward
         except Unsupported as error:  # a gap, not a defect: recorded, and an error only where the user asked for whole graphs
-            if options.fullgraph:
+            if options.fullgraph or error.code == "unbacked":  # capture breaks the graph where the value is needed
                 raise
             counters["fallbacks"][error.what] += 1
             log("aot").info("the captured graph runs eagerly: %s", error)

@@ -7,14 +7,16 @@ Equal expressions share a node.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from lamina_dynshape import sym_float
+from lamina_dynshape import boolean
 from lamina_dynshape.expr import Expr, Symbol
-from lamina_dynshape.float_expr import rebuild
+from lamina_dynshape.float_expr import GRAPH_FUNCTIONS, FloatRelation
+from lamina_dynshape.sym_node import BoolNode, FloatNode
 from lamina_dynshape.support.errors import InternalError
 from torch import fx
 
@@ -70,7 +72,7 @@ class SymbolNodes:
         self._annotate = annotate
         self._nodes: dict[Expr, fx.Node] = {}
         self._dims: dict[Expr, tuple[fx.Node, int]] = {}
-        self._values: dict[Any, tuple[Any, fx.Node]] = {}  # SymFloat by its expression, SymBool by identity of its SymNode
+        self._others: dict[Any, Any] = {}  # real numbers and conditions, by expression
 
     def bind(self, value: Any, node: fx.Node) -> None:
         """`node` yields the symbolic number `value`."""
@@ -78,7 +80,7 @@ class SymbolNodes:
         if isinstance(key, Expr):
             self._nodes.setdefault(key, node)
         elif is_symbolic(value):
-            self._values[self._key(value)] = (value, node)
+            self._others.setdefault(value.node.expr, node)
 
     def bind_sizes(self, sizes: Any, node: fx.Node) -> None:
         """The tensor `node` has these sizes: symbols among them can be read off it."""
@@ -95,39 +97,44 @@ class SymbolNodes:
             return self._of_expr(key)
         if not is_symbolic(value):
             return key
-        found = self._values.get(self._key(value))
-        if found is None and isinstance(value, torch.SymFloat):
-            return self._of_float(value)
-        if found is None:
-            constant = value.node.maybe_as_int() if isinstance(value, torch.SymInt) else None
-            if constant is not None:
-                return constant
-            raise InternalError(f"no node yields the symbolic number {value}")
-        return found[1]
+        return self._real(value.node) if isinstance(value, torch.SymFloat) else self._truth(value.node)
 
-    @staticmethod
-    def _key(value: Any) -> Any:
-        """Float expressions are interned; truth values are told apart by their node."""
-        return value.node.expr if isinstance(value, torch.SymFloat) else id(value.node)
+    def _real(self, node: Any) -> Any:
+        """A real number; where no graph function computes it, its value now, which specialises the sizes."""
+        e = node.expr
+        if e.op == "const":
+            return e.args[0]
+        if e not in self._others:
+            if e.op == "int":
+                self._others[e] = self._call(torch.sym_float, self._of_expr(e.args[0]))
+            elif e.op in GRAPH_FUNCTIONS:
+                self._others[e] = self._call(GRAPH_FUNCTIONS[e.op], *[self._real(FloatNode(a, node.env)) for a in e.args])
+            elif e.op == "real":
+                raise InternalError(f"no node yields the number {e}")
+            else:
+                return node.guard_float()
+        return self._others[e]
 
-    def _of_float(self, value: torch.SymFloat) -> Any:
-        """Arithmetic on symbolic real numbers, from the sizes in them."""
-        env = value.node.env
+    def _truth(self, node: Any) -> Any:
+        """A condition."""
+        e, env = node.expr, node.env
+        if e not in self._others:
+            if isinstance(e, boolean.Relation):
+                self._others[e] = self._call(getattr(operator, e.kind), self._of_expr(e.e), 0)
+            elif isinstance(e, FloatRelation):
+                self._others[e] = self._call(getattr(operator, e.op), self._real(FloatNode(e.a, env)), self._real(FloatNode(e.b, env)))
+            elif isinstance(e, (boolean.And, boolean.Or)):
+                join = operator.and_ if isinstance(e, boolean.And) else operator.or_
+                self._others[e] = functools.reduce(functools.partial(self._call, join), [self._truth(BoolNode(o, env)) for o in e.operands])
+            else:
+                return e is boolean.TRUE
+        return self._others[e]
 
-        def call(fn: Any, args: tuple[Any, ...], yields: Any) -> Any:
-            found = self._values.get(yields)
-            if found is None:
-                node = add_node(self.graph, "call_function", fn, args, {}, fn.__name__)
-                node.meta["val"] = sym_float(yields, env)
-                self._annotate(node)
-                found = self._values[yields] = (node.meta["val"], node)
-            return found[1]
-
-        e = value.node.expr
-        try:
-            return call(torch.sym_float, (self._of_expr(e.args[0]),), e) if e.op == "int" else rebuild(e, self._of_expr, call)
-        except KeyError:
-            raise InternalError(f"no node yields the symbolic number {value}") from None
+    def _call(self, target: Any, *args: Any) -> fx.Node:
+        node = add_node(self.graph, "call_function", target, args, {}, target.__name__)
+        node.meta["val"] = target(*[a.meta["val"] if isinstance(a, fx.Node) else a for a in args])
+        self._annotate(node)
+        return node
 
     def _of_expr(self, e: Expr) -> Any:
         if e.is_const:

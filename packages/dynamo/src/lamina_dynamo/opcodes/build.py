@@ -41,7 +41,7 @@ def build_set(f: Frame, n: int) -> None:
 def build_map(f: Frame, n: int) -> None:
     items = _take(f.stack, 2 * n)
     refuse_user_keys(f.cap, *items[::2])
-    f.stack.append(native(dict, zip(items[::2], items[1::2])))
+    f.stack.append(native(dict, list(zip(items[::2], items[1::2]))))
 
 
 @handler("BUILD_CONST_KEY_MAP")

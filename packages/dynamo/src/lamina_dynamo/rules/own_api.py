@@ -31,11 +31,6 @@ def record_whole(fn: Any) -> None:
             args, kwargs = cap.lift_arguments(args, kwargs)
         with torch._C.DisableTorchFunction():
             out = fn(*args, **kwargs)
-        before = {node for node in cap.graph.nodes if node.target is fn}
-        out = cap.recorder.note(fn, args, kwargs, out)
-        for node in cap.graph.nodes:
-            if node.target is fn and node not in before:
-                node.meta["allowed"] = True  # the dialect has public functions only, and those that the user vouches for
-        return out
+        return cap.recorder.note(fn, args, kwargs, out, allowed=True)  # the dialect has public functions only, and those that the user vouches for
 
     rule(fn)(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,7 +129,33 @@ def tensor_item(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     if known is not None:
         kinds = {"__int__": int, "__float__": float, "__index__": int, "__complex__": complex}
         return kinds.get(func.__name__, lambda x: x)(known)
-    unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
+    return _unbacked_number(rec, func, args[0])
+
+
+def _unbacked_number(rec: Recorder, func: Any, t: torch.Tensor) -> Any:
+    """The value as a symbolic number that the graph yields. Truths stay breaks: the program would branch on them at once."""
+    if t.numel() != 1:
+        with torch._C.DisableTorchFunctionSubclass():
+            return torch.empty(t.numel()).item()  # raises eager's error
+    if rec.scope is not None or t.dtype is torch.bool or t.is_complex() or not rec.cap.mode.has_unbacked():
+        unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(t), hint="keep the computation in tensors")
+    value = rec.run(_T.item, (t,), {})
+    return {"__int__": torch.sym_int, "__float__": torch.sym_float}.get(func.__name__, lambda x: x)(value)
+
+
+@rule(torch._check, torch._check_is_size)
+def check(cap: Any, args: Any, kwargs: Any) -> None:
+    """A condition on what only the running program knows is a check in the graph, and known to hold from here on."""
+    condition, message, *_ = (*args, kwargs.get("message"))
+    if isinstance(condition, torch.SymInt):  # _check_is_size
+        condition = condition >= 0
+    if not isinstance(condition, torch.SymBool) or condition.node.has_hint():
+        native(torch._check, bool(native(operator.truth, condition)), message)
+        return
+    text = native(message) if callable(message) and not cap.any_tensor(getattr(message, "__defaults__", None) or (), {}) else "Expected cond to be True, but got False."
+    cap.recorder.emit(torch.ops.aten._assert_scalar.default, (condition, str(text)), {}, None)
+    native(condition.node.expect_true)
+    cap.asserts_seen = len(cap.mode.shape_env.runtime_asserts)
 
 
 @function_rule(_T.__iter__)
@@ -245,8 +272,8 @@ def _refused(code: str, what: str, hint: str, *names: str) -> None:
 
 _refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.set_rng_state", "torch.get_rng_state", "torch.random.get_rng_state", "torch.random.set_rng_state", "torch.set_default_dtype", "torch.set_default_device", "torch.set_num_threads", "torch.use_deterministic_algorithms", "torch.random.fork_rng", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.initial_seed")
 _refused("io", "saving or loading", "do it outside of the compiled function", "torch.save", "torch.load")
-_refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.autograd.backward", "torch.func.grad", "torch.func.vjp", "torch.func.jvp", "torch.func.jacrev", "torch.func.jacfwd", "torch.func.hessian", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
-_refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.vmap", "torch.func.vmap", "torch.func.grad_and_value", "torch.func.linearize", "torch.func.functionalize")
+_refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.autograd.backward", "torch.func.vjp", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
+_refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.func.linearize", "torch.func.functionalize")
 _refused("dispatch-state", "switching PyTorch's dispatcher", "do it outside of the compiled function", "torch._C._DisableTorchDispatch", "torch._C._DisableFuncTorch", "torch._C._DisableAutocast", "torch._C._ExcludeDispatchKeyGuard", "torch._C._IncludeDispatchKeyGuard", "torch._C._ForceDispatchKeyGuard", "torch._C._PreserveDispatchKeyGuard", "torch._C._SetExcludeDispatchKeyGuard", "torch._C._AutoDispatchBelowAutograd", "torch._C._AutoDispatchBelowADInplaceOrView", "torch._C._EnablePythonDispatcher", "torch._C._DisablePythonDispatcher", "torch._C._EnablePreDispatch")
 _refused("inference-mode", "inference_mode inside the compiled function", "use torch.no_grad, or enter it outside", "torch.inference_mode", "torch._C._InferenceMode")
 

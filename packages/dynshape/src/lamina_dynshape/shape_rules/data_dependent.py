@@ -11,18 +11,11 @@ from lamina_dynshape.layout import contiguous
 from lamina_dynshape.shape_rules.registry import rule
 
 
-def _size(mode: Any, what: str, x: Any, hint: str = "") -> Any:
-    """Dimension between 0 and the number of elements of x."""
-    if not mode.allow_unbacked:
-        raise DataDependent(f"data-dependent size of {what}", saw=repr(x), hint=hint)
-    return mode.unbacked_size(x.sizes)
-
-
 @rule("_local_scalar_dense", "item")
 def _item(mode: Any, x: Any) -> Any:
     if x.constant is not None:
         return x.constant.item()
-    if not mode.allow_unbacked:
+    if not mode.has_unbacked():
         raise DataDependent("data-dependent value: item()", saw=repr(x), hint="keep the value in a tensor, or move this out of the compiled region")
     return mode.unbacked_value(x.scalar_type)
 
@@ -32,7 +25,7 @@ def _nonzero(mode: Any, x: Any) -> Any:
     if x.constant is not None:
         count = int(x.constant.count_nonzero())
         return mode.make((count, len(x.sizes)), (1, max(count, 1)), torch.int64, x.dev)
-    count = _size(mode, "nonzero", x, "torch.where(condition, a, b) keeps the size")
+    count = mode.data_size("nonzero", x, "torch.where(condition, a, b) keeps the size")
     rank = len(x.sizes)
     return mode.make((count, rank), (1, count) if rank else (0, 1), torch.int64, x.dev)
 
@@ -41,7 +34,7 @@ def _nonzero(mode: Any, x: Any) -> Any:
 def _masked_select(mode: Any, x: Any, mask: Any) -> Any:
     from lamina_dynshape.layout import broadcast
 
-    if not mode.allow_unbacked:
+    if not mode.has_unbacked():
         raise DataDependent("data-dependent size of masked_select", saw=repr(x))
     count = mode.unbacked_size(broadcast(x.sizes, mask.sizes))
     return mode.make((count,), (1,), x.scalar_type, x.dev)
@@ -49,7 +42,7 @@ def _masked_select(mode: Any, x: Any, mask: Any) -> Any:
 
 @rule("_unique2")
 def _unique2(mode: Any, x: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
-    count = _size(mode, "unique", x)
+    count = mode.data_size("unique", x)
     inverse = x.sizes if return_inverse or return_counts else (0,)
     counts = (count,) if return_counts else (0,)
     return (
@@ -62,7 +55,7 @@ def _unique2(mode: Any, x: Any, sorted: bool = True, return_inverse: bool = Fals
 def _repeat_interleave(mode: Any, repeats: Any, *, output_size: Any = None) -> Any:
     if output_size is not None:
         return mode.make((mode.dim(output_size),), (1,), repeats.scalar_type, repeats.dev)
-    if not mode.allow_unbacked:
+    if not mode.has_unbacked():
         raise DataDependent("data-dependent size of repeat_interleave", saw=repr(repeats), hint="pass output_size")
     return mode.make((mode.unbacked_size(None),), (1,), repeats.scalar_type, repeats.dev)
 

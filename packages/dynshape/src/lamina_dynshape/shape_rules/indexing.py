@@ -28,7 +28,7 @@ def _expand_masks(mode: Any, x: Any, indices: Any) -> list[Any]:
         if index is None or index.scalar_type not in (torch.bool, torch.uint8):
             result.append(index)
             continue
-        if not mode.allow_unbacked:
+        if not mode.has_unbacked():
             raise DataDependent("data-dependent size of boolean-mask indexing", saw=repr(index), hint="torch.where or masked_fill keep the size")
         count = mode.unbacked_size(index.sizes)
         result += [mode.make((count,), (1,), torch.int64, index.dev) for _ in index.sizes]

@@ -71,3 +71,16 @@ def _check_nll(x: Any, target: Any) -> None:
 @rule("nll_loss_backward", "nll_loss2d_backward")
 def _nll_loss_backward(mode: Any, grad: Any, x: Any, *args: Any) -> Any:
     return _dense(mode, x.sizes, x)
+
+
+@rule("_ctc_loss.Tensor")
+def _ctc_loss(mode: Any, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, *args: Any) -> Any:
+    """(loss, log alpha); the last extent of alpha follows the longest target, a value of `target_lengths`."""
+    time, batch = log_probs.sizes[:2]
+    alpha = (batch, time, mode.data_size("ctc_loss", targets) * 2 + 1)
+    return _dense(mode, (batch,), log_probs), _dense(mode, alpha, log_probs)
+
+
+@rule("_ctc_loss_backward.Tensor")
+def _ctc_loss_backward(mode: Any, grad: Any, log_probs: Any, *args: Any) -> Any:
+    return _dense(mode, log_probs.sizes, log_probs)

@@ -22,7 +22,7 @@ def _same(operands: Any) -> torch.dtype:
     if len(operands) == 2:
         if type(a) is type(b) is FakeTensor and a.scalar_type is b.scalar_type:
             return a.scalar_type
-        if (type(b) is float or type(b) is int) and a.scalar_type in FLOATS:
+        if (type(b) is float or type(b) is int) and isinstance(a, FakeTensor) and a.scalar_type in FLOATS:
             return a.scalar_type
     return result_type(operands)
 
@@ -67,6 +67,8 @@ def elementwise(mode: Any, operands: Any, dtype: torch.dtype) -> FakeTensor:
             device = x.dev if device is None else _common_device(device, x, operands)
         else:
             has_number = True
+    if device is None:  # numbers alone, as in torch.div(7, 2)
+        return mode.make((), (), dtype, torch.device("cpu"))
     sizes, strides = iterator_strides(tuple(layouts), has_number)
     return mode.make(sizes, strides, dtype, device)
 

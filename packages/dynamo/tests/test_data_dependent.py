@@ -1,0 +1,132 @@
+"""Numbers and sizes that depend on data: symbols of the graph, breaks where they must be decided, checks where they are relied upon."""
+
+import lamina_dynamo
+import pytest
+import torch
+from lamina_dynamo import Unsupported
+from lamina_dynshape.support.counters import counters
+
+
+def branch(x, i):
+    k = int(i.max())
+    return x * 2 if k > 3 else x * 3
+
+
+def checked(x, i):
+    k = i.max().item()
+    torch._check(k >= 2)
+    return x * k if k >= 2 else x
+
+
+def relies_on_equal_sizes(x, i):
+    k = i.max().item()
+    return torch.ones(k) + torch.ones(6), k == 6
+
+
+def loop(x, i):
+    for j in range(i.max().item()):
+        x = x + j
+    return x
+
+
+def keyed(x, i):
+    k = i.min().item()
+    return x * {k: 2}[k], f"{k}"
+
+
+def unpacked(x, i):
+    a, b, c, d = i.tolist()
+    return x * a + b * c - d
+
+
+WHOLE = [
+    lambda x, i: (x * x.sum().item(), x.mean().item()),
+    lambda x, i: (x.new_zeros(i.max().item(), 3) + 1, i.max().item() + 1),
+    lambda x, i: torch.arange(i.max().item()) * 2,
+    lambda x, i: torch.nonzero(x > 0) * 2,
+    lambda x, i: (x[x > 0].sum(), x[x > 0] + x[x > 0]),
+    lambda x, i: torch.masked_select(x, x > 0).mean(),
+    lambda x, i: torch.repeat_interleave(x, i, dim=0) * 2,
+    lambda x, i: x / float(x.abs().max()),
+    lambda x, i: torch.unique(i) + 1,
+    lambda x, i: x[x > 0].view(-1, 1).shape[0],
+    checked, relies_on_equal_sizes, unpacked,
+]
+BROKEN = [branch, loop, keyed]
+
+
+@pytest.mark.parametrize("program", [*WHOLE, *BROKEN], ids=lambda p: p.__name__)
+def test_what_depends_on_data(program):
+    counters.clear()
+    fast = lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        x, i = torch.randn(4, 3), torch.randint(2, 7, (4,))
+        got, expected = fast(x, i), program(x, i)
+        if program is keyed:
+            assert got[1] == expected[1]
+            got, expected = got[0], expected[0]
+        torch.testing.assert_close(got, expected)
+    assert bool(sum(counters["graph_breaks"].values())) == (program in BROKEN)
+    assert counters["graphs"]["captured"] >= 1
+
+
+def test_a_check_that_fails_raises():
+    def program(x, i):
+        k = i.max().item()
+        torch._check(k < 6, lambda: "too large")
+        return x * k
+
+    fast = lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward, fullgraph=True)
+    assert torch.equal(fast(torch.ones(2), torch.tensor([3])), torch.ones(2) * 3)
+    with pytest.raises(RuntimeError, match="too large"):
+        fast(torch.ones(2), torch.tensor([7]))
+
+
+def test_a_size_that_turns_out_otherwise_runs_the_program():
+    fast = lamina_dynamo.optimize(relies_on_equal_sizes, lambda gm, inputs: gm.forward, fullgraph=True)
+    for k in (6, 1):
+        result, equal = fast(torch.ones(1), torch.tensor([k]))
+        assert result.shape == (6,) and equal == (k == 6)
+
+
+def test_a_backend_without_them_gets_broken_graphs():
+    def backend(gm, inputs):
+        if any("item" in str(n.target) for n in gm.graph.nodes):
+            raise Unsupported("a number that depends on data", code="unbacked")
+        return gm.forward
+
+    counters.clear()
+    fast = lamina_dynamo.optimize(lambda x: (x + 1) * (x + 1).sum().item(), backend)
+    assert torch.equal(fast(torch.ones(2)), torch.full((2,), 8.0))
+    assert counters["graph_breaks"]["data-dependent-value"] == 1
+    assert counters["graphs"]["captured"] == 3
+
+
+def test_real_numbers_and_conditions_of_sizes_keep_their_value():
+    graphs = []
+    fast = lamina_dynamo.optimize(lambda x: (x * (x.shape[0] / 2), x.shape[0] / 4, x.shape[0] > 3), lambda gm, e: (graphs.append(gm), gm.forward)[1], fullgraph=True, dynamic=True)
+    for n in (5, 7):
+        got = fast(torch.ones(n))
+        assert torch.equal(got[0], torch.full((n,), n / 2)) and got[1:] == (n / 4, True)
+    assert len(graphs) <= 2
+
+
+def test_constants_are_evaluated_whatever_their_size():
+    def program(x):
+        mask = torch.triu(torch.full((64, 64), float("-inf")), diagonal=1)
+        return x + 1 if bool((mask == mask.clone()).all()) else x
+
+    counters.clear()
+    fast = lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward, fullgraph=True)
+    assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0)) and counters["graphs"]["captured"] == 1
+
+
+def test_a_view_of_a_constant_that_was_written_is_no_constant():
+    def program(x):
+        base = torch.zeros(2)
+        first = base[0]
+        base.add_(1)
+        return x + 1 if bool(first) else x
+
+    assert torch.equal(lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward)(torch.ones(2)), torch.full((2,), 2.0))
