@@ -160,10 +160,6 @@ class Recorder(TorchFunctionMode):
         try:
             with torch._C.DisableTorchFunctionSubclass():
                 out = run(*args, **kwargs)
-        except RuntimeError as e:
-            if not is_symbolic_refusal(e):
-                raise
-            unsupported("symbolic-operator", "an operator whose C++ takes no symbolic sizes", saw=func.__name__, hint="mark_static, or dynamic=False")
         except DataDependent:  # a tensor where the operator wants a number
             numbers = [self._plain_number(a) for a in args[1:]]
             if all(a is b for a, b in zip(numbers, args[1:])):
@@ -172,16 +168,24 @@ class Recorder(TorchFunctionMode):
             with torch._C.DisableTorchFunctionSubclass():
                 out = func(*args, **kwargs)
         except RuntimeError as error:
-            if "only concrete integers" not in str(error):
+            if not is_symbolic_refusal(error):
                 raise
-            # Operators whose C++ signature has no symbolic sizes: the sizes given must be values.
             args, kwargs = plain_numbers((args, kwargs))
-            with torch._C.DisableTorchFunctionSubclass():
-                out = func(*args, **kwargs)
+            out = self._run_on_plain_numbers(func, args, kwargs)
         noted = self.note(func, args, kwargs, out)
         if self.cap.mode.shape_env is not None:
             self.cap.rely_on_asserts()
         return noted
+
+    def _run_on_plain_numbers(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operator whose C++ has no symbolic sizes in its signature, with values for those given; the sizes of its tensors may still be too much."""
+        try:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        except RuntimeError as error:
+            if not is_symbolic_refusal(error):
+                raise
+        unsupported("symbolic-operator", "an operator whose C++ takes no symbolic sizes", saw=func.__name__, hint="mark_static, or dynamic=False")
 
     # ---- known values ------------------------------------------------------------------------------------------------
     def number(self, t: Any) -> Any:

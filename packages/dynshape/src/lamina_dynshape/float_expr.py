@@ -27,7 +27,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 # What a graph calls for a function of real numbers; one that is missing here is evaluated when the graph is made.
 GRAPH_FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _FUNCTIONS[name] for name in ("add", "sub", "mul", "truediv", "mod", "floordiv", "pow", "neg")},
-    "abs": operator.abs, "min": torch.sym_min, "max": torch.sym_max,
+    "abs": operator.abs, "sqrt": torch.sym_sqrt, "min": torch.sym_min, "max": torch.sym_max,
 }
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "mod": "%", "floordiv": "//", "pow": "**"}
 _COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
@@ -146,13 +146,6 @@ def float_op(op: str, *args: FloatExpr) -> FloatExpr:
     if all(a.op == "const" for a in args):
         return float_const(float(_FUNCTIONS[op](*(a.args[0] for a in args))))
     return _make(op, args)
-
-
-GRAPH_FUNCTIONS: dict[str, Any] = {
-    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "mod": operator.mod,
-    "floordiv": operator.floordiv, "pow": operator.pow, "neg": operator.neg, "abs": operator.abs, "sqrt": torch.sym_sqrt,
-    "min": torch.sym_min, "max": torch.sym_max,
-}
 
 
 class FloatRelation(BoolExpr):
