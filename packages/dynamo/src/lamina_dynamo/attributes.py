@@ -486,6 +486,8 @@ def guard_missing(cap: Capture, obj: Any, name: str) -> None:
     raw = class_lookup(cap, type(obj), name)
     if raw is not MISSING and type(raw[0]) is types.MemberDescriptorType:
         cap.guard(CallSource(_SlotIsSet.at(name), src), K.BOOL, False)
+    if raw is MISSING and not isinstance(obj, nn.Module):
+        cap.guard(src, K.NO_ATTR, name)  # the class may get it, too
     if raw_dict(cap.original_of.get(id(obj), obj)) is not None:
         cap.guard_instance_missing(src, name)
         if isinstance(obj, nn.Module):
