@@ -191,7 +191,7 @@ def _policy_of(fn: Any) -> Any:
         stand_in = STAND_INS.get(fn.__name__)
         if stand_in is not None:
             return _Instead(stand_in)
-        return ("peer", "a function of the reference compiler", "use lamina's")
+        return _Rule(_call_behind_peer) if fn.__code__.co_qualname.find("<locals>") >= 0 else ("peer", "a function of the reference compiler", "use lamina's")
     if module.startswith("lamina_dynamo."):
         return _OWN
     if module in _REFUSED_MODULES:
@@ -214,6 +214,16 @@ def _policy_of(fn: Any) -> Any:
     if module.startswith(("lamina.", "lamina_")) or module == "lamina":
         return _OWN
     return _INLINE
+
+
+def _call_behind_peer(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """A function of PyTorch's that the reference compiler wraps where it was imported: what is behind the wrapper."""
+    closure = dict(zip(fn.__code__.co_freevars, fn.__closure__ or ()))
+    cells = [closure[name].cell_contents for name in ("fn", "init", "setstate") if name in closure]
+    behind = fn.__dict__.get("_torchdynamo_orig_callable") or next(iter(cells), None)
+    if not isinstance(behind, _FUNCTION) or not is_torch_owned(behind.__module__):
+        unsupported("peer", "a function of the reference compiler", saw=f"{fn.__module__}.{fn.__qualname__}", hint="use lamina's")
+    return call(cap, behind, args, kwargs)
 
 
 def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
@@ -312,6 +322,8 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
     if name.startswith("__"):
         return _call_slot(cap, name, fn, owner, args, kwargs)
     t = type(owner)
+    if name.startswith("register_") and isinstance(owner, torch.autograd.graph.Node):
+        unsupported("autograd", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
     if isinstance(owner, BaseException) and id(owner) in cap.sources:
         cap.refuse_mutation(owner)
     if t.__module__ in ("re", "_sre", "types", "builtins", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
