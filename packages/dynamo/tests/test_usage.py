@@ -100,3 +100,144 @@ def test_iterators_left_behind(iterable, whole):
     got, expected = fast(torch.ones(2)), program(torch.ones(2))
     assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
     assert (breaks() == {}) == whole
+
+
+# ---- a whole training step ------------------------------------------------------------------------------------------------
+X = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+
+
+def step_zeroes_first(m, opt):
+    def step(x):
+        opt.zero_grad()
+        loss = m(x).pow(2).mean()
+        loss.backward()
+        opt.step()
+        return loss.detach()
+
+    return step
+
+
+def step_zeroes_last(m, opt):
+    def step(x):
+        loss = torch.nn.functional.cross_entropy(m(x), torch.tensor([0, 1, 0]))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
+        opt.step()
+        opt.zero_grad()
+        return loss, norm
+
+    return step
+
+
+def step_accumulates(m, opt):
+    def step(x):
+        for part in (x, x * 2):
+            (m(part).sum() / 2).backward()
+        return x + 1
+
+    return step
+
+
+def step_of_some(m, opt):
+    def step(x):
+        torch.autograd.backward([m(x).sum(), m(x + 1).sum()], inputs=[m[0].weight])
+        return m[0].weight.grad * 2
+
+    return step
+
+
+def step_with_penalty(m, opt):
+    def step(x):
+        x = x.detach().requires_grad_(True)
+        y = m(x).sum()
+        (y + torch.autograd.grad(y, x, create_graph=True)[0].pow(2).sum()).backward()
+        return x.grad
+
+    return step
+
+
+def step_with_expanded_gradient(m, opt):
+    def step(x):
+        (m[2].bias.sum() + m[0].weight.t().sum()).backward()
+        m[2].bias.grad.add_(1)
+        return [p.grad.stride() if p.grad is not None else None for p in m.parameters()]
+
+    return step
+
+
+STEPS = [step_zeroes_first, step_zeroes_last, step_accumulates, step_of_some, step_with_penalty, step_with_expanded_gradient]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("make", STEPS, ids=lambda f: f.__name__)
+def test_a_training_step_is_one_graph(make, kind):
+    def run(compiled):
+        m = model()
+        step = compiled(make(m, kind(m.parameters(), lr=0.1)))
+        return [step(X + i) for i in range(3)], [p.detach().clone() for p in m.parameters()], [p.grad for p in m.parameters()]
+
+    expected = run(lambda f: f)
+    torch.testing.assert_close(run(lambda f: compile_counting(f, fullgraph=True)), expected)
+    assert breaks() == {} and counters["graphs"]["captured"] <= 2
+
+
+def test_backward_raises_as_in_eager():
+    def not_a_scalar(x):
+        (x * 2).backward()
+
+    def twice(x):
+        y = (x * x).sum()
+        y.backward()
+        y.backward()
+
+    for program, message in ((not_a_scalar, "scalar outputs"), (twice, "a second time")):
+        with pytest.raises(RuntimeError, match=message):
+            compile_counting(program)(X.clone().requires_grad_())
+
+
+def test_backward_beyond_the_function_is_a_break():
+    def program(y):
+        (y * 2).sum().backward()
+
+    x = X.clone().requires_grad_()
+    compile_counting(program)(x * 3)
+    assert torch.equal(x.grad, torch.full((3, 4), 6.0)) and breaks() == {"autograd": 1}
+
+
+def test_backward_to_a_leaf_with_hooks_is_a_break():
+    m, seen = model(), []
+    fast = compile_counting(lambda x: m(x).sum().backward())
+    fast(X)
+    assert breaks() == {}
+    m[0].weight.register_hook(lambda g: seen.append(1))
+    fast(X)
+    assert seen == [1] and breaks()["autograd"] >= 1
+
+
+def test_module_backward_hooks_run():
+    def run(compiled):
+        m, seen = model(), []
+        m[0].register_full_backward_hook(lambda module, gi, go: seen.append(go[0].sum()))
+        m[2].register_full_backward_pre_hook(lambda module, go: (go[0] * 2,))
+        compiled(m)(X).sum().backward()
+        return seen, [p.grad for p in m.parameters()]
+
+    expected = run(lambda m: m)
+    assert len(expected[0]) == 1
+    torch.testing.assert_close(run(lambda m: lamina_dynamo.optimize(m.forward, lambda gm, inputs: gm.forward)), expected)
+
+
+def test_cond_breaks_and_takes_the_branch():
+    def program(x):
+        return torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos(), (x,))
+
+    expected = [program(x) for x in (X + 1, X - 1)]
+    fast = compile_counting(program)
+    for x, value in zip((X + 1, X - 1), expected, strict=True):
+        assert torch.equal(fast(x), value)
+    assert breaks() == {"data-dependent-branch": 1}

@@ -40,7 +40,7 @@ def _hint(size: Any) -> int:
         return size
     from lamina_dynshape import hint_of
 
-    return hint_of(size)
+    return hint_of(size, unknown=64)  # an estimate is all that a cut needs
 
 
 def saved_bytes(nodes: Iterable[fx.Node], split: Split) -> int:

@@ -381,8 +381,10 @@ def env_of(*values: Any) -> Any:
     return next((v.node.env for v in values if isinstance(v, (torch.SymInt, torch.SymFloat)) and isinstance(v.node, _Node)), None)
 
 
-def hint_of(x: Any) -> Any:
-    """Value of a number, symbolic or not, for the sizes of this compilation."""
+def hint_of(x: Any, unknown: Any = None) -> Any:
+    """Value of a number, symbolic or not, for the sizes of this compilation; `unknown`, if given, for what depends on data."""
+    if unknown is not None and isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)) and not x.node.has_hint():
+        return unknown
     if isinstance(x, torch.SymInt):
         node = x.node
         return node.env.hint(node.expr) if isinstance(node, IntNode) else node.maybe_as_int()

@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lamina_dynshape.support.errors import LaminaError, Unsupported
+from lamina_dynshape.support.errors import LaminaError
 from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.toolchain import compile_shared
-from lamina_primops.frames import location
-from lamina_primops.fxtools import all_arguments
 
 from . import cache
 from .config import config
 from .runtime.fallbacks import make_callbacks
 from .runtime.load import load_entry
+from .unbacked import compile_around, makes_unbacked
 
 __all__ = ["CompiledGraph", "GraphData", "compile_graph", "compile_prims", "prepare_graph"]
 
@@ -82,15 +81,17 @@ class CompiledGraph:
 
 
 def compile_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, kind: str = "inference", signature: Any = None,
-                  options: Any = None) -> CompiledGraph:
+                  options: Any = None) -> Any:
     """Compile an ATen-dialect graph, or load what an earlier process compiled from an equal one."""
     return prepare_graph(gm, fake_inputs, kind=kind, signature=signature, options=options)()
 
 
 def prepare_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, kind: str = "inference", signature: Any = None,
-                  options: Any = None) -> Callable[[], CompiledGraph]:
+                  options: Any = None) -> Callable[[], Any]:
     """The Python half of `compile_graph`, done now. The function returned runs the C++ compiler and loads, in any thread."""
-    _refuse_unbacked(gm)
+    if makes_unbacked(gm):
+        parts = compile_around(gm, lambda part: compile_graph(part, kind=kind))
+        return lambda: parts
     key = None
     if config.cache:
         with stage("graph cache"):
@@ -121,15 +122,6 @@ def prepare_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
         return compiled
 
     return build
-
-
-def _refuse_unbacked(gm: torch.fx.GraphModule) -> None:
-    """Sizes and numbers that only the running program knows have no place in the native entry yet."""
-    for node in gm.graph.nodes:
-        for v in all_arguments(node.meta.get("val")):
-            for n in v.shape if isinstance(v, torch.Tensor) else (v,):
-                if isinstance(n, (torch.SymInt, torch.SymFloat, torch.SymBool)) and not n.node.has_hint():
-                    raise Unsupported("a size or number that depends on data", where=location(node.meta.get("stack", ())), saw=f"{n} of {node.target}", code="unbacked")
 
 
 def compile_prims(gm: torch.fx.GraphModule, *, kind: str = "inference", name: str | None = None) -> CompiledGraph:

@@ -90,7 +90,7 @@ def _hint(n: Any) -> float:
     if isinstance(n, int):
         return float(n)
     from lamina_dynshape import hint_of
-    return float(hint_of(n))
+    return float(hint_of(n, unknown=64))
 
 
 def _is_image(v: Any) -> bool:

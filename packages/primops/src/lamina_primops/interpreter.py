@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from .prims import prim_of
-from .symbolic import is_symbolic, size_key
+from .symbolic import size_key
 
 __all__ = ["interpret"]
 
@@ -57,8 +57,7 @@ class _Run:
         if n.op == "call_module":
             return self.gm.get_submodule(n.target)(*args, **kwargs)
         out = n.target(*args, **kwargs)
-        if isinstance(out, (int, float)):
-            self._learn(n.meta.get("val"), out)
+        self._learn(n.meta.get("val"), out)  # sizes may appear here that no input tells
         return out
 
     def _value(self, a: Any) -> Any:
@@ -85,8 +84,11 @@ class _Run:
             for v, r in zip(val.shape, real.shape, strict=False):
                 if type(v) is not int:
                     self.sizes.setdefault(size_key(v), r)
-        elif is_symbolic(val):
+        elif isinstance(val, torch.SymInt):
             self.sizes.setdefault(size_key(val), real)
+        elif isinstance(val, (tuple, list)) and isinstance(real, (tuple, list)):
+            for v, r in zip(val, real, strict=False):
+                self._learn(v, r)
 
     def _size(self, s: Any) -> int:
         key = size_key(s)

@@ -16,7 +16,7 @@ import torch
 from ..calls import rule
 from ..control import native, unsupported
 from ..guards import GuardKind
-from ..recorder import Recorder, function_rule, read_grad, write_grad
+from ..recorder import Recorder, function_rule
 from ..source import AttrSource
 
 _SIGNATURE = inspect.signature(torch.autograd.grad)
@@ -43,9 +43,14 @@ def autograd_grad(cap: Any, args: Any, kwargs: Any) -> Any:
     return cap.recorder.note(torch.autograd.grad, (outs, ins), keywords, tuple(out))
 
 
+@rule(torch.Tensor.backward)
+def tensor_backward(cap: Any, args: Any, kwargs: Any) -> None:
+    _backward(cap, *args, **kwargs)
+
+
 @function_rule(torch.Tensor.backward)
-def tensor_backward(rec: Recorder, func: Any, args: Any, kwargs: Any) -> None:
-    _backward(rec.cap, *args, **kwargs)
+def native_backward(rec: Recorder, func: Any, args: Any, kwargs: Any) -> None:
+    unsupported("autograd", "backward() called by code that runs natively")
 
 
 @rule(torch.autograd.backward)
@@ -111,13 +116,10 @@ def _refuse_hooks(cap: Any, leaf: torch.Tensor) -> None:
 
 def _accumulate(cap: Any, leaf: Any, grad: Any, taken: set[int]) -> None:
     """`leaf.grad += grad`: in place where there is one; else the gradient itself, or a copy where others see its memory or the layout differs."""
-    rec = cap.recorder
-    before = read_grad(rec, leaf)
-    if before is not None:
-        rec.run(torch.Tensor.add_, (before, grad), {})
+    if leaf.grad is not None:
+        leaf.grad.add_(grad)
         return
     if grad.storage_key in taken or grad.stride() != leaf.stride() or grad.storage_key in {i.fake.storage_key for i in cap.inputs.values()}:
-        fresh = rec.run(torch.empty_like, (leaf,), {})
-        grad = rec.run(torch.Tensor.copy_, (fresh, grad), {})
+        grad = torch.empty_like(leaf, requires_grad=False).copy_(grad)
     taken.add(grad.storage_key)
-    write_grad(rec, leaf, grad)
+    leaf.grad = grad
