@@ -4,6 +4,7 @@ import functools
 import itertools
 import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -76,11 +77,33 @@ class Key:
     def __eq__(self, o): SEEN.append("eq"); return self.v == o.v
     def __hash__(self): return 1
 def keys_of_the_program(x): return len({Key(1), Key(1)}), len(SEEN)
+def number_as_a_key(n): d = {}; graph_break(); d[n + 1] = 1; return d, {k: k for k in [n]}
+class Delegates:
+    def __init__(self, t): self._t = t
+    def __getattr__(self, n): return getattr(self._t, n)
+def delegates(x): p = Delegates.__new__(Delegates); graph_break(); p._t = x; return p.shape
+def warnings_under_own_filters(x):
+    with warnings.catch_warnings(record=True) as w:
+        graph_break(); warnings.simplefilter("always"); warnings.warn("careful", UserWarning)
+        return [str(v.message) for v in w]
+def mask_of_another_size(x): y = x * 2; return y[torch.tensor([True, False])]
+def mask_of_another_size_written(x): y = x * 2; y[torch.tensor([True, False])] = 1.0; return y
+class Quiet:
+    def __enter__(self): return self
+    def __exit__(self, kind, e, tb): SEEN.append((str(e), e.__context__ is None, tb is None)); return True
+def raises_an_exception_from_outside(x):
+    with Quiet():
+        e = ValueError("boo"); graph_break(); raise e
+    try:
+        e = KeyError("k"); graph_break()
+        try: 1 // 0
+        except ZeroDivisionError as z: raise e from z
+    except KeyError as k: return type(k.__cause__), type(k.__context__)
 
 
 PROGRAMS = [v for v in list(globals().values()) if callable(v) and getattr(v, "__module__", "") == __name__ and not isinstance(v, (type, functools._lru_cache_wrapper))]
 ARGUMENTS = {
-    "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
+    "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "number_as_a_key": [(5,), (6,), (7,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
     "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)],
 }  # fmt: skip
 
