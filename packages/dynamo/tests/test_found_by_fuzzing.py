@@ -5,10 +5,12 @@ import itertools
 import re
 import sys
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from dynamo_fuzz import breaks
 from dynamo_fuzz.observe import observe
 from lamina_dynamo import graph_break, optimize
 
@@ -84,10 +86,22 @@ class Delegates:
 def delegates(x): p = Delegates.__new__(Delegates); graph_break(); p._t = x; return p.shape
 def warnings_under_own_filters(x):
     with warnings.catch_warnings(record=True) as w:
-        graph_break(); warnings.simplefilter("always"); warnings.warn("careful", UserWarning)
+        warnings.simplefilter("ignore"); graph_break(); warnings.simplefilter("always"); warnings.warn("careful", UserWarning)
         return [str(v.message) for v in w]
 def mask_of_another_size(x): y = x * 2; return y[torch.tensor([True, False])]
 def mask_of_another_size_written(x): y = x * 2; y[torch.tensor([True, False])] = 1.0; return y
+def order_of_an_ordered_dict(x):
+    d, k = OrderedDict(a=1, b=2, c=3), OrderedDict([(int, 1), (str, 2), (X, 3)]); d.move_to_end("a"); k.move_to_end(int); graph_break()
+    return list(d), list(d.items()), list(k.items())
+def names_for_what_was_deleted(x):
+    x.extra = 1; del x.extra; p = Parent(); out = []
+    for call in (lambda: x.extra, lambda: delattr(p, "extra")):
+        try: call()
+        except AttributeError as e: out.append(str(e))
+    return out
+def names_of_an_outside_object(x):
+    try: del OUTSIDE.extra
+    except AttributeError as e: return str(e)
 class Quiet:
     def __enter__(self): return self
     def __exit__(self, kind, e, tb): SEEN.append((str(e), e.__context__ is None, tb is None)); return True
@@ -126,12 +140,25 @@ def test_program(fn):
         assert g == w, w.difference(g)
 
 
+def test_a_break_at_an_instruction_that_pushes_many():
+    def unpack(x, t):
+        (a, *b, c), d = t, 1
+        return a, b, c, d, x + 1
+
+    for at in range(breaks.length(unpack.__code__)):
+        with breaks.breaking_at(unpack.__code__, {at}):
+            assert observe(optimize(unpack, lambda gm, example_inputs: gm.forward), (X, (1, 2, 3, 4))) == observe(unpack, (X, (1, 2, 3, 4)))
+
+
 class Slotted:
     __slots__ = ("p",)
 
 
 class Parent:
     def m(self): return 1
+
+
+OUTSIDE = Parent()
 
 
 class Other(Parent):
