@@ -135,7 +135,7 @@ def test_a_subclass_made_inside(backend):
 def test_the_reason_is_recorded():
     lamina.counters.clear()
     lamina.compile(lambda x: x + 1, backend="eager")(TwoTensor(torch.ones(2), torch.ones(2)))
-    assert "tensor subclass" in str(lamina.counters["graph_breaks"])
+    assert lamina.counters["graph_breaks"]["tensor-subclass"] == 1
     with pytest.raises(lamina.exc.Unsupported, match="subclass"):
         lamina.compile(lambda x: x + 1, backend="eager", fullgraph=True)(TwoTensor(torch.ones(2), torch.ones(2)))
 
@@ -150,7 +150,7 @@ def test_sparse_and_nested_inputs_run_eagerly(backend):
         compiled = lamina.compile(fn, backend=backend)
         out = compiled(s, x)
         torch.testing.assert_close(out, fn(s, x))
-        assert "strided" in str(lamina.counters["graph_breaks"])
+        assert lamina.counters["graph_breaks"]["tensor-layout"]
         with pytest.raises(lamina.exc.Unsupported, match="strided"):
             lamina.compile(fn, backend=backend, fullgraph=True)(s, x)
     for layout in (torch.strided, torch.jagged):
