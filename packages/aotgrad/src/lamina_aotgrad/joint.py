@@ -148,7 +148,7 @@ def trace_joint(
                 _refuse_shared_writes(run, fakes)
             _record_mutations(run, signature, table)
             if training:
-                signature.requires_grad = [i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad]
+                signature.requires_grad = sorted(run.required)
             grads = _backward(run, mode, signature, table) if training else []
     signature.rng = any(is_random(n.target) for n in tracer.graph.nodes if n.op == "call_function")
     tracer.output([*table.nodes, *grads])

@@ -18,6 +18,7 @@ from lamina_primops.fxtools import add_node, graph_module, has_effect, target_na
 from torch import SymInt, Tensor, fx
 
 from .checkpoint import interior
+from .cleanup import copy_of
 from .joint import Joint
 from .signature import SavedSource
 from .views import memory_root
@@ -199,7 +200,8 @@ def _separate(writer: _Writer, split: Split, values: list[Any], saved: set[fx.No
     """An output that is a view of a saved value gets its own memory: a write to it would not show in the saved value's version."""
     for k, node in enumerate(split.outputs):
         if isinstance(node, fx.Node) and node not in saved and memory_root(node) in saved:
-            values[k] = writer.clone(node)
+            copy = writer.write(node)
+            values[k] = copy_of(writer.graph, copy, memory_root(copy))
 
 
 def _backward(joint: Joint, split: Split, saved: Sequence[fx.Node]) -> fx.GraphModule:

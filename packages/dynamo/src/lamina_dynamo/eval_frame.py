@@ -24,7 +24,14 @@ from .native import extension
 
 __all__ = ["bypass", "call_with_hook", "disable", "hook_enabled", "is_disabled", "is_skipped_code", "mark_skip", "without_hook"]
 
-_OWN_NAMES = ("lamina_dynamo", "lamina_dynshape", "lamina_primops", "lamina_aotgrad", "lamina_inductor", "lamina")
+def _folders_of(package: str) -> tuple[str, ...]:
+    """Where a package's files are, without importing it; nowhere when it is not installed."""
+    found = importlib.util.find_spec(package)
+    return tuple(folder + os.sep for folder in (found.submodule_search_locations or ())) if found else ()
+
+
+_OURS = ("lamina_dynamo", "lamina_dynshape", "lamina_primops", "lamina_aotgrad", "lamina_inductor", "lamina")
+_PACKAGES = tuple(folder for package in _OURS for folder in _folders_of(package))
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _STDLIB = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("stdlib", "platstdlib"))
 _SITE = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("purelib", "platlib"))
@@ -34,16 +41,9 @@ _DISABLED = "_lamina_disable"
 
 
 # ---- who is left alone -----------------------------------------------------------------------------------------------
-@functools.cache
-def _own_folders() -> tuple[str, ...]:
-    """Where the packages of the stack lie: together when installed, each in its own folder in a checkout. Found without importing them."""
-    specs = [importlib.util.find_spec(name) for name in _OWN_NAMES]
-    return tuple(str(Path(spec.origin).parent) + os.sep for spec in specs if spec is not None and spec.origin)
-
-
 @functools.lru_cache(maxsize=4096)
 def _is_skipped_file(filename: str) -> bool:
-    if filename.startswith((*_GENERATED, *_own_folders(), _TORCH)):
+    if filename.startswith((*_GENERATED, *_PACKAGES, _TORCH)):
         return True
     return filename.startswith(_STDLIB) and not filename.startswith(_SITE)
 
