@@ -95,3 +95,20 @@ def test_sizes_are_saved_as_numbers(check):
     saved = [h.meta["val"] for h in graphs["backward"].graph.nodes if h.op == "placeholder" and h.name.startswith("saved")]
     assert any(isinstance(v, torch.SymInt) for v in saved)
     assert all(tuple(v.shape) == (3,) for v in saved if isinstance(v, Tensor)), "the expanded value is recomputed from its base"
+
+
+def test_a_backward_with_symbolic_sizes_asks_before_the_guards_are_taken():
+    mode = FakeMode(ShapeEnv())
+    x = torch.randn(6, 4, requires_grad=True)
+    fake = mode.from_real(x, source="L['x']", dynamic_dims={0})
+    kinds = []
+
+    def compiler(gm, fake_inputs, *, kind, signature):
+        kinds.append(kind)
+        if kind == "backward":  # a question that the facts do not answer
+            assert bool(fake.shape[0] % 2 == 0)
+        return run_graph(gm, fake_inputs, kind=kind, signature=signature)
+
+    aot_function(lambda x: (x.sin().sum(),), [fake], fw_compiler=compiler)
+    assert kinds == ["forward", "backward"]
+    assert "s0%2 == 0" in map(str, mode.shape_env.guards)

@@ -102,7 +102,7 @@ class Dynamic:
         return self.number_source[info.sources[0]], info.hint
 
     def shape_guards(self) -> list[Guard]:
-        """Conditions on symbols, equal sizes that share one, strides that follow sizes."""
+        """Conditions on symbols, equal sizes that share one, strides that follow sizes; none may be taken afterwards."""
         env = self.mode.shape_env
         if env is None:
             return []
@@ -116,6 +116,7 @@ class Dynamic:
         for b in env.strides:
             e = as_expr(b.expr)
             out.append(self._guard(f"d == {expr_text(e, lambda s: s.name)}", e.free_symbols, {"d": self.number_source[b.source]}))
+        env.freeze()
         return out
 
     def _guard(self, text: str, symbols: Any, more: dict[str, Source], stack: tuple[Any, ...] = ()) -> Guard:
