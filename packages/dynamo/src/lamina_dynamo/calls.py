@@ -110,16 +110,28 @@ def _call_cached(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any]) -> An
     """A function under `functools.lru_cache`: what the cache holds is taken, what it lacks is computed and put there if computing it changes nothing else."""
     if is_torch_owned(fn.__wrapped__.__module__):
         return call(cap, fn.__wrapped__, args, kwargs)
-    keys = (*args, *kwargs.values())
-    if not all(_is_constant(k) for k in keys):
-        unsupported("cached-function", "a function under functools.lru_cache with arguments that are no constants", saw=fn.__wrapped__.__qualname__, hint="cache by numbers and strings")
+    for key in (*args, *kwargs.values()):
+        if not _is_constant(key):
+            _key_by_identity(cap, fn, key)
     if id(fn) in cap.own or cap.source_of(fn) is None and id(fn.__wrapped__) in cap.own:
         unsupported("cached-function", "functools.lru_cache made in the compiled function", saw=fn.__wrapped__.__qualname__, hint="make it outside")
     before = cap.changes()
-    value = call(cap, fn.__wrapped__, args, kwargs)
+    outer, cap.once = cap.once, True
+    try:
+        value = call(cap, fn.__wrapped__, args, kwargs)
+    finally:
+        cap.once = outer
     if cap.changes() != before or not _is_constant(value):
         unsupported("cached-function", "a function under functools.lru_cache that has effects, or gives an object", saw=fn.__wrapped__.__qualname__, hint="call it outside")
     return native(fn, *args, **kwargs)
+
+
+def _key_by_identity(cap: Capture, fn: Any, key: Any) -> None:
+    """An argument that finds its entry of the cache by identity (a module, a logger): it must be this very object at each call."""
+    cls, source = type(key), cap.sources.get(id(key))
+    if source is None or isinstance(key, torch.Tensor) or cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
+        unsupported("cached-function", "a function under functools.lru_cache with arguments that are no constants", saw=fn.__wrapped__.__qualname__, hint="cache by numbers and strings")
+    cap.guards.add(source, GuardKind.ID, key)
 
 
 def _is_constant(v: Any) -> bool:
