@@ -307,3 +307,18 @@ def test_what_the_compiler_of_the_backward_asks_is_guarded():
         x = torch.randn(n, 3, requires_grad=True)
         compiled(x).sum().backward()
     assert parities == [True, False]
+
+
+def test_a_tensor_that_comes_when_sizes_change_is_symbolic_at_once():
+    def step(ids, cache=None):
+        new = ids.unsqueeze(-1) * torch.ones(3)
+        return new if cache is None else torch.cat([cache, new], 1)
+
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(step, backend=counting)
+    cache, want = compiled(torch.ones(1, 5)), step(torch.ones(1, 5))
+    for n in range(6):
+        ids = torch.full((1, 1), float(n))
+        cache, want = compiled(ids, cache), step(ids, want)
+        close(cache, want)
+    assert counting.calls == 2
