@@ -321,6 +321,8 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         return native(fn, *args, **(kwargs or {}))
     if name.startswith("__"):
         return _call_slot(cap, name, fn, owner, args, kwargs)
+    if name in ("register_hook", "register_prehook") and isinstance(owner, torch.autograd.graph.Node):
+        unsupported("autograd", "a hook on a node of the autograd graph", saw=type(owner).__name__, hint="register it outside of the compiled function")
     t = type(owner)
     if name.startswith("register_") and isinstance(owner, torch.autograd.graph.Node):
         unsupported("autograd", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")

@@ -89,8 +89,8 @@ def _dense_gains(n: fx.Node) -> bool:
 def _hint(n: Any) -> float:
     if isinstance(n, int):
         return float(n)
-    from lamina_dynshape import hint_of
-    return float(hint_of(n, unknown=64))
+    from lamina_dynshape import estimate_of
+    return float(estimate_of(n))
 
 
 def _is_image(v: Any) -> bool:

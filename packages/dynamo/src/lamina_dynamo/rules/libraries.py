@@ -27,12 +27,19 @@ _SHOW = warnings.showwarning
 @rule(warnings.warn)
 def warn(cap: Any, args: Any, kwargs: Any) -> None:
     """Shown once, at capture, at the user's line: what the default filter does in eager. Filters that the program itself set ask for more."""
-    if warnings.showwarning is not _SHOW or warnings.filters[:1] and warnings.filters[0][0] in ("always", "error"):
+    if warnings.showwarning is not _SHOW or warnings.filters[:1] and warnings.filters[0][0] in ("always", "error") or _changes_warnings(cap):
         unsupported("warning", "a warning under filters that show or raise each one", saw=str(args[0])[:80], hint="warn outside of the compiled function")
     message = args[0]
     category = args[1] if len(args) > 1 else kwargs.get("category") or (type(message) if isinstance(message, Warning) else UserWarning)
     f = cap.frame
     native(warnings.warn_explicit, message, category, f.code.co_filename, f.line, f.globals.get("__name__"), f.globals.setdefault("__warningregistry__", {}))
+
+
+def _changes_warnings(cap: Any) -> bool:
+    """Whether the frame set filters, or who shows warnings, before."""
+    shadow = cap.shadow_of.get(id(warnings.filters))
+    written = any(key == id(warnings.__dict__) for key, _ in cap.globals_overlay)
+    return written or shadow is not None and list(shadow) != cap.pristine[id(shadow)]
 
 
 def _log(level: int | None) -> Any:
