@@ -1,8 +1,9 @@
 """Sizes and numbers that depend on data, whole through our own compiler: values and gradients against eager, one graph, no break."""
 
-import lamina
 import pytest
 import torch
+
+import lamina
 from lamina import counters
 
 
