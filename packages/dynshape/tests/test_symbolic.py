@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lamina_dynshape import DataDependent, DimPolicy, FakeMode, ShapeEnv, estimate_of, expr_of, hint_of, mark_dynamic, mark_static
+from lamina_dynshape.composites import symbolic_form
 from lamina_dynshape.shape_env import UNKNOWN_SIZE
 from lamina_dynshape.support.errors import UserError
 
@@ -247,6 +248,32 @@ def test_estimates_stand_in_for_what_has_no_hint(unbacked, env):
     assert estimate_of(x[x > 0].shape[0]) in (48, UNKNOWN_SIZE) and estimate_of(x.shape[0] + 1) == 7
     values, inverse = torch.ops.aten._unique(torch.zeros(5, dtype=torch.long), return_inverse=True)
     assert estimate_of(values.shape[0]) == 5 and inverse.shape == (5,)
+
+
+COUNTS, WEIGHTS = torch.tensor([1, 2, 3, 1, 5]), torch.tensor([0.5, 1.0, 2.0, 0.0, 1.5])
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"correction": 0}, {"fweights": COUNTS}, {"aweights": WEIGHTS}, {"fweights": COUNTS, "aweights": WEIGHTS, "correction": 2}, {"fweights": COUNTS, "correction": 20}])
+@pytest.mark.parametrize("size", [(3, 5), (5,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.int64])
+@pytest.mark.filterwarnings("ignore:cov")
+def test_covariance_without_looking_at_values(kwargs, size, dtype):
+    x = (torch.randn(size, dtype=torch.complex64) * 4).to(dtype) if dtype.is_complex else (torch.randn(size) * 4).to(dtype)
+    expected = torch.cov(x, **kwargs)
+    torch.testing.assert_close(symbolic_form(torch.cov)(x, **kwargs), expected, rtol=0, atol=0, equal_nan=True)
+    with FakeMode() as mode:
+        on_fakes = symbolic_form(torch.Tensor.cov)(mode.from_real(x), **{k: mode.from_real(v) if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()})
+    assert on_fakes.shape == expected.shape and on_fakes.dtype == expected.dtype
+    if not kwargs:
+        torch.testing.assert_close(symbolic_form(torch.corrcoef)(x), torch.corrcoef(x), rtol=0, atol=0)
+
+
+def test_covariance_checks_weights_when_it_runs():
+    x = torch.randn(3, 5)
+    for kwargs, said in (({"fweights": -COUNTS}, "fweights cannot be negative"), ({"aweights": WEIGHTS * 0}, "sum to zero")):
+        for cov in (torch.cov, symbolic_form(torch.cov)):
+            with pytest.raises(RuntimeError, match=said):
+                cov(x, **kwargs)
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------------------

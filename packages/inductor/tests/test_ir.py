@@ -119,7 +119,7 @@ def broken_graphs():
     def bad_scan(g):
         n = g.nodes[0]
         e = n.effect
-        g.nodes[0] = LoopNode(n.name, [], n.vars, Scan("max", e.buffer, e.index, e.value))
+        g.nodes[0] = LoopNode(n.name, [], n.vars, Scan("median", e.buffer, e.index, e.value))
 
     def unregistered(g):
         g.buffers.pop()

@@ -42,6 +42,39 @@ def test_unary(special):
     check(lambda x: tuple(getattr(torch, n)(x) for n in FLOAT_UNARY), x, tol=1e-4)
 
 
+SPECIAL = "i0 i0e i1 i1e erfcx modified_bessel_k0 modified_bessel_k1 scaled_modified_bessel_k0 scaled_modified_bessel_k1".split()
+BESSEL = "bessel_j0 bessel_j1 bessel_y0 bessel_y1".split()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_special_functions_fuse(dtype):
+    edges = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 8.0, 2.0, 5e-7, 1e10, -27.5], dtype=dtype)
+    x = torch.cat([torch.linspace(-20, 20, 401, dtype=dtype), edges])
+    p = torch.cat([torch.linspace(0, 1, 301, dtype=dtype), 10.0 ** torch.linspace(-37, -1, 80, dtype=dtype), torch.tensor([-1.0, 2.0, float("nan")], dtype=dtype)])
+    tol = 2e-5 if dtype is torch.float32 else 1e-13
+    check(lambda x: tuple(getattr(torch.special, n)(x) for n in SPECIAL), x, kernels=1, tol=tol)
+    check(lambda p: torch.special.ndtri(p) * 2, p, kernels=1, tol=tol)
+    check(lambda a, b: torch.special.zeta(a, b) + 1, torch.linspace(0.5, 30, len(x), dtype=dtype), x.clamp_min(-15.5), kernels=1, tol=tol)
+
+
+def test_bessel_functions_of_doubles_are_those_of_eager():
+    x = torch.linspace(-20, 20, 401)
+    fn = lambda x: tuple(getattr(torch.special, n)(x) for n in BESSEL)
+    check(fn, x, kernels=1)
+    check(fn, x.double(), fallbacks=4, tol=0)
+    x = x[x > 0]
+    j0, j1, y0, y1 = (t.double() for t in compile_prims(prims_of(fn, x))(x))
+    torch.testing.assert_close(j1 * y0 - j0 * y1, 2 / (torch.pi * x.double()), rtol=1e-6, atol=1e-8)  # their Wronskian
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8], ids=str)
+def test_greatest_common_divisor(dtype):
+    limits = torch.iinfo(dtype)
+    a, b = (torch.randint(max(limits.min, -500), min(limits.max, 500), (300,)).to(dtype) for _ in range(2))
+    a[:3], b[:3] = torch.tensor([0, limits.min, limits.min], dtype=dtype), torch.tensor([0, 0, 6], dtype=dtype)
+    check(torch.gcd, a, b, kernels=1)
+
+
 def test_binary():
     a, b = torch.randn(500), torch.randn(500)
     a[::7], b[::5] = float("nan"), float("inf")
@@ -123,6 +156,16 @@ def test_embedding_backward():
 def test_scans():
     x = torch.randn(5, 100)
     check(lambda x: (x.cumsum(-1), x.cumsum(0), (x * 0.1 + 1).cumprod(-1)), x, tol=1e-4)
+    check(lambda x: (x.logcumsumexp(-1), (x * 100).logcumsumexp(0)), x, kernels=2, tol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.uint8], ids=str)
+def test_running_extremes(dtype):
+    x = torch.randint(0, 5, (4, 6, 9)).to(dtype)
+    check(lambda x: (*x.cummax(1), *x.cummin(-1)), x, kernels=4)
+    if dtype.is_floating_point:
+        x = torch.tensor([-float("inf"), -1.0, float("nan"), 2.0, float("nan"), 3.0], dtype=dtype)
+        check(lambda x: (*x.cummax(0), *x.cummin(0), x.logcumsumexp(0), x[:2].logcumsumexp(0)), x)
 
 
 def test_arg_reductions():

@@ -260,7 +260,7 @@ def _run_program(target: Any, run: _Run) -> Any:
         if node.op == "call_function":
             env[node] = symbolic_form(node.target)(*args, **kwargs)
         elif node.op == "call_method":
-            env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
+            env[node] = symbolic_form(getattr(type(args[0]), node.target))(*args, **kwargs)
         else:
             env[node] = target.get_submodule(node.target)(*args, **kwargs)
         if "checkpoint" in node.meta:

@@ -161,7 +161,7 @@ class Recorder(TorchFunctionMode):
         """Call on fakes and record."""
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
-        run = func if self.cap.mode.shape_env is None else symbolic_form(func)
+        run = symbolic_form(func)
         try:
             with torch._C.DisableTorchFunctionSubclass():
                 out = run(*args, **kwargs)

@@ -1,8 +1,8 @@
-"""PyTorch's composite functions whose C++ wants plain numbers, written out for tensors with symbolic sizes.
+"""PyTorch's composite functions whose C++ wants plain numbers or branches on values, written out for fake tensors.
 
 Between: a function of a torch graph -> `symbolic_form`, which whoever runs the graph on fakes calls instead.
-Keeps:   the same operators as the C++ composite runs, in its order; what is not symbolic runs the original.
-Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, torch/nn/functional.py (which arguments mean what).
+Keeps:   the same operators as the C++ composite runs, in its order; what neither is symbolic nor asks for values runs the original.
+Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, ATen/native/Correlation.cpp, torch/nn/functional.py (which arguments mean what).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def is_symbolic_refusal(error: RuntimeError) -> bool:
     return any(phrase in text for phrase in _REFUSALS)
 
 
-def _form(original: Any) -> Callable[[Any], Any]:
-    """Register the form of a function; it returns NotImplemented for what the original should say or do."""
+def _form(original: Any, *, of_any_size: bool = False) -> Callable[[Any], Any]:
+    """Register the form of a function; it returns NotImplemented for what the original should say or do. `of_any_size`: it serves plain sizes, too."""
 
     def register(form: Any) -> Any:
         @functools.wraps(form)
         def run(*args: Any, **kwargs: Any) -> Any:
-            result = form(*args, **kwargs) if _symbolic([*args, *kwargs.values()]) else NotImplemented
+            result = form(*args, **kwargs) if of_any_size or _symbolic([*args, *kwargs.values()]) else NotImplemented
             return original(*args, **kwargs) if result is NotImplemented else result
 
         _FORMS[original] = run
@@ -103,6 +103,54 @@ def _linspace(start: Any, end: Any, steps: Any, **options: Any) -> Any:
         return at + start
     step = (end - start) / (steps - 1)
     return torch.where(at < steps // 2, start + step * at, end - step * (steps - 1 - at))
+
+
+# ---- statistics ----------------------------------------------------------------------------------------------------------
+@_form(torch.Tensor.cov, of_any_size=True)
+@_form(torch.cov, of_any_size=True)
+def _cov(input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None) -> Any:
+    """Weights are checked when the graph runs; eager's warning that no degrees of freedom are left is not given there."""
+    if input.dim() > 2 or input.dtype is torch.bool:
+        return NotImplemented
+    x = input.view(1, -1) if input.dim() < 2 else input
+    count = x.shape[1]
+    if any(w is not None and (w.dim() > 1 or w.numel() != count) for w in (fweights, aweights)) or count == 0:
+        return NotImplemented
+    if fweights is None and aweights is None:
+        if count <= correction:
+            return NotImplemented  # eager warns
+        x = x - (x.sum(1) / count).unsqueeze(1)
+        return torch.true_divide(torch.mm(x, x.t().conj()), count - correction).squeeze()
+    w, total = _observation_weights(fweights, aweights)
+    mean = (x * w).sum(1) / total
+    norm = total - (correction * (w * aweights).sum() / total if aweights is not None and correction != 0 else correction)
+    x = x - mean.unsqueeze(1)
+    return torch.true_divide(torch.mm(x, (x * w).t().conj()), torch.where(norm <= 0, torch.zeros_like(norm), norm)).squeeze()
+
+
+def _observation_weights(fweights: Tensor | None, aweights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weight of each observation, and their sum."""
+    given = [(name, w) for name, w in (("fweights", fweights), ("aweights", aweights)) if w is not None]
+    for name, w in given:
+        torch._assert_async(w.min().ge(0), f"cov(): {name} cannot be negative")
+    weight = functools.reduce(torch.mul, [w for _, w in given])
+    total = weight.sum()
+    torch._assert_async(total.ne(0), "cov(): weights sum to zero, can't be normalized")
+    return weight, total
+
+
+@_form(torch.Tensor.corrcoef, of_any_size=True)
+@_form(torch.corrcoef, of_any_size=True)
+def _corrcoef(input: Tensor) -> Any:
+    c = _cov(input)
+    if c is NotImplemented:
+        return NotImplemented
+    if c.dim() == 0:
+        return c / c
+    d = c.diagonal()
+    deviation = (d.real if d.is_complex() else d).sqrt()
+    c = c / deviation.view(-1, 1) / deviation.view(1, -1)
+    return torch.complex(c.real.clip(-1, 1), c.imag.clip(-1, 1)) if c.is_complex() else c.clip(-1, 1)
 
 
 # ---- recurrent layers ----------------------------------------------------------------------------------------------------

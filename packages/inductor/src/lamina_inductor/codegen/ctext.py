@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from lamina_dynshape.expr import Expr, bounds
 
+from .special import FUNCTIONS
+
 __all__ = ["COMPUTE", "STORAGE", "ExprText", "constant", "load_text", "op_text", "prelude", "store_text"]
 
 STORAGE = {
@@ -89,14 +91,15 @@ LM float lm_floordiv(float a, float b) { if (b == 0) return a / b; float m = fmo
   if (d != 0) { float f = __builtin_floorf(d); if (d - f > 0.5f) f += 1; return f; } return __builtin_copysignf(0.0f, a / b); }
 LM double lm_floordiv(double a, double b) { if (b == 0) return a / b; double m = fmod(a, b), d = (a - m) / b; if ((m != 0) & ((b < 0) != (m < 0))) d -= 1;
   if (d != 0) { double f = __builtin_floor(d); if (d - f > 0.5) f += 1; return f; } return __builtin_copysign(0.0, a / b); }
+LM double lm_logaddexp(double a, double b) { double hi = lm_max(a, b), lo = lm_min(a, b); return lo == hi && lm_isinf(hi) ? hi : hi + log1p(exp(lo - hi)); }
 template <class T> LM T lm_ipow(T a, T b) { if (b < 0) return a == 1 ? 1 : a == (T)-1 ? ((b & 1) ? (T)-1 : (T)1) : 0;
   T r = 1; while (b) { if (b & 1) r *= a; a *= a; b >>= 1; } return r; }
+template <class T> LM T lm_gcd(T a, T b) { a = a < 0 ? (T)-a : a; b = b < 0 ? (T)-b : b; while (a != 0) { T r = b % a; b = a; a = r; } return b; }
 template <class T> LM T lm_shl(T a, T b) { return (b < 0) | (b >= (T)(8 * sizeof(T))) ? (T)0 : (T)(a << b); }
 template <class T> LM T lm_shr(T a, T b) { return (b < 0) | (b >= (T)(8 * sizeof(T))) ? (T)(a < 0 ? -1 : 0) : (T)(a >> b); }
 template <class A, class B> LM A lm_bits(B b) { A a; __builtin_memcpy(&a, &b, sizeof(A)); return a; }
 LM i64 lm_imin(i64 a, i64 b) { return a < b ? a : b; }
 LM i64 lm_imax(i64 a, i64 b) { return a > b ? a : b; }
-double lm_digamma(double x); double lm_erfinv(double x);
 // d[u*ldd + v] = s[v*lds + u] for u < nu, v < nv: 16x16 blocks of 4-byte elements by four perfect shuffles of vectors
 typedef int lm_v16 __attribute__((vector_size(64), aligned(4), may_alias));
 template <class T> LM void lm_tile(T* __restrict d, i64 ldd, const T* __restrict s, i64 lds, i64 nu, i64 nv) {
@@ -114,25 +117,6 @@ template <class T> LM void lm_tile(T* __restrict d, i64 ldd, const T* __restrict
 #pragma omp declare reduction(lmin : float : omp_out = lm_min(omp_out, omp_in)) initializer(omp_priv = __builtin_inff())
 #pragma omp declare reduction(lmin : double : omp_out = lm_min(omp_out, omp_in)) initializer(omp_priv = __builtin_inf())
 """
-
-RARE = r"""
-double lm_digamma(double x) {
-  if (x == 0) return __builtin_copysign(__builtin_inf(), -x);
-  double add = 0;
-  if (x < 0) { if (x == __builtin_trunc(x)) return __builtin_nan(""); double r = x - __builtin_trunc(x); add = -3.14159265358979323846 / tan(3.14159265358979323846 * r); x = 1 - x; }
-  while (x < 10) { add -= 1 / x; x += 1; }
-  if (x == 10) return add + 2.25175258906672110764;
-  double y = 0; if (x < 1.0e17) { double z = 1.0 / (x * x);
-    y = z * (8.33333333333333333333e-2 + z * (-8.33333333333333333333e-3 + z * (3.96825396825396825397e-3 + z * (-4.16666666666666666667e-3 + z * (7.57575757575757575758e-3 + z * (-2.10927960927960927961e-2 + z * 8.33333333333333333333e-2)))))); }
-  return log(x) - 0.5 / x - y + add; }
-double lm_erfinv(double y) {
-  double ay = __builtin_fabs(y); if (ay > 1 || y != y) return __builtin_nan(""); if (ay == 1) return __builtin_copysign(__builtin_inf(), y);
-  double x;
-  if (ay <= 0.7) { double z = y * y, n = ((-0.140543331 * z + 0.914624893) * z - 1.645349621) * z + 0.886226899, d = (((0.012229801 * z - 0.329097515) * z + 1.442710462) * z - 2.118377725) * z + 1; x = y * n / d; }
-  else { double z = __builtin_sqrt(-log((1 - ay) / 2)), n = ((1.641345311 * z + 3.429567803) * z - 1.624906493) * z - 1.970840454, d = (1.637067800 * z + 3.543889200) * z + 1; x = __builtin_copysign(n / d, y); }
-  x -= (erf(x) - y) / (1.1283791670955126 * exp(-x * x)); x -= (erf(x) - y) / (1.1283791670955126 * exp(-x * x)); return x; }
-"""
-
 
 def constant(value: Any, dtype: torch.dtype) -> str:
     """Literal of the compute type."""
@@ -250,6 +234,8 @@ def _plain(name: str, dtype: torch.dtype, a: list[str]) -> str:
         if name == "pow" and not floating:
             return f"lm_ipow<{c}>({a[0]}, {a[1]})"
         return f"{name}{f}({', '.join(a)})"
+    if f"lm_{name}" in FUNCTIONS:
+        return f"({c})lm_{name}({', '.join(a)})"
     if name in _INFIX:
         return f"({a[0]} {_INFIX[name]} {a[1]})"
     if name in _BOOLS:
@@ -262,9 +248,9 @@ def _plain(name: str, dtype: torch.dtype, a: list[str]) -> str:
         "fmin": "lm_fmin<%s>({0}, {1})" % c, "sign": "lm_sign<%s>({0})" % c, "isnan": "({0} != {0})", "isinf": "lm_isinf({0})",
         "isfinite": "lm_isfinite({0})", "signbit": "lm_signbit({0})", "shift_left": "lm_shl<%s>({0}, {1})" % c,
         "shift_right": "lm_shr<%s>({0}, {1})" % c, "reciprocal": "((%s)1 / {0})" % c, "rsqrt": "lm_rsqrt({0})", "sigmoid": "lm_sigmoid({0})",
-        "div": "({0} / {1})", "fma": "__builtin_fma%s({0}, {1}, {2})" % f, "digamma": "(%s)lm_digamma({0})" % c,
-        "erfinv": "(%s)lm_erfinv({0})" % c, "lgamma": "lgamma%s({0})" % f, "nextafter": "nextafter%s({0}, {1})" % f,
-        "copysign": "__builtin_copysign%s({0}, {1})" % f, "bitwise_not": "(!{0})" if dtype == torch.bool else "(%s)(~{0})" % c,
+        "div": "({0} / {1})", "fma": "__builtin_fma%s({0}, {1}, {2})" % f,
+        "lgamma": "lgamma%s({0})" % f, "nextafter": "nextafter%s({0}, {1})" % f,
+        "copysign": "__builtin_copysign%s({0}, {1})" % f, "gcd": "lm_gcd<%s>({0}, {1})" % c, "bitwise_not": "(!{0})" if dtype == torch.bool else "(%s)(~{0})" % c,
     }
     if name == "abs":
         return f"__builtin_fabs{f}({a[0]})" if floating else f"({a[0]} < 0 ? ({c})-{a[0]} : {a[0]})"

@@ -20,8 +20,9 @@ from ..schedule.fuse import Unit
 from ..schedule.memory import plan_memory
 from ..config import config
 from .profile import profile_text
-from .ctext import RARE, STORAGE, ExprText, prelude
+from .ctext import STORAGE, ExprText, prelude
 from .kernel import Kernel, write_kernel
+from .special import functions_of
 
 __all__ = ["GraphSource", "write_graph"]
 
@@ -427,5 +428,4 @@ extern "C" int lm_entry(Ctx* ctx, H* in, i64* ints, H* out, i64* int_out) {{
 
 def full_source(source: GraphSource) -> str:
     """The translation unit."""
-    rare = RARE if "lm_digamma" in source.kernels_text or "lm_erfinv" in source.kernels_text else ""
-    return prelude() + rare + _HEAD + source.main.replace("@KERNELS@", source.kernels_text)
+    return prelude() + functions_of(source.kernels_text) + _HEAD + source.main.replace("@KERNELS@", source.kernels_text)

@@ -21,7 +21,7 @@ from ..schedule.group import Group, Phase
 from .chandler import CHandler, CVal
 from .ctext import COMPUTE, STORAGE, ExprText, load_text, store_text
 from .loops import LoopNest
-from .reduce import RUN, WELFORD_RUN, Accumulator, make_accumulator
+from .reduce import RUN, WELFORD_RUN, Accumulator, make_accumulator, scan_text
 
 __all__ = ["Kernel", "write_kernel"]
 
@@ -588,12 +588,10 @@ class _Writer:
         h.begin_phase(self._levels([var] if var is not None else []))
         value = self._body(node)
         depth = 1 if var is not None else 0
-        c = COMPUTE[e.buffer.dtype]
-        wide = "double" if e.buffer.dtype.is_floating_point else c
-        index = self._target_index(node)
-        h.emit(depth, f"acc_ {'+' if e.kind == 'sum' else '*'}= {value.text};")
-        h.emit(depth, f"{self.pointer(e.buffer, write=True)}[{self.expr(index)}] = {store_text(f'({c})acc_', e.buffer.dtype)};")
-        self.put(f"{wide} acc_ = {0 if e.kind == 'sum' else 1};")
+        begin, step, result = scan_text(e.kind, value.text, e.value.dtype, self.expr(var) if var is not None else "0")
+        h.emit(depth, step)
+        h.emit(depth, f"{self.pointer(e.buffer, write=True)}[{self.expr(self._target_index(node))}] = {store_text(result, e.buffer.dtype)};")
+        self.put(begin)
         self._flush(0)
         if var is not None:
             self.loop(var)

@@ -12,7 +12,7 @@ import torch
 
 from .ctext import COMPUTE, constant
 
-__all__ = ["RUN", "WELFORD_RUN", "Accumulator", "make_accumulator", "identity"]
+__all__ = ["RUN", "WELFORD_RUN", "Accumulator", "identity", "make_accumulator", "scan_text"]
 
 RUN = 4096           # elements per run of a sum
 WELFORD_RUN = 1024   # elements kept on the stack between the two passes
@@ -92,3 +92,16 @@ def make_accumulator(kind: str, dtype: torch.dtype, name: str) -> Accumulator:
     step = f"a_{name} = {fn}<{c}>(a_{name}, {{v}});"
     return Accumulator([f"{c} A_{name} = {start};"], [f"{c} a_{name} = {start};"], clause, step, [f"A_{name} = {fn}<{c}>(A_{name}, a_{name});"],
                        [f"A_{name}"], [(c, f"A_{name}")], [f"A_{name} = {fn}<{c}>(A_{name}, {{p}}A_{name});"])
+
+
+def scan_text(kind: str, value: str, dtype: torch.dtype, position: str) -> tuple[str, str, str]:
+    """(declaration before the loop, statement inside it, result after it) of a scan over values of `dtype`."""
+    c = COMPUTE[dtype]
+    wide = "double" if dtype.is_floating_point else c
+    if kind in ("sum", "prod"):
+        return f"{wide} acc_ = {0 if kind == 'sum' else 1};", f"acc_ {'+' if kind == 'sum' else '*'}= {value};", f"({c})acc_"
+    if kind == "logsumexp":
+        return "double acc_ = -__builtin_inf();", f"acc_ = lm_logaddexp(acc_, {value});", f"({c})acc_"
+    wins = ">=" if kind.endswith("max") else "<="
+    begin = f"{c} acc_ = {identity(kind.removeprefix('arg').replace('m', 'am', 1), dtype)}; i64 at_ = 0; (void)at_;"
+    return begin, f"if ({value} != {value} || (acc_ == acc_ && {value} {wins} acc_)) {{ acc_ = {value}; at_ = {position}; }}", "at_" if kind.startswith("arg") else "acc_"

@@ -24,6 +24,12 @@ _SCALAR_OPS: dict[str, Any] = {
     "shift_left": torch.bitwise_left_shift, "shift_right": torch.bitwise_right_shift,
 }
 
+_SCANS: dict[str, Any] = {
+    "sum": lambda x, d: torch.cumsum(x, d, dtype=x.dtype), "prod": lambda x, d: torch.cumprod(x, d, dtype=x.dtype), "logsumexp": torch.logcumsumexp,
+    "max": lambda x, d: torch.cummax(x, d).values, "min": lambda x, d: torch.cummin(x, d).values,
+    "argmax": lambda x, d: torch.cummax(x, d).indices, "argmin": lambda x, d: torch.cummin(x, d).indices,
+}
+
 
 class _Index:
     """Evaluates index expressions to int64 tensors over the grid."""
@@ -70,7 +76,8 @@ class _Evaluator:
 
     def op(self, name: str, *a: torch.Tensor) -> torch.Tensor:
         dtype = a[0].dtype
-        out = _SCALAR_OPS.get(name, getattr(torch, name, None))(*torch.broadcast_tensors(*a))
+        fn = _SCALAR_OPS.get(name) or getattr(torch, name, None) or getattr(torch.special, name)
+        out = fn(*torch.broadcast_tensors(*a))
         return out if out.dtype in (torch.bool, dtype) else out.to(dtype)
 
     def where(self, cond: Any, a: Any, b: Any) -> Any:
@@ -170,7 +177,7 @@ def _node(n: LoopNode, storage: dict[Buffer, torch.Tensor], sizes: dict) -> None
     elif isinstance(e, Scatter):
         _scatter(storage[e.buffer], e.mode, at.broadcast_to(shape).reshape(-1), value.reshape(-1))
     elif isinstance(e, Scan):
-        out = torch.cumsum(value, outer, dtype=value.dtype) if e.kind == "sum" else torch.cumprod(value, outer, dtype=value.dtype)
+        out = _SCANS[e.kind](value, outer)
         storage[e.buffer][at.broadcast_to(shape).reshape(-1)] = out.reshape(-1)
     else:
         _reduce(e, value, shape, outer, at, index, storage)

@@ -19,9 +19,10 @@ from .body import Val, topological
 from .buffers import Buffer, StridedView
 from .extern import ExternKernel
 
-__all__ = ["REDUCTIONS", "SCATTER_MODES", "Access", "LoopGraph", "LoopNode", "Reduce", "Scan", "Scatter", "Store"]
+__all__ = ["REDUCTIONS", "SCANS", "SCATTER_MODES", "Access", "LoopGraph", "LoopNode", "Reduce", "Scan", "Scatter", "Store"]
 
 REDUCTIONS = frozenset({"sum", "prod", "amax", "amin", "any", "all", "argmax", "argmin", "welford"})
+SCANS = frozenset({"sum", "prod", "logsumexp", "max", "min", "argmax", "argmin"})
 SCATTER_MODES = frozenset({"set", "add", "mul", "amax", "amin"})
 
 
@@ -53,7 +54,10 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Scan:
-    """buffer[index] = running `kind` (sum, prod) of `value` along the single reduction loop, inclusive."""
+    """buffer[index] = running `kind` of `value` along the single reduction loop, inclusive.
+
+    Of equal extremes the last counts, NaN wins; `argmax` and `argmin` store its int64 position.
+    """
 
     kind: str
     buffer: Buffer

@@ -14,7 +14,7 @@ from lamina_dynshape.support.errors import InternalError, VerifyError
 
 from .body import Val, result_dtype
 from .buffers import Buffer, StridedView
-from .nodes import REDUCTIONS, SCATTER_MODES, LoopGraph, LoopNode, Reduce, Scan, Scatter, Store, read, written
+from .nodes import REDUCTIONS, SCANS, SCATTER_MODES, LoopGraph, LoopNode, Reduce, Scan, Scatter, Store, read, written
 from .ops import OPS
 
 __all__ = ["RULES", "verify_loops"]
@@ -117,7 +117,7 @@ def _type_complaint(v: Val) -> str | None:
 def _stored(graph: LoopGraph) -> Iterator[str]:
     for n in _loops(graph):
         e = n.effect
-        want = torch.int64 if isinstance(e, Reduce) and e.kind in ("argmax", "argmin") else e.value.dtype
+        want = torch.int64 if isinstance(e, (Reduce, Scan)) and e.kind in ("argmax", "argmin") else e.value.dtype
         for b in e.buffers:
             if b.dtype != want:
                 yield f"{_at(n)} stores {want} into {b.name}, which is {b.dtype}"
@@ -133,7 +133,7 @@ def _kinds(graph: LoopGraph) -> Iterator[str]:
             yield f"{_at(n)}: {e.kind} with {len(e.buffers)} results"
         if isinstance(e, Scatter) and e.mode not in SCATTER_MODES:
             yield f"{_at(n)}: no scatter mode {e.mode!r}"
-        if isinstance(e, Scan) and e.kind not in ("sum", "prod"):
+        if isinstance(e, Scan) and e.kind not in SCANS:
             yield f"{_at(n)}: no scan {e.kind!r}"
 
 

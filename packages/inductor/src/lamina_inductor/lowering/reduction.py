@@ -17,6 +17,7 @@ from .values import Value
 __all__: list[str] = []
 
 _lib = torch.ops.lamina
+_CHEAP = 8  # cycles per element below which an operand is computed twice rather than kept
 _EMPTY = {"sum": 0, "prod": 1, "any": False, "all": True}
 
 
@@ -94,3 +95,21 @@ def _register_scan(name: str, kind: str) -> None:
 
 _register_scan("cumsum", "sum")
 _register_scan("cumprod", "prod")
+_register_scan("logcumsumexp", "logsumexp")
+
+
+def _register_extreme(name: str, kind: str) -> None:
+    @lowering(getattr(_lib, name).default)
+    def rule(g: Any, node: Any, x: Value, dim: int) -> Any:
+        if any(s is ZERO for s in x.size):
+            return NotImplemented
+        if x.cost > _CHEAP:
+            g.realize(x)
+        outs = [g.new_buffer(dtype, x.size) for dtype in (x.dtype, torch.int64)]
+        for out, what in zip(outs, (kind, "arg" + kind), strict=True):
+            g.graph.nodes.append(build.make_scan(g.graph, what, out.view(), x, dim, g.origin()))
+        return tuple(map(g.value, outs))
+
+
+_register_extreme("cummax", "max")
+_register_extreme("cummin", "min")
