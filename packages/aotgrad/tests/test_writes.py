@@ -12,13 +12,14 @@ REFUSED = {
     "out_resized": lambda x: (torch.sum(x, 0, out=torch.zeros(2, 2)),),
     "detach_of_an_input": lambda x: (x.detach_(),),
     "as_strided_of_part": lambda x: (x[1:].as_strided((2, 2), (1, 1)).clone(),),
+    "detached_write": lambda x: (x.detach().lerp_(x, 0.5),),
     "set_or_assignment_to_data_of_an_input": lambda x: (x.set_(x[1:]),),
 }
 
 
 @pytest.mark.parametrize("code", REFUSED)
 def test_refused_with_a_reason(code):
-    x = torch.zeros(3, 4, requires_grad=code == "detach_of_an_input")
+    x = torch.zeros(3, 4, requires_grad=code.startswith("detach"))
     with pytest.raises(Unsupported) as refusal:
         aot_function(REFUSED[code], [x], fw_compiler=run_graph)
     assert refusal.value.code == code
