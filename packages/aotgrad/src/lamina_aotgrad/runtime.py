@@ -192,8 +192,8 @@ class _Plan:
     """What one compiled forward and backward need at each call, as index lists."""
 
     __slots__ = (
-        "backward", "compile_backward", "differentiable", "edges", "forward", "no_gradients", "num_outputs", "repeated", "saved",
-        "saved_symbols", "tangents",
+        "backward", "compile_backward", "differentiable", "edges", "error", "forward", "no_gradients", "num_outputs", "repeated",
+        "saved", "saved_symbols", "tangents",
     )  # fmt: skip
 
     def __init__(self, forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature) -> None:
@@ -203,6 +203,7 @@ class _Plan:
         self.num_outputs = signature.num_outputs
         self.differentiable = tuple(signature.differentiable)
         self.edges = tuple(signature.grad_inputs or signature.requires_grad[:1])
+        self.error = signature.backward_error
         self.no_gradients = not signature.grad_inputs  # one edge all the same: outputs have a history
         self.repeated = tuple(signature.repeated)
         tensors = len(signature.saved) - signature.num_saved_symbols
@@ -255,6 +256,8 @@ class _CompiledGraph(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         plan = ctx.plan
+        if plan.error is not None:
+            raise RuntimeError(plan.error)
         if plan.no_gradients and not plan.repeated:
             return (None, None, None)
         layouts = ctx.layouts

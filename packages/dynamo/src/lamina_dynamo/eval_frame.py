@@ -43,7 +43,7 @@ _DISABLED = "_lamina_disable"
 # ---- who is left alone -----------------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=4096)
 def _is_skipped_file(filename: str) -> bool:
-    if filename.startswith(_GENERATED) or filename.startswith(_PACKAGES) or filename.startswith(_TORCH):
+    if filename.startswith((*_GENERATED, *_PACKAGES, _TORCH)):
         return True
     return filename.startswith(_STDLIB) and not filename.startswith(_SITE)
 
