@@ -481,6 +481,27 @@ def checkpointed_batch_norm(compile: Compile) -> list[Any]:
     return [out, x.grad, *_grads(net), *net.buffers()]
 
 
+def checkpointed_writes_in_two_regions(compile: Compile) -> list[Any]:
+    from torch.utils.checkpoint import checkpoint
+
+    norm, state, x = nn.BatchNorm1d(4).train(), torch.zeros(4), _leaf(5, 4)
+
+    def region(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            state.mul_(0.5).add_(x.sum(0))
+        return norm(x.sin()).exp()
+
+    def fn(x: Tensor) -> Tensor:
+        x = checkpoint(region, x, use_reentrant=False)
+        state.add_(1)
+        return checkpoint(region, x.cos(), use_reentrant=False).sum()
+
+    compiled = compile(fn)
+    for _ in range(2):
+        compiled(x).backward()
+    return [x.grad, state, *norm.buffers(), *_grads(norm)]
+
+
 def write_of_a_cloned_input_before_the_backward(compile: Compile) -> list[Any]:
     x, w = torch.randn(3, 4), _leaf(3, 4)
     out = compile(lambda x, w: x.clone() * w)(x, w)

@@ -12,13 +12,14 @@ REFUSED = {
     "out_resized": lambda x: (torch.sum(x, 0, out=torch.zeros(2, 2)),),
     "detach_of_an_input": lambda x: (x.detach_(),),
     "as_strided_of_part": lambda x: (x[1:].as_strided((2, 2), (1, 1)).clone(),),
+    "detached_write": lambda x: (x.detach().lerp_(x, 0.5),),
     "set_or_assignment_to_data_of_an_input": lambda x: (x.set_(x[1:]),),
 }
 
 
 @pytest.mark.parametrize("code", REFUSED)
 def test_refused_with_a_reason(code):
-    x = torch.zeros(3, 4, requires_grad=code == "detach_of_an_input")
+    x = torch.zeros(3, 4, requires_grad=code.startswith("detach"))
     with pytest.raises(Unsupported) as refusal:
         aot_function(REFUSED[code], [x], fw_compiler=run_graph)
     assert refusal.value.code == code
@@ -57,3 +58,27 @@ def test_views_made_with_gradients_off_are_eagers(same):
             return x.narrow(0, 1, 1), x * 2
 
     same(program, lambda: [torch.randn(3, 4, requires_grad=True) * 2])
+
+
+@pytest.mark.parametrize(
+    ("program", "make"),
+    [
+        (lambda x: (x.lerp_(x, 0.5),), lambda: [torch.randn(3, 4).t()[1:2]]),
+        (lambda x: ((x @ x.t())[:1].clone().t().neg_(),), lambda: [torch.randn(3, 3)]),
+        (lambda x: (torch.mul(x, x, out=x), x.reshape(-1)), lambda: [torch.randn(3, 4)[:, 1:]]),
+        (lambda x: (x.relu().unfold(0, 2, 1),), lambda: [torch.randn(3, 4, requires_grad=True) * 2]),
+    ],
+    ids=["one row", "one column", "gaps", "overlap of a saved value"],
+)
+def test_strides_that_tell_nothing_or_leave_gaps_are_eagers(same, program, make):
+    same(program, make)
+
+
+def test_a_view_of_several_made_with_gradients_off_passes_its_history_on(same):
+    def program(x, y):
+        with torch.no_grad():
+            view = y.chunk(2)[-1]
+        x.add_(view.sum())
+        return x * 1, y
+
+    same(program, lambda: [torch.randn(3, 4), torch.randn(3, 4, requires_grad=True) * 2])

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from .checkpoint import common_regions
 from .views import is_dense, memory_root, same_geometry, view_parent
 
-__all__ = ["clean", "copy_of", "own_outputs"]
+__all__ = ["clean", "copy_of", "is_transient", "mark_transient", "own_outputs"]
 
 aten = torch.ops.aten
 _MAX_VIEW_WALK = 8  # views between a node and the ancestor it may equal
@@ -38,13 +38,38 @@ def clean(gm: fx.GraphModule, num_forward: int | None = None) -> None:
         if other is None:
             key = _key(node)
             other = seen.setdefault(key, node) if key is not None else node
-        if other is not node:
+        if other is not node and not (is_transient(other) and memory_root(node) is not memory_root(other)):
             if "checkpoint" in other.meta:
                 other.meta["checkpoint"] = common_regions(other, node)
             node.replace_all_uses_with(other)
     eliminate_dead(graph)
     own_outputs(graph, num_forward)
     gm.recompile()
+
+
+def mark_transient(graph: fx.Graph, num_primals: int) -> None:
+    """Mark the plain inputs that eager keeps nothing of for the backward: the caller may write them before it, so neither do we.
+
+    What eager keeps is what calls of the backward read, which were traced last, and what checkpointed regions start from.
+    """
+    holders = [n for n in graph.nodes if n.op == "placeholder"]
+    tangents = set(holders[num_primals:])
+    kept: set[fx.Node] = set()
+    in_backward = False
+    for node in graph.nodes:
+        in_backward = in_backward or node in tangents
+        if (in_backward and node.op == "call_function") or "checkpoint" in node.meta:
+            kept.update(map(memory_root, node.all_input_nodes))
+    if not in_backward:
+        return
+    for node in holders[:num_primals]:
+        if node.meta["role"] == "input" and node not in kept and isinstance(node.meta["val"], Tensor):
+            node.meta["transient"] = True
+
+
+def is_transient(node: fx.Node) -> bool:
+    """Whether a value has the memory of an input that must not be kept."""
+    return "transient" in memory_root(node).meta
 
 
 def _tangents_first(graph: fx.Graph) -> None:

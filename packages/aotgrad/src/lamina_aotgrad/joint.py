@@ -26,10 +26,11 @@ from lamina_primops.fxtools import is_random
 from torch import Tensor, fx
 
 from .checkpoint import mark
-from .cleanup import clean
+from .cleanup import clean, mark_transient
 from .functionalize import functionalization, is_functional, storage_id, suspended, unwrap, wrap
 from .outputs import OutputTable
 from .overlap import Group, SharedWrite
+from .repeated import RegionWrites, repeat_writes
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
 from .views import is_dense, program_root, view_chain, view_parent
 from .writes import WriteWatch
@@ -102,6 +103,7 @@ class _Run:
     fake_leaves: set[int] = field(default_factory=set)         # inputs whose fakes are leaves, asked before the modes are on: views may recompute it
     required: set[int] = field(default_factory=set)            # inputs that require gradients at the start
     num_bases: int = 0                                         # the last inputs, which the program does not see
+    regions: list[Any] = field(default_factory=list)           # what checkpointed regions write, see `repeated`
 
     def node_of(self, tensor: Tensor) -> fx.Node:
         """The node of a functional tensor's present value."""
@@ -151,9 +153,14 @@ def trace_joint(
                 signature.requires_grad = sorted(run.required)
             grads = _backward(run, mode, signature, table) if training else []
     signature.rng = any(is_random(n.target) for n in tracer.graph.nodes if n.op == "call_function")
-    tracer.output([*table.nodes, *grads])
+    regions = run.regions if signature.tangents else []
+    tracer.output([*table.nodes, *grads, *[n for region in regions for _, before, after in region for n in (before, after)]])
     gm = tracer.graph_module()
+    mark_transient(gm.graph, len(run.inner))
     clean(gm, signature.num_outputs)
+    if regions:
+        signature.repeated = repeat_writes(gm.graph, regions)
+        gm.recompile()
     return Joint(gm, signature, len(run.inner))
 
 
@@ -243,15 +250,19 @@ def _run_program(target: Any, run: _Run) -> Any:
     sequence_number = torch._C._autograd._get_sequence_nr
     if run.tracer.fake_mode.shape_env is not None:
         run.tracer.fake_mode.shape_env.where = lambda: run.tracer._stack
+    writes = RegionWrites([run.tracer.node_of(x) for x in run.inner], partial(_written_values, run))
     for node in target.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(arguments)
             continue
         if node.op == "output":
+            writes.enter(None)
+            run.regions = writes.regions
             return fx.node.map_arg(node.args[0], load)
         if node.op == "get_attr":
             env[node] = wrap(_constant(run.tracer, _attribute(target, node.target)))
             continue
+        writes.enter(node.meta["checkpoint"][0] if node.meta.get("checkpoint") else None)
         stack = node.meta.get("stack", ())
         run.tracer.forward_stack(sequence_number(), stack)
         args = fx.node.map_arg(node.args, load)
@@ -266,6 +277,13 @@ def _run_program(target: Any, run: _Run) -> Any:
         if "checkpoint" in node.meta:
             mark(last, node.meta["checkpoint"])
     raise InternalError("the graph has no output node")
+
+
+def _written_values(run: _Run) -> Iterator[tuple[int, fx.Node]]:
+    """Inputs written so far, with the nodes of their present values."""
+    for i, arg in enumerate(run.args):
+        if isinstance(arg, Tensor) and torch._functionalize_has_data_mutation(arg):
+            yield i, run.node_of(arg)
 
 
 def _refuse_hidden_parameters(tracer: Tracer, training: bool) -> None:

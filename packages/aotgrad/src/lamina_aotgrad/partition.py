@@ -16,6 +16,7 @@ from lamina_dynshape.support.timers import stage
 from torch import Tensor, fx
 
 from .checkpoint import is_kept
+from .cleanup import is_transient
 from .joint import Joint
 from .mincut import INFINITE, FlowNetwork
 from .opinfo import is_cheap, is_pointwise, is_reduction, is_view
@@ -159,10 +160,14 @@ def _is_stored(node: fx.Node, side: set[fx.Node]) -> bool:
 
 
 def _bytes_cost(node: fx.Node, split: Split, distance: int) -> int:
-    """Bytes to keep a value; views are kept by their base, inputs and constants are alive anyway."""
+    """Bytes to keep a value; views are kept by their base, inputs and constants are alive anyway (those the caller may write are not kept)."""
     if isinstance(node.meta["val"], (tuple, list)) or is_view(node) or node in split.interior:
         return INFINITE
-    return 1 if (node.op == "placeholder" and node not in split.written) or not isinstance(node.meta["val"], Tensor) else bytes_of(node) + 2
+    if not isinstance(node.meta["val"], Tensor):
+        return 1
+    if node.op == "placeholder" and node not in split.written:
+        return INFINITE if is_transient(node) else 1
+    return bytes_of(node) + 2
 
 
 def _cost(node: fx.Node, split: Split, distance: int) -> int:

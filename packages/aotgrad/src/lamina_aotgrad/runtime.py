@@ -192,8 +192,8 @@ class _Plan:
     """What one compiled forward and backward need at each call, as index lists."""
 
     __slots__ = (
-        "backward", "compile_backward", "differentiable", "edges", "error", "forward", "no_gradients", "num_outputs", "saved", "saved_symbols",
-        "tangents",
+        "backward", "compile_backward", "differentiable", "edges", "error", "forward", "no_gradients", "num_outputs", "repeated",
+        "saved", "saved_symbols", "tangents",
     )  # fmt: skip
 
     def __init__(self, forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature) -> None:
@@ -205,6 +205,7 @@ class _Plan:
         self.edges = tuple(signature.grad_inputs or signature.requires_grad[:1])
         self.error = signature.backward_error
         self.no_gradients = not signature.grad_inputs  # one edge all the same: outputs have a history
+        self.repeated = tuple(signature.repeated)
         tensors = len(signature.saved) - signature.num_saved_symbols
         self.saved = tuple((s.is_input, s.index) for s in signature.saved_sources[:tensors])
         self.saved_symbols = tuple((s.is_input, s.index) for s in signature.saved_sources[tensors:])
@@ -242,6 +243,8 @@ class _CompiledGraph(torch.autograd.Function):
         ctx.save_for_backward(*[args[k] if is_input else outs[k] for is_input, k in plan.saved])
         if plan.saved_symbols:
             ctx.symbols = [args[k] if is_input else outs[k] for is_input, k in plan.saved_symbols]
+        if plan.repeated:
+            ctx.repeated = [args[k] for k in plan.repeated]
         results = tuple([outs[k] for k in plan.differentiable])
         ctx.layouts = None
         for spec in plan.tangents:
@@ -255,7 +258,7 @@ class _CompiledGraph(torch.autograd.Function):
         plan = ctx.plan
         if plan.error is not None:
             raise RuntimeError(plan.error)
-        if plan.no_gradients:
+        if plan.no_gradients and not plan.repeated:
             return (None, None, None)
         layouts = ctx.layouts
         tangents = [
@@ -263,13 +266,19 @@ class _CompiledGraph(torch.autograd.Function):
         ]
         if plan.backward is None:
             plan.backward = _boxed(plan.compile_backward())
+        if plan.repeated:
+            tangents += ctx.repeated
         box = [*ctx.saved_tensors, *(ctx.symbols if plan.saved_symbols else ()), *tangents]
         del tangents
         ctx.maybe_clear_saved_tensors()  # unless the graph is retained, the list is now all that holds them
-        if not torch.is_grad_enabled() and not _autocast_enabled():
+        if not torch.is_grad_enabled() and not _autocast_enabled() and not plan.repeated:
             return (None, None, *plan.backward(box))
         with torch.no_grad(), torch._C._DisableAutocast():
             gradients = plan.backward(box)
+        if plan.repeated:
+            count = len(gradients) - len(plan.repeated)
+            _copy_all(ctx.repeated, list(gradients[count:]))
+            gradients = gradients[:count] if count else (None,)
         if not torch.is_grad_enabled():
             return (None, None, *gradients)
         return (None, None, *_refuse_second_order(gradients))

@@ -2,7 +2,7 @@
 
 Between: the choice of saved values (`partition`) -> forward and backward ATen graphs.
 Keeps:   forward(inputs) -> (outputs, saved values that are neither inputs nor outputs); backward(saved values, symbolic numbers last,
-         then tangents) -> gradients. Random ops and effects run once, in the pass that traced them.
+         then tangents and inputs that it writes) -> gradients, new values of those inputs. Random ops and effects run once, in the pass that traced them.
 """
 
 from __future__ import annotations

@@ -32,6 +32,10 @@ class WriteWatch(TorchFunctionMode):
     def __init__(self, inputs: Sequence[Any]) -> None:
         super().__init__()
         self._inputs = {id(t) for t in inputs}
+        self._of_storage: dict[int, list[Tensor]] = {}
+        for t in inputs:
+            if isinstance(t, Tensor):
+                self._of_storage.setdefault(storage_id(t), []).append(t)
         self._gapped = {storage_id(t) for t in inputs if isinstance(t, Tensor) and not (is_dense(t) and type(t.storage_offset()) is int and t.storage_offset() == 0)}
         self._overlapping = {id(t): t for t in inputs if isinstance(t, Tensor) and _overlaps(t)}
 
@@ -46,12 +50,19 @@ class WriteWatch(TorchFunctionMode):
             raise Unsupported("write to a tensor whose elements share memory", saw=func.__name__, code="overlapping_write")
         self._refuse_geometry(func.__name__, args)
         strides = [(t, t.stride()) for t in written if is_functional(t) and _may_change_strides(t)] if func.__name__ not in _NEW_GEOMETRY else ()
+        cut_off = [t for t in written if self._is_cut_off(t)]
         out = _with_out(func, args, kwargs) if "out" in kwargs else func(*args, **kwargs)
+        if any(t.requires_grad for t in cut_off):
+            raise Unsupported("differentiable write to a detached tensor that shares an input's memory", code="detached_write")
         for t, stride in strides:
             _keep_strides(t, stride)
         if args and is_functional(args[0]):
             self._remember(args[0], out)
         return out
+
+    def _is_cut_off(self, t: Tensor) -> bool:
+        """Whether a tensor shares the memory of an input that has gradients, and has none itself."""
+        return is_functional(t) and not t.requires_grad and any(x.requires_grad for x in self._of_storage.get(storage_id(t), ()))
 
     def _refuse_geometry(self, name: str, args: Sequence[Any]) -> None:
         """Views by geometry that reach memory which no value of the graph holds, and new geometry that functionalization loses."""
