@@ -45,7 +45,7 @@ class WriteWatch(TorchFunctionMode):
             raise Unsupported("write to a tensor whose elements share memory", saw=func.__name__, code="overlapping_write")
         self._refuse_geometry(func.__name__, args)
         strides = [(t, t.stride()) for t in written if is_functional(t) and not t.is_contiguous()] if func.__name__ not in _NEW_GEOMETRY else ()
-        out = _with_out(func, args, kwargs) if "out" in kwargs else func(*args, **kwargs)
+        out = _with_out(func, args, kwargs) if kwargs.get("out") is not None else func(*args, **kwargs)
         for t, stride in strides:
             _keep_strides(t, stride)
         if args and is_functional(args[0]):
