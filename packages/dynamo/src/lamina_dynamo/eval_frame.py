@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import inspect
 import os
 import sysconfig
@@ -23,7 +24,7 @@ from .native import extension
 
 __all__ = ["bypass", "call_with_hook", "disable", "hook_enabled", "is_disabled", "is_skipped_code", "mark_skip", "without_hook"]
 
-_PACKAGES = tuple(str(Path(__file__).parent.parent / p) + os.sep for p in ("lamina_dynamo", "lamina_dynshape", "lamina_primops", "lamina_aotgrad", "lamina_inductor", "lamina"))
+_OWN_NAMES = ("lamina_dynamo", "lamina_dynshape", "lamina_primops", "lamina_aotgrad", "lamina_inductor", "lamina")
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _STDLIB = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("stdlib", "platstdlib"))
 _SITE = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("purelib", "platlib"))
@@ -33,9 +34,16 @@ _DISABLED = "_lamina_disable"
 
 
 # ---- who is left alone -----------------------------------------------------------------------------------------------
+@functools.cache
+def _own_folders() -> tuple[str, ...]:
+    """Where the packages of the stack lie: together when installed, each in its own folder in a checkout. Found without importing them."""
+    specs = [importlib.util.find_spec(name) for name in _OWN_NAMES]
+    return tuple(str(Path(spec.origin).parent) + os.sep for spec in specs if spec is not None and spec.origin)
+
+
 @functools.lru_cache(maxsize=4096)
 def _is_skipped_file(filename: str) -> bool:
-    if filename.startswith(_GENERATED) or filename.startswith(_PACKAGES) or filename.startswith(_TORCH):
+    if filename.startswith((*_GENERATED, *_own_folders(), _TORCH)):
         return True
     return filename.startswith(_STDLIB) and not filename.startswith(_SITE)
 
