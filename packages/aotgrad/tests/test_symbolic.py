@@ -112,3 +112,14 @@ def test_a_backward_with_symbolic_sizes_asks_before_the_guards_are_taken():
     aot_function(lambda x: (x.sin().sum(),), [fake], fw_compiler=compiler)
     assert kinds == ["forward", "backward"]
     assert "s0%2 == 0" in map(str, mode.shape_env.guards)
+
+
+def test_sizes_that_only_the_running_program_knows_have_a_backward():
+    mode = FakeMode(ShapeEnv(), allow_unbacked=True)
+    x = torch.tensor([1.0, -2.0, 3.0, 4.0], requires_grad=True)
+    fn = lambda x: x[x > 0].exp().sin()
+    compiled = aot_function(fn, [mode.from_real(x)], fw_compiler=run_graph)
+    (ours,), eager = compiled(x), fn(x)
+    torch.testing.assert_close(ours, eager)
+    seed = torch.arange(3.0)
+    torch.testing.assert_close(torch.autograd.grad(ours, x, seed), torch.autograd.grad(eager, x, seed))

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lamina_dynshape import DataDependent, DimPolicy, FakeMode, ShapeEnv, expr_of, hint_of, mark_dynamic, mark_static
+from lamina_dynshape import DataDependent, DimPolicy, FakeMode, ShapeEnv, estimate_of, expr_of, hint_of, mark_dynamic, mark_static
+from lamina_dynshape.shape_env import UNKNOWN_SIZE
 from lamina_dynshape.support.errors import UserError
 
 
@@ -239,6 +240,13 @@ def test_nonzero_and_masks(unbacked, env):
     assert len(picked.sizes) == 1 and not env.has_hint(picked.sizes[0])
     assert bool(picked.shape[0] >= 0) and bool(picked.shape[0] <= x.numel())
     assert torch.nonzero(x).sizes[1] == 2 and (picked * 2).sizes == picked.sizes
+
+
+def test_estimates_stand_in_for_what_has_no_hint(unbacked, env):
+    x = make(unbacked, 6, 8)
+    assert estimate_of(x[x > 0].shape[0]) in (48, UNKNOWN_SIZE) and estimate_of(x.shape[0] + 1) == 7
+    values, inverse = torch.ops.aten._unique(torch.zeros(5, dtype=torch.long), return_inverse=True)
+    assert estimate_of(values.shape[0]) == 5 and inverse.shape == (5,)
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------------------

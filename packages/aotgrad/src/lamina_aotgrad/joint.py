@@ -31,7 +31,7 @@ from .functionalize import functionalization, is_functional, storage_id, suspend
 from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import is_dense, memory_root, view_chain, view_parent
+from .views import is_dense, memory_root, program_root, view_chain, view_parent
 from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
@@ -393,7 +393,7 @@ def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[Output
 
 def _common_base(run: _Run, outs: Sequence[Tensor], nodes: Sequence[fx.Node]) -> tuple[fx.Node, Tensor | None]:
     """The node that holds the whole storage, and the tensor that stands for it in autograd (None: no gradients)."""
-    root = memory_root(nodes[0])
+    root = program_root(nodes)
     tracked = [o for o in outs if o.requires_grad]
     for out, node in zip(outs, nodes, strict=True):
         if node is root and (out.requires_grad or not tracked):

@@ -28,19 +28,19 @@ aten = torch.ops.aten
 
 
 def bytes_of(node: fx.Node) -> int:
-    """Bytes of the elements of a node's tensor; 8 for a number. Symbolic sizes count by their hints."""
+    """Bytes of the elements of a node's tensor; 8 for a number. Symbolic sizes count by their hints or an estimate."""
     val = node.meta["val"]
     if not isinstance(val, Tensor):
         return 8
-    return math.prod(map(_hint, val.shape)) * val.dtype.itemsize
+    return math.prod(map(_estimate, val.shape)) * val.dtype.itemsize
 
 
-def _hint(size: Any) -> int:
+def _estimate(size: Any) -> int:
     if type(size) is int:
         return size
-    from lamina_dynshape import hint_of
+    from lamina_dynshape import estimate_of
 
-    return hint_of(size)
+    return estimate_of(size)
 
 
 def saved_bytes(nodes: Iterable[fx.Node], split: Split) -> int:

@@ -28,6 +28,8 @@ from lamina_dynshape.sym_node import FloatNode, IntNode, sym_int_of
 
 __all__ = ["DimPolicy", "RuntimeAssert", "ShapeEnv", "ShapeGuard", "StrideBinding", "SymbolInfo"]
 
+UNKNOWN_SIZE = 64  # what a size without bound counts as where costs are compared
+
 
 class DimPolicy(Enum):
     """What the caller wants of one dimension."""
@@ -226,6 +228,13 @@ class ShapeEnv:
             except KeyError:
                 raise self._no_value(e) from None
         return found
+
+    def estimate(self, e: Any) -> int:
+        """The hint, for decisions about cost: a symbol that only the running program knows counts as the largest it can be, or as `UNKNOWN_SIZE`."""
+        if type(e) is int or not self.unbacked_in(e):
+            return self.hint(e)
+        largest = {s: self.range_of(s)[1] for s in self.unbacked_in(e)}
+        return e.evaluate({**self._hint_values, **{s: UNKNOWN_SIZE if n is None else n for s, n in largest.items()}})
 
     def has_hint(self, e: Any) -> bool:
         return type(e) is int or not self.unbacked_in(e)
