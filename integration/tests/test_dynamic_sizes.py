@@ -332,3 +332,15 @@ def test_the_number_of_elements_of_a_size():
         x = torch.randn(n, 3)
         close(compiled(x), f(x))
     assert counting.calls == 1
+
+
+def test_a_literal_expanded_to_a_symbolic_size():
+    def f(x):
+        return x * torch.tensor(1.5).expand(x.shape[0])[:, None]
+
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(f, backend=counting, dynamic=True)
+    for n in (4, 7, 5):
+        x = torch.randn(n, 3)
+        close(compiled(x), f(x))
+    assert counting.calls == 1

@@ -31,7 +31,7 @@ from .functionalize import functionalization, is_functional, storage_id, suspend
 from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import is_dense, memory_root, program_root, view_chain, view_parent
+from .views import is_dense, program_root, view_chain, view_parent
 from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
