@@ -4,6 +4,7 @@
     python -m integration.opdb --backend inductor --dtypes float32,bfloat16 --samples 5 --json out.jsonl
     python -m integration.opdb --what modules --backend inductor        state after three training steps as well
     python -m integration.opdb --impl torch --ops "linalg.*"            the same entries through torch.compile
+    python -m integration.opdb --dynamic                                every size symbolic
     python -m integration.opdb --shard 0/20                             every twentieth entry
 
 What is compared, and the outcomes: `opdb_check.py`. Entries run in a worker process, so that a crash costs one entry.
@@ -57,7 +58,7 @@ def _work(chosen: argparse.Namespace) -> None:
         print(json.dumps({"index": index, **name}), flush=True)
         signal.alarm(chosen.timeout)
         try:
-            result = check_entry(row, chosen.backend, chosen.impl, chosen.samples)
+            result = check_entry(row, chosen.backend, chosen.impl, chosen.samples, chosen.dynamic)
         except TimeoutError:
             result = Result(**name, outcome="timeout")
         except Exception as error:  # samples that cannot be made here: nothing to compare
@@ -117,6 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--what", choices=("ops", "modules"), default="ops")
     parser.add_argument("--impl", choices=("lamina", "torch"), default="lamina")
     parser.add_argument("--backend", default="aot_eager")
+    parser.add_argument("--dynamic", action="store_true", help="every size of the inputs symbolic")
     parser.add_argument("--dtypes", default="float32", help="comma separated names")
     parser.add_argument("--ops", default="*", help="comma separated patterns of names")
     parser.add_argument("--samples", type=int, default=3)
@@ -137,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
             if record["outcome"] not in ("pass", "unsupported"):
                 print(f"{record['entry']} {record['dtype']} {record['outcome']}: {record['reason'][:200]}", flush=True)
     print(summary(results))
-    print(f"{time.monotonic() - begin:.0f} s, {chosen.impl} {chosen.backend}, first {chosen.samples} samples")
+    print(f"{time.monotonic() - begin:.0f} s, {chosen.impl} {chosen.backend}{' dynamic' * chosen.dynamic}, first {chosen.samples} samples")
     return 1 if any(r["outcome"] in ("wrong", "error", "crash", "strides") for r in results) else 0
 
 

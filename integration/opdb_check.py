@@ -205,19 +205,19 @@ def compare(got: list[Any], eager: list[Any], exact: Callable[[], list[Any]]) ->
 # --------------------------------------------------------------------------------------------------------------------------
 
 
-def _ours(backend: str, fullgraph: bool = False) -> Callable[..., Any]:
+def _ours(backend: str, dynamic: bool, fullgraph: bool = False) -> Callable[..., Any]:
     import lamina
 
     lamina.reset()
-    return lambda fn: lamina.compile(fn, backend=backend, fullgraph=fullgraph, dynamic=False)
+    return lambda fn: lamina.compile(fn, backend=backend, fullgraph=fullgraph, dynamic=dynamic)
 
 
-def _peers(backend: str) -> Callable[..., Any]:
+def _peers(backend: str, dynamic: bool) -> Callable[..., Any]:
     torch.compiler.reset()
-    return lambda fn: torch.compile(fn, backend=backend, dynamic=False)
+    return lambda fn: torch.compile(fn, backend=backend, dynamic=dynamic)
 
 
-def _what_ran_eagerly(case: Callable[..., list[Any]], backend: str) -> tuple[str, Counter]:
+def _what_ran_eagerly(case: Callable[..., list[Any]], backend: str, dynamic: bool) -> tuple[str, Counter]:
     """(reason why something ran eagerly, or empty; calls that the backend kept) of the run just made."""
     import lamina
 
@@ -226,7 +226,7 @@ def _what_ran_eagerly(case: Callable[..., list[Any]], backend: str) -> tuple[str
     kept = Counter({k: n for k, n in calls.items() if ": " in k})
     if lamina.counters["graph_breaks"] or lamina.counters["frames"].get("eager"):
         try:
-            case(_ours(backend, fullgraph=True))
+            case(_ours(backend, dynamic, fullgraph=True))
         except lamina.exc.Unsupported as error:
             return f"break: {error.what}" + (f" ({error.saw})" if error.saw else ""), kept
         except Exception as error:
@@ -235,7 +235,7 @@ def _what_ran_eagerly(case: Callable[..., list[Any]], backend: str) -> tuple[str
     return (f"backend: {refused[0]}" if refused else ""), kept
 
 
-def check_case(case: Callable[..., list[Any]], backend: str, impl: str) -> tuple[str, str, Counter] | None:
+def check_case(case: Callable[..., list[Any]], backend: str, impl: str, dynamic: bool = False) -> tuple[str, str, Counter] | None:
     """(outcome, reason, kept calls), None when eager does not run it either."""
     import lamina
 
@@ -246,7 +246,7 @@ def check_case(case: Callable[..., list[Any]], backend: str, impl: str) -> tuple
         return None
     lamina.counters.clear()
     try:
-        got = case(_ours(backend) if impl == "lamina" else _peers(backend))
+        got = case((_ours if impl == "lamina" else _peers)(backend, dynamic))
     except TimeoutError:
         raise
     except Exception as error:
@@ -254,7 +254,7 @@ def check_case(case: Callable[..., list[Any]], backend: str, impl: str) -> tuple
     outcome, reason = compare(got, eager, lambda: [] if draws else case(lambda fn: fn, torch.float64))
     if impl != "lamina":
         return outcome, reason, Counter()
-    eagerly, kept = _what_ran_eagerly(case, backend)
+    eagerly, kept = _what_ran_eagerly(case, backend, dynamic)
     return (outcome, reason, kept) if outcome != "pass" or not eagerly else ("unsupported", eagerly, kept)
 
 
@@ -264,11 +264,11 @@ def lowered_as(fallbacks: dict[str, int]) -> str:
     return "fallback" if missing else "aten" if fallbacks else "prims"
 
 
-def check_entry(row: Row, backend: str, impl: str, samples: int) -> Result:
+def check_entry(row: Row, backend: str, impl: str, samples: int, dynamic: bool = False) -> Result:
     """The worst outcome over the first `samples` samples that eager runs."""
     result = Result(row.name, str(row.dtype)[6:])
     for case in row.cases(samples):
-        checked = check_case(case, backend, impl)
+        checked = check_case(case, backend, impl, dynamic)
         if checked is None:
             continue
         result.samples += 1

@@ -322,3 +322,25 @@ def test_a_tensor_that_comes_when_sizes_change_is_symbolic_at_once():
         cache, want = compiled(ids, cache), step(ids, want)
         close(cache, want)
     assert counting.calls == 2
+
+
+def test_the_number_of_elements_of_a_size():
+    counting = Counting("aot_eager")
+    f = lambda x: x.sum() / x.shape.numel() if x.shape.numel() > 0 else x
+    compiled = lamina.compile(f, backend=counting, dynamic=True)
+    for n in (4, 7, 5):
+        x = torch.randn(n, 3)
+        close(compiled(x), f(x))
+    assert counting.calls == 1
+
+
+def test_a_literal_expanded_to_a_symbolic_size():
+    def f(x):
+        return x * torch.tensor(1.5).expand(x.shape[0])[:, None]
+
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(f, backend=counting, dynamic=True)
+    for n in (4, 7, 5):
+        x = torch.randn(n, 3)
+        close(compiled(x), f(x))
+    assert counting.calls == 1

@@ -51,7 +51,7 @@ class WriteWatch(TorchFunctionMode):
         self._refuse_geometry(func.__name__, args)
         strides = [(t, t.stride()) for t in written if is_functional(t) and _may_change_strides(t)] if func.__name__ not in _NEW_GEOMETRY else ()
         cut_off = [t for t in written if self._is_cut_off(t)]
-        out = _with_out(func, args, kwargs) if "out" in kwargs else func(*args, **kwargs)
+        out = _with_out(func, args, kwargs) if kwargs.get("out") is not None else func(*args, **kwargs)
         if any(t.requires_grad for t in cut_off):
             raise Unsupported("differentiable write to a detached tensor that shares an input's memory", code="detached_write")
         for t, stride in strides:

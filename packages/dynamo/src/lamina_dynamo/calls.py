@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import operator
 import types
 import weakref
@@ -314,6 +315,8 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
             from .opcodes.operators import contains
 
             return contains(cap, owner, args[0])
+        if name == "numel" and isinstance(owner, torch.Size):
+            return math.prod(owner)  # C++ would make symbolic sizes constant
         if name in _COMPARING:
             cap.refuse_user_keys(*args)
             if isinstance(owner, (list, tuple, deque)):

@@ -38,9 +38,11 @@ class Constants:
                 fake.constant = None
 
     def propagate(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        """Compute the value of an operator on constants; forget values that it overwrites with unknown ones."""
-        tensors = [x for x in _flat((args, kwargs)) if isinstance(x, torch.Tensor)]
+        """Compute the value of an operator on constants and numbers, none of them symbolic; forget values that it overwrites with unknown ones."""
+        given = list(_flat((args, kwargs)))
+        tensors = [x for x in given if isinstance(x, torch.Tensor)]
         known = tensors and all(isinstance(t, FakeTensor) and t.constant is not None for t in tensors)
+        known = known and not any(isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)) for x in given)
         random = torch.Tag.nondeterministic_seeded in func.tags
         if not known or random:
             if func._schema.is_mutable:
@@ -78,6 +80,4 @@ def _real(x: Any) -> Any:
         return type(x)(map(_real, x))
     if isinstance(x, dict):
         return {k: _real(v) for k, v in x.items()}
-    if isinstance(x, torch.SymInt):
-        return int(x)
     return x
