@@ -4,10 +4,13 @@ import functools
 import itertools
 import re
 import sys
+import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from dynamo_fuzz import breaks
 from dynamo_fuzz.observe import observe
 from lamina_dynamo import graph_break, optimize
 
@@ -76,11 +79,45 @@ class Key:
     def __eq__(self, o): SEEN.append("eq"); return self.v == o.v
     def __hash__(self): return 1
 def keys_of_the_program(x): return len({Key(1), Key(1)}), len(SEEN)
+def number_as_a_key(n): d = {}; graph_break(); d[n + 1] = 1; return d, {k: k for k in [n]}
+class Delegates:
+    def __init__(self, t): self._t = t
+    def __getattr__(self, n): return getattr(self._t, n)
+def delegates(x): p = Delegates.__new__(Delegates); graph_break(); p._t = x; return p.shape
+def warnings_under_own_filters(x):
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter("ignore"); graph_break(); warnings.simplefilter("always"); warnings.warn("careful", UserWarning)
+        return [str(v.message) for v in w]
+def mask_of_another_size(x): y = x * 2; return y[torch.tensor([True, False])]
+def mask_of_another_size_written(x): y = x * 2; y[torch.tensor([True, False])] = 1.0; return y
+def order_of_an_ordered_dict(x):
+    d, k = OrderedDict(a=1, b=2, c=3), OrderedDict([(int, 1), (str, 2), (X, 3)]); d.move_to_end("a"); k.move_to_end(int); graph_break()
+    return list(d), list(d.items()), list(k.items())
+def names_for_what_was_deleted(x):
+    x.extra = 1; del x.extra; p = Parent(); out = []
+    for call in (lambda: x.extra, lambda: delattr(p, "extra")):
+        try: call()
+        except AttributeError as e: out.append(str(e))
+    return out
+def names_of_an_outside_object(x):
+    try: del OUTSIDE.extra
+    except AttributeError as e: return str(e)
+class Quiet:
+    def __enter__(self): return self
+    def __exit__(self, kind, e, tb): SEEN.append((str(e), e.__context__ is None, tb is None)); return True
+def raises_an_exception_from_outside(x):
+    with Quiet():
+        e = ValueError("boo"); graph_break(); raise e
+    try:
+        e = KeyError("k"); graph_break()
+        try: 1 // 0
+        except ZeroDivisionError as z: raise e from z
+    except KeyError as k: return type(k.__cause__), type(k.__context__)
 
 
 PROGRAMS = [v for v in list(globals().values()) if callable(v) and getattr(v, "__module__", "") == __name__ and not isinstance(v, (type, functools._lru_cache_wrapper))]
 ARGUMENTS = {
-    "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
+    "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "number_as_a_key": [(5,), (6,), (7,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
     "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)],
 }  # fmt: skip
 
@@ -103,12 +140,25 @@ def test_program(fn):
         assert g == w, w.difference(g)
 
 
+def test_a_break_at_an_instruction_that_pushes_many():
+    def unpack(x, t):
+        (a, *b, c), d = t, 1
+        return a, b, c, d, x + 1
+
+    for at in range(breaks.length(unpack.__code__)):
+        with breaks.breaking_at(unpack.__code__, {at}):
+            assert observe(optimize(unpack, lambda gm, example_inputs: gm.forward), (X, (1, 2, 3, 4))) == observe(unpack, (X, (1, 2, 3, 4)))
+
+
 class Slotted:
     __slots__ = ("p",)
 
 
 class Parent:
     def m(self): return 1
+
+
+OUTSIDE = Parent()
 
 
 class Other(Parent):

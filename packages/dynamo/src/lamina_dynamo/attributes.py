@@ -247,7 +247,7 @@ def _tensor_attr(cap: Capture, t: Any, name: str) -> Any:
     over = cap.overlay.get(id(t))
     if over is not None and name in over:
         if over[name] is DELETED:
-            raise Observed(AttributeError(name))
+            raise Observed(AttributeError(f"'Tensor' object has no attribute {name!r}"))
         return over[name]
     inp = cap.inputs.get(id(t))
     if inp is not None:
@@ -459,7 +459,7 @@ def generic_delete(cap: Capture, obj: Any, name: str) -> None:
         native(object.__delattr__, obj, name)
         return
     if instance_lookup(cap, obj, name, False) is MISSING:
-        raise Observed(AttributeError(name))
+        raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
     _overlay_store(cap, obj, name, DELETED)
 
 

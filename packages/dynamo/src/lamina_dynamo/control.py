@@ -76,7 +76,7 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
     except TypeError as exc:
         if "non-nested SymInt" not in str(exc):  # a key of a dict or set: what is hashed must be a value
             raise Observed(exc) from exc
-        return native(fn, *plain_numbers(args), **kwargs)
+        return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **kwargs)  # a dict is what is written to
     except Exception as exc:
         raise Observed(exc) from exc
 

@@ -214,7 +214,7 @@ class Lifting:
         return new
 
     def _lift_object(self, v: Any, source: Source) -> Any:
-        if isinstance(v, _IMMUTABLE):
+        if isinstance(v, _IMMUTABLE) or type(v).__module__ == "numpy" and type(v).__name__ in _NUMPY_FUNCTIONS:
             return self._lift_identity(v, source)
         if isinstance(v, weakref.ref):
             self.guard(source, K.TYPE, type(v))
@@ -247,7 +247,7 @@ class Lifting:
         self.remember(shadow, source)
         if isinstance(v, dict):
             self._fill_dict(v, shadow, source)
-            self.pristine[id(shadow)] = dict(dict.items(shadow))
+            self.pristine[id(shadow)] = dict(_items(shadow))
         elif isinstance(v, set):
             self._fill_set(v, shadow, source)
             self.pristine[id(shadow)] = set(shadow)
@@ -275,7 +275,7 @@ class Lifting:
 
     def _fill_dict(self, v: Any, shadow: Any, source: Source) -> None:
         put = OrderedDict.__setitem__ if isinstance(v, OrderedDict) else dict.__setitem__
-        items = list(dict.items(v))
+        items = list(_items(v))
         if all(type(k) in (str, int, float, bool, type(None), bytes, torch.dtype, torch.device) or _plain_tuple(k) for k, _ in items):
             self.guard(source, K.DICT_KEYS, tuple(k for k, _ in items))
             for k, x in items:
@@ -359,6 +359,7 @@ def unbound(v: Any) -> Any:
 _opaque_types: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code at run time
 _IMMUTABLE = (re.Pattern, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, operator.itemgetter, operator.attrgetter, operator.methodcaller)
+_NUMPY_FUNCTIONS = frozenset({"ufunc", "_ArrayFunctionDispatcher"})
 _READ_BY_RULES = (types.FrameType, types.TracebackType, BaseException, functools.partial, super)
 
 
@@ -389,6 +390,11 @@ class _NthValue:
     @classmethod
     def at(cls, i: int) -> _NthValue:
         return cls._made.setdefault(i, cls(i))
+
+
+def _items(d: dict[Any, Any]) -> Any:
+    """Items as C sees them, in the order of the kind of dictionary."""
+    return OrderedDict.items(d) if isinstance(d, OrderedDict) else dict.items(d)
 
 
 def _contents(cell: types.CellType) -> Any:

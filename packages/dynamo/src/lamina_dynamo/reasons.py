@@ -32,6 +32,7 @@ REASONS: dict[str, Reason] = {
     "data-dependent-value": Reason(
         "the value of a tensor is wanted as a Python number", "keep the computation in tensors", "scale = float(x.max()); y = x / scale\n->\ny = x / x.max()"
     ),
+    "symbolic-operator": Reason("an operator of PyTorch whose C++ takes no symbolic sizes, at sizes that change", "mark_static the sizes, or compile with dynamic=False"),
     "tensor-text": Reason("the text of a tensor's value (print, str, an f-string)", "format outside of the compiled function"),
     "tensor-memory": Reason("reading a tensor's memory (numpy(), data_ptr(), storage)", _OUTSIDE),
     # -- calls that may not run while capturing
@@ -56,6 +57,7 @@ REASONS: dict[str, Reason] = {
     # -- gradients and transforms
     "autograd": Reason("taking gradients, or putting a hook on a tensor, inside the compiled function", "compile the forward function, and take gradients outside"),
     "autograd-function": Reason("a custom autograd function called in a form that is not modelled", "call apply with positional arguments"),
+    "checkpoint": Reason("torch.utils.checkpoint in a form that is not modelled", "pass use_reentrant=False, and no context managers of one's own"),
     "functorch": Reason("a functorch transform", "call it outside of the compiled function"),
     "inference-mode": Reason("inference_mode inside the compiled function", "use torch.no_grad, or enter it outside"),
     "global-state": Reason("changing PyTorch's global state", _OUTSIDE),

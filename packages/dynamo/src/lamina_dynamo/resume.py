@@ -268,7 +268,8 @@ def _make_break_code(code: types.CodeType, at: int, entry: State, globals_: Any,
     from .eval_frame import mark_skip
 
     program = program_of(code)
-    depth = len(entry.stack) + 2
+    successors = _successors(program, at, entry)
+    depth = max([len(kinds) for _, _, kinds in successors], default=0)
     temps = tuple(f".temp{i}" for i in range(depth))
     prologue, body, changes = _copy(code, entry, temps)
     varnames = changes["co_varnames"]
@@ -277,7 +278,7 @@ def _make_break_code(code: types.CodeType, at: int, entry: State, globals_: Any,
     splices: list[Asm] = []
     ins, asm = program.instructions[at], index[at]
     inserted: list[Asm] = []
-    for jump, successor, kinds in _successors(program, at, entry):
+    for jump, successor, kinds in successors:
         bound = _bound_after(program, ins, entry, successor)
         state = State(successor, bound, kinds)
         first, splice = _leave(code, state, entry, globals_, options, varnames, consts, ins.line)

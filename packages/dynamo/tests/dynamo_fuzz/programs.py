@@ -1,23 +1,26 @@
 """Program generator: random functions over statements, containers, mutation, exceptions, calls, closures, classes, generators, tensors.
 
-Between: hypothesis' draws -> the text of a module with a function `program(x, n, items, table, box)`.
+Between: draws of hypothesis, which shrinks, or of a seeded `random.Random`, which is a hundred times as fast -> the text of a module with a function `program(x, n, items, table, box)`.
 Keeps:   every program ends; names are used where they may be unbound only on purpose; values stay small. What fails in eager must fail alike compiled.
 """
 
 from __future__ import annotations
 
 import linecache
+import random
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 from lamina_dynamo.runtime import Options, compile_callable, reset
 
 from .observe import Observation, observe
 
-__all__ = ["WATCHED", "arguments", "difference", "forget", "module_of", "programs"]
+__all__ = ["WATCHED", "arguments", "difference", "forget", "module_of", "programs", "random_program", "reduced"]
 
 WATCHED = ("COUNT", "LOG", "TABLE", "SHARED")
 
@@ -81,20 +84,20 @@ def delegating(k):
 class _Writer:
     """Draws one program."""
 
-    def __init__(self, draw: Any) -> None:
-        self.draw = draw
+    def __init__(self, integer: Callable[[int, int], int]) -> None:
+        self.between = integer
         self.lines: list[str] = []
         self.names: dict[str, list[str]] = {"T": ["x"], "I": ["n"], "L": ["items", "SHARED"], "D": ["table", "TABLE"], "B": ["box"], "F": []}
         self.fresh = 0
         self.loops = 0
         self.in_generator = self.in_handler = False
-        self.budget = draw(st.integers(3, 14))
+        self.budget = integer(3, 14)
 
     def pick(self, *options: Any) -> Any:
-        return self.draw(st.sampled_from(options))
+        return options[self.between(0, len(options) - 1)]
 
     def chance(self, percent: int) -> bool:
-        return self.draw(st.integers(0, 99)) < percent
+        return self.between(0, 99) < percent
 
     def name(self, kind: str) -> str:
         return self.pick(*self.names[kind])
@@ -118,12 +121,12 @@ class _Writer:
     # ---- expressions ---------------------------------------------------------------------------------------------
     def integer(self, depth: int = 0) -> str:
         if depth > 2 or self.chance(35):
-            return self.pick(self.name("I"), str(self.draw(st.integers(-3, 4))))
+            return self.pick(self.name("I"), str(self.between(-3, 4)))
         a, l, d, b = self.integer(depth + 1), self.name("L"), self.name("D"), self.name("B")
         return self.pick(
             f"(({a} + {self.integer(depth + 1)}) % 7)", f"({a} * 2 % 5)", f"(-{a})", f"len({l})", f"len({d})", f"{b}.n", f"{b}.noisy({a} % 3)", f"len({b})", f"{b}({a}) % 9", f"int({a} > 1)",
             f"({a} if {self.condition(depth + 1)} else {self.integer(depth + 1)})", f"sum(i for i in {l} if isinstance(i, int)) % 11", f"failing({a})", f"sum(numbers({a} % 4))", f"(lambda q: q + {a})(1)", f"{self.name('T')}.shape[0]",
-            f"max({a}, {self.integer(depth + 1)})", "COUNT", f"{d}.get('a', {a}) if isinstance({d}.get('a', 0), int) else 0", f"next(iter([{a}]))", f"(lambda *q, **k: len(q) + len(k))({a}, 1, z=2)", f"{l}.count({a})", f"abs({a})", f"getattr({b}, 'extra', {a})", f"(w := {a}) + 1",
+            f"max({a}, {self.integer(depth + 1)})", "COUNT", f"({d}.get('a', {a}) if isinstance({d}.get('a', 0), int) else 0)", f"next(iter([{a}]))", f"(lambda *q, **k: len(q) + len(k))({a}, 1, z=2)", f"{l}.count({a})", f"abs({a})", f"getattr({b}, 'extra', {a})", f"(w := {a}) + 1",
         )  # fmt: skip
 
     def tensor(self, depth: int = 0) -> str:
@@ -151,7 +154,7 @@ class _Writer:
     # ---- statements ----------------------------------------------------------------------------------------------
     def block(self, depth: int, limit: int) -> None:
         kept = {k: list(v) for k, v in self.names.items()}
-        for _ in range(self.draw(st.integers(1, limit))):
+        for _ in range(self.between(1, limit)):
             if self.budget <= 0:
                 break
             self.budget -= 1
@@ -206,7 +209,8 @@ class _Writer:
             self.emit(d, f"{self.bind('B', self.new('B'))} = {text}")
 
     def _print(self, d: int) -> None:
-        self.emit(d, self.pick(f"print({self.integer()})", "print('here', len(LOG))", f"print({self.tensor()}.sum() > 0)", f"LOG.append({self.integer()})", f"print(f'{{{self.integer()}}} {{len({self.name('L')})!r:>3}}')", f"torch.manual_seed({self.integer()} % 3)"))
+        l = self.name("L")
+        self.emit(d, self.pick(f"print({self.integer()})", "print('here', len(LOG))", f"print({self.tensor()}.sum() > 0)", f"LOG.append({self.integer()})", f'print(f"{{{self.integer()}}} {{len({l})!r:>3}}")', f"torch.manual_seed({self.integer()} % 3)"))
 
     def _global(self, d: int) -> None:
         self.emit(d, self.pick(f"COUNT += {self.integer()}", f"TABLE['g'] = {self.value()}", f"SHARED.append({self.integer()})", f"SHARED = [{self.integer()}]", "LOG.append(COUNT)"))
@@ -262,7 +266,7 @@ class _Writer:
         self.fresh += 1
         c = f"c{self.fresh}"
         self.emit(d, f"{c} = 0")
-        self.emit(d, f"while {c} < {self.draw(st.integers(1, 4))}{self.pick('', f' and {self.condition()}')}:")
+        self.emit(d, f"while {c} < {self.between(1, 4)}{self.pick('', f' and {self.condition()}')}:")
         self.emit(d + 1, f"{c} += 1")
         self._loop_body(d)
 
@@ -328,7 +332,7 @@ class _Writer:
     def _generator(self, d: int) -> None:
         self.fresh += 1
         g = f"g{self.fresh}"
-        self.emit(d, f"{g} = {self.pick('chatty', 'delegating', 'numbers')}({self.draw(st.integers(1, 3))})")
+        self.emit(d, f"{g} = {self.pick('chatty', 'delegating', 'numbers')}({self.between(1, 3)})")
         l = self.bind("L", self.new("L"))
         self.emit(d, f"{l} = [next({g}, None)]")
         self.block(d, 1)
@@ -365,7 +369,46 @@ class _Writer:
 @st.composite
 def programs(draw: Any) -> str:
     """Text of a module."""
-    return _Writer(draw).program()
+    text = _Writer(lambda least, most: draw(st.integers(least, most))).program()
+    assume(_is_python(text))
+    return text
+
+
+def random_program(seed: int) -> str:
+    """Text of the module with this number."""
+    draws = random.Random(seed)
+    while not _is_python(text := _Writer(draws.randint).program()):
+        pass
+    return text
+
+
+def _is_python(text: str) -> bool:
+    """The grammar above knows not every rule: where `:=` may stand, for one."""
+    try:
+        compile(text, "<generated>", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+def reduced(text: str) -> str:
+    """A program that still differs from eager, with as many lines taken away as one pass after the other finds."""
+    lines = text[len(PRELUDE) :].splitlines()
+    size = len(lines) // 2
+    while size:
+        at = 1
+        while at < len(lines) - 1:
+            fewer = lines[:at] + lines[at + size :]
+            if _differs(PRELUDE + "\n".join(fewer) + "\n"):
+                lines = fewer
+            else:
+                at += size
+        size //= 2
+    return PRELUDE + "\n".join(lines) + "\n"
+
+
+def _differs(text: str) -> bool:
+    return _is_python(text) and difference(text) is not None
 
 
 _number = [0]

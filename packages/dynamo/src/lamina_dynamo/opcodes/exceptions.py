@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..attributes import class_lookup, load_attr
-from ..control import Observed, observe
+from ..control import Observed, observe, unsupported
 from ..frames import ExcSlot, Frame
 from ..control import MISSING
 from . import handler
@@ -25,6 +25,8 @@ def raise_varargs(f: Frame, n: int) -> None:
         exc = f.cap.call(exc, ())
     if not isinstance(exc, BaseException):
         observe(TypeError("exceptions must derive from BaseException"))
+    if id(exc) in f.cap.sources:  # its traceback, context and cause change
+        unsupported("foreign-mutation", "raising an exception object that was made outside", saw=type(exc).__qualname__, hint="raise a new one")
     if cause is not MISSING:
         exc.__cause__ = cause() if isinstance(cause, type) else cause
     raise Observed(exc)

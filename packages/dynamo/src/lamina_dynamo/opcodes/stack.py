@@ -119,8 +119,10 @@ def load_deref(f: Frame, i: int) -> None:
     try:
         f.stack.append(f.fast[i].cell_contents)
     except ValueError:
+        from ..resume import origin_of
+
         name = _name_of_cell(f, i)
-        if name in f.code.co_freevars:
+        if name in origin_of(f.code).code.co_freevars:
             observe(NameError(f"cannot access free variable {name!r} where it is not associated with a value in enclosing scope"))
         observe(UnboundLocalError(f"cannot access local variable {name!r} where it is not associated with a value"))
 

@@ -27,7 +27,7 @@ _SHOW = warnings.showwarning
 @rule(warnings.warn)
 def warn(cap: Any, args: Any, kwargs: Any) -> None:
     """Shown once, at capture, at the user's line: what the default filter does in eager. Filters that the program itself set ask for more."""
-    if warnings.showwarning is not _SHOW or warnings.filters[:1] and warnings.filters[0][0] in ("always", "error"):
+    if warnings.showwarning is not _SHOW or warnings.filters[:1] and warnings.filters[0][0] in ("always", "error") or _changes_warnings(cap):
         unsupported("warning", "a warning under filters that show or raise each one", saw=str(args[0])[:80], hint="warn outside of the compiled function")
     message = args[0]
     category = args[1] if len(args) > 1 else kwargs.get("category") or (type(message) if isinstance(message, Warning) else UserWarning)
@@ -35,11 +35,19 @@ def warn(cap: Any, args: Any, kwargs: Any) -> None:
     native(warnings.warn_explicit, message, category, f.code.co_filename, f.line, f.globals.get("__name__"), f.globals.setdefault("__warningregistry__", {}))
 
 
+def _changes_warnings(cap: Any) -> bool:
+    """Whether the frame set filters, or who shows warnings, before."""
+    shadow = cap.shadow_of.get(id(warnings.filters))
+    written = any(key == id(warnings.__dict__) for key, _ in cap.globals_overlay)
+    return written or shadow is not None and list(shadow) != cap.pristine[id(shadow)]
+
+
 def _log(level: int | None) -> Any:
     def run(cap: Any, args: Any, kwargs: Any) -> None:
+        """A record that a cached function emits once appears at capture, where the function itself runs; others break."""
         logger = args[0]
         n = args[1] if level is None else level
-        if native(logging.Logger.isEnabledFor, logger, n):
+        if not cap.once and native(logging.Logger.isEnabledFor, logger, n):
             unsupported("logging", "a log record that is emitted", saw=str(args[1:2])[:80], hint="lower the log level, or log outside of the compiled function")
 
     return run

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lamina_dynshape.dims import eq
 from lamina_dynshape.fake_tensor import DataDependent
 from lamina_dynshape.layout import broadcast, contiguous, dense_like
 from lamina_dynshape.shape_rules.registry import rule
@@ -21,11 +22,30 @@ def _copy(mode: Any, x: Any) -> Any:
 
 
 # -- advanced indexing --------------------------------------------------------------------------------------------------------
+_MASKS = (torch.bool, torch.uint8)
+
+
+def _check_masks(x: Any, indices: Any) -> None:
+    """A mask has the sizes of the dimensions that it selects from."""
+    dim = 0
+    for index in indices:
+        if index is None or index.scalar_type not in _MASKS:
+            dim += 1
+            continue
+        if dim + len(index.sizes) > len(x.sizes):
+            raise IndexError(f"too many indices for tensor of dimension {len(x.sizes)}")
+        for at, size in enumerate(index.sizes):
+            if not eq(size, x.sizes[dim + at]):
+                raise IndexError(f"The shape of the mask {list(index.sizes)} at index {at} does not match the shape of the indexed tensor {list(x.sizes)} at index {dim + at}")
+        dim += len(index.sizes)
+
+
 def _expand_masks(mode: Any, x: Any, indices: Any) -> list[Any]:
     """Boolean masks become the int64 indices of their true elements, one per dimension: an unbacked length."""
+    _check_masks(x, indices)
     result: list[Any] = []
     for index in indices:
-        if index is None or index.scalar_type not in (torch.bool, torch.uint8):
+        if index is None or index.scalar_type not in _MASKS:
             result.append(index)
             continue
         if not mode.has_unbacked():
@@ -85,11 +105,13 @@ def _index(mode: Any, x: Any, indices: Any) -> Any:
 
 @rule("index_put_", "_index_put_impl_", "_unsafe_index_put_")
 def _index_put_inplace(mode: Any, x: Any, indices: Any, values: Any, accumulate: bool = False, unsafe: bool = False) -> Any:
+    _check_masks(x, indices)
     return x
 
 
 @rule("index_put", "_unsafe_index_put", "_index_put_impl")
 def _index_put(mode: Any, x: Any, indices: Any, values: Any, accumulate: bool = False, unsafe: bool = False) -> Any:
+    _check_masks(x, indices)
     return _copy(mode, x)
 
 
