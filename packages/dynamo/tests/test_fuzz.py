@@ -1,9 +1,11 @@
 """Short seeded runs of the fuzzers; `nox -s fuzz` makes the long ones."""
 
 import pytest
+import torch
 from dynamo_fuzz import breaks, mutations, programs
 from dynamo_fuzz.features import features
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from lamina_dynamo import optimize, reset
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FEATURES = list(features())
@@ -38,3 +40,21 @@ def test_compiled_follows_changes_between_calls():
     failures = []
     mutations.run_many(200, 1, failures.append)
     assert not failures, [(f.changes, f.difference) for f in failures]
+
+
+class Counted(ValueError):
+    def __init__(self, message, n=2):
+        super().__init__(message)
+        self.n = n
+
+
+def _make_counted(x):
+    return x + Counted("m", n=3).n
+
+
+def test_a_break_anywhere_in_a_super_call_follows_eager():
+    code, want = Counted.__init__.__code__, _make_counted(torch.ones(2))
+    for at in range(breaks.length(code)):
+        with breaks.breaking_at(code, {at}):
+            assert torch.equal(optimize(_make_counted, lambda gm, example_inputs: gm.forward)(torch.ones(2)), want), at
+        reset()

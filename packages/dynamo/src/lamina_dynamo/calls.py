@@ -87,7 +87,8 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
     if t is _METHOD:
         return call(cap, fn.__func__, (fn.__self__, *args), kwargs)
     if cap.opaque and t not in (types.FunctionType, type):
-        cap.refuse_opaque(fn, getattr(fn, "__self__", None), *args, *(kwargs or {}).values())
+        owner = getattr(fn, "__self__", None)
+        cap.refuse_opaque(fn, *(() if cap.is_large_dict(owner) else (owner,)), *args, *(kwargs or {}).values())
     if t is _BUILTIN:
         return _call_builtin(cap, fn, args, kwargs)
     if t in _C_METHODS:
@@ -298,7 +299,7 @@ def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
 def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
     """A method written in C, of `owner`; `fn` is bound."""
     if isinstance(owner, _CONTAINER_TYPES):
-        if id(owner) in cap.sources and id(owner) not in cap.original_of and isinstance(owner, dict):
+        if cap.is_large_dict(owner):
             return cap.large_dict_method(owner, name, args)
         if name in _CONSUMERS:
             args = cap.plain_iterables(args)
@@ -423,7 +424,7 @@ def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: 
     if name == "__get__" and type(owner) is _FUNCTION:
         return types.MethodType(owner, args[0]) if args[0] is not None else owner
     if isinstance(owner, _CONTAINER_TYPES):
-        if isinstance(owner, dict) and id(owner) in cap.sources and id(owner) not in cap.original_of:
+        if cap.is_large_dict(owner):
             return cap.large_dict_method(owner, name, args)
         if name in ("__init__", "__iadd__", "__ior__", "__or__", "__add__"):
             args = cap.plain_iterables(args)

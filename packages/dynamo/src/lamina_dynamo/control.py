@@ -13,7 +13,7 @@ from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupport
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
 
 
 class Observed(Exception):
@@ -42,6 +42,14 @@ class CannotRebuild(BaseException):
 
 class CannotCheck(BaseException):
     """The graph changes its inputs, so a condition cannot be checked after it: capture again and break at conditions."""
+
+
+class CopyDict(BaseException):
+    """Capture again with this large outside dictionary copied: more is done with it than reading some of its keys."""
+
+    def __init__(self, d: Any) -> None:
+        super().__init__()
+        self.d = d
 
 
 def observe(exc: BaseException) -> NoReturn:

@@ -23,7 +23,7 @@ from lamina_dynshape.support.verifylevel import verify_level
 from torch import fx
 
 from . import native
-from .control import CannotCheck, CannotRebuild, Observed, RestartCapture, Unsupported, refusal
+from .control import CannotCheck, CannotRebuild, CopyDict, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
 from .generators import InterpretedGenerator
@@ -135,9 +135,10 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     reason: Unsupported | None = None
     tried: set[int] = set()
     no_checks, unbacked = False, True
+    copied: dict[int, Any] = {}
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
-        cap.no_checks, cap.mode.allow_unbacked = no_checks, unbacked
+        cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts = no_checks, unbacked, copied
         with stage("capture"), _deep_recursion():
             try:
                 with _capturing(cap):
@@ -151,6 +152,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 raise _UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
             except CannotCheck:
                 no_checks = True
+                continue
+            except CopyDict as c:
+                copied[id(c.d)] = c.d
                 continue
             except Unsupported as why_not:  # of the backend
                 if why_not.code != "unbacked" or not unbacked:

@@ -28,7 +28,8 @@ from .source import AttrSource, CallSource, CodeSource, ConstantSource, Instance
 __all__ = ["HEAP_TYPE", "Lifting", "is_torch_owned", "unbound"]
 
 K = GuardKind
-LARGE_DICT = 400  # entries; larger dictionaries are not copied, only read by constant key
+LARGE_DICT = 400  # entries; larger dictionaries are only read by constant key, and copied when the program does more with them
+MAX_COPIED = 10_000  # entries of an outside dictionary that is copied at all
 _SCALARS = frozenset({int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, range, slice, torch.iinfo, torch.finfo})
 _SINGLETONS = frozenset({type(...), type(NotImplemented)})
 _BOUND = frozenset({types.BuiltinFunctionType, types.MethodWrapperType})
@@ -233,7 +234,8 @@ class Lifting:
         self.guard(source, K.TYPE, t)
         if t is dict and any(getattr(self.keep[k], "__dict__", None) is v for k in self.overlay if not isinstance(self.keep[k], torch.Tensor)):
             unsupported("instance-dict", "the dictionary of an object whose attributes were written", hint="use setattr")
-        if isinstance(v, dict) and len(v) > LARGE_DICT:
+        if isinstance(v, dict) and len(v) > (LARGE_DICT if t is dict else MAX_COPIED) and id(v) not in self.copied_dicts:
+            self.opaque.add(id(v))
             self.lifted[id(v)] = v
             self.remember(v, source)
             return v

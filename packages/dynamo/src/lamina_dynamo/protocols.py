@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from .attributes import InstanceDict, class_lookup, load_attr
-from .control import Observed, native, observe, unsupported
+from . import lift
+from .control import CopyDict, Observed, native, observe, unsupported
 from .generators import InterpretedGenerator
 from .guards import GuardKind
 from .control import MISSING
@@ -98,8 +99,7 @@ class Protocols:
         """`iter(v)`."""
         t = type(v)
         if t in _PLAIN:
-            if t is dict:
-                self.refuse_large(v)
+            self.refuse_large(v)
             if id(v) in self.sources:
                 if hasattr(t, "__next__"):
                     return v
@@ -157,8 +157,7 @@ class Protocols:
         """`v` in a form that C code may iterate; what is no iterable is left alone."""
         t = type(v)
         if t in _PLAIN or t in _CALLABLES or isinstance(v, (torch.Tensor, type)):
-            if t is dict and len(v) > 100:
-                self.refuse_large(v)
+            self.refuse_large(v)
             if t is types.GeneratorType or id(v) in self.sources:
                 self.refuse_foreign(v)
             return v
@@ -167,6 +166,7 @@ class Protocols:
             return SequenceIterator(self, v) if class_lookup(self, t, "__getitem__") is not MISSING and class_lookup(self, t, "__len__") is not MISSING else v
         if type(found[0]) is _FUNCTION and not found[0].__module__.startswith("lamina_dynamo"):
             if isinstance(v, dict):
+                self.refuse_large(v)
                 return v
             return InterpretedIterator(self, self.iter(v))
         self.refuse_opaque(v)
@@ -262,6 +262,7 @@ class Protocols:
         if isinstance(v, torch.Tensor):
             unsupported("tensor-text", "the text of a tensor's value", saw=self.describe(v), hint="format outside of the compiled function")
         if isinstance(v, (list, tuple, dict, set)):
+            self.refuse_opaque(v)
             v = self.concrete(v)
             if self.any_tensor((v,), None):
                 unsupported("tensor-text", "the text of a tensor's value", hint="format outside of the compiled function")
@@ -296,6 +297,10 @@ class Protocols:
         return {show(k): show(x) for k, x in v.items()} if type(v) is dict else v
 
     # ---- large dictionaries --------------------------------------------------------------------------------------------
+    def is_large_dict(self, d: Any) -> bool:
+        """A dictionary that is read key by key; anything else that is done with it is refused."""
+        return type(d) is dict and id(d) in self.opaque
+
     def large_dict_item(self, d: Any, key: Any) -> Any:
         if key in d:
             src = ItemSource(self.sources[id(d)], key)
@@ -322,7 +327,9 @@ class Protocols:
         return None
 
     def refuse_large(self, d: Any) -> None:
-        if id(d) in self.sources and id(d) not in self.original_of:
+        if isinstance(d, dict) and id(d) in self.opaque:
+            if len(d) <= lift.MAX_COPIED:
+                raise CopyDict(d)
             unsupported("large-dict", "a whole pass over, or a change of, a very large dictionary from outside", saw=f"{len(d)} entries")
 
     def refuse_user_keys(self, *keys: Any) -> None:
@@ -332,11 +339,15 @@ class Protocols:
 
     def refuse_opaque(self, *values: Any) -> None:
         """What outside objects of C types hold is not guarded: nothing may be computed from it at capture."""
+        if not self.opaque:
+            return
         for v in values:
             if id(v) in self.opaque:
+                self.refuse_large(v)
                 unsupported("opaque", "an operation on an outside object of a type implemented in C", saw=type(v).__qualname__, hint="pass tensors, numbers or Python objects")
 
     def refuse_mutation(self, v: Any) -> None:
+        self.refuse_large(v)
         unsupported("foreign-mutation", "changing an outside object of a kind that is not modelled", saw=type(v).__qualname__)
 
     # ---- objects -----------------------------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def _method_fix(asm: Asm) -> list[Asm]:
     if asm.op == "LOAD_METHOD":
         asm.op = "LOAD_ATTR"
         return [Asm("PUSH_NULL", 0, asm.line, None, asm.region), Asm("SWAP", 2, asm.line, None, asm.region)]
-    if asm.op == "LOAD_ATTR" and VERSION >= (3, 12) and asm.arg & 1:
+    if asm.op == "LOAD_SUPER_ATTR" and asm.arg & 1 or asm.op == "LOAD_ATTR" and VERSION >= (3, 12) and asm.arg & 1:
         asm.arg &= ~1
         fix = [Asm("PUSH_NULL", 0, asm.line, None, asm.region)]
         return fix if VERSION >= (3, 13) else [*fix, Asm("SWAP", 2, asm.line, None, asm.region)]
@@ -367,6 +367,8 @@ def _kinds_after(ins: Any, stack: tuple[str, ...], jump: bool, bound: set[int]) 
         depth = len(stack) - ins.arg - 1
     if ins.op == "LOAD_METHOD" or ins.op == "LOAD_ATTR" and VERSION >= (3, 12) and ins.arg & 1:
         return (*stack[:-1], PLAIN, EMPTY) if VERSION >= (3, 13) else (*stack[:-1], EMPTY, PLAIN)
+    if ins.op == "LOAD_SUPER_ATTR" and ins.arg & 1:
+        return (*stack[:-3], PLAIN, EMPTY) if VERSION >= (3, 13) else (*stack[:-3], EMPTY, PLAIN)
     if ins.op == "LOAD_GLOBAL" and ins.arg & 1:
         return (*stack, PLAIN, EMPTY) if VERSION >= (3, 13) else (*stack, EMPTY, PLAIN)
     kept = stack[:depth]

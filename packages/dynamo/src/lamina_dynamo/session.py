@@ -84,6 +84,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.why_symbolic: dict[str, str] = {}
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
         self.no_checks = False
+        self.copied_dicts: dict[int, Any] = {}  # by id: outside dictionaries to copy although they are large
         self.asserts_seen = 0
         self.size_of: dict[Any, tuple[fx.Node, int]] = {}  # unbacked symbol -> (result, dimension) that shows it
         self.entry_state: Any = None

@@ -39,6 +39,7 @@ def python_method(cap: Any, obj: Any, name: str) -> Any:
 def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
     """`a op b` with special methods written in Python interpreted."""
     if type(a) in _SIMPLE and type(b) in _SIMPLE:
+        cap.refuse_opaque(a, b)
         return native(op, a, b)
     name = _DUNDER.get(op) or f"__{op.__name__.strip('_')}__"
     plain = name
@@ -150,8 +151,10 @@ def contains(cap: Any, container: Any, item: Any) -> bool:
         return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in cap.iterate(container))
     if type(container) in (list, tuple) and (python_method(cap, item, "__eq__") or any(python_method(cap, x, "__eq__") for x in container)):
         return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in container)
-    cap.refuse_opaque(container, item)
     refuse_user_keys(cap, item)
+    if cap.is_large_dict(container):
+        return cap.large_dict_method(container, "__contains__", (item,))
+    cap.refuse_opaque(container, item)
     if isinstance(item, torch.Tensor) and isinstance(container, (set, frozenset, dict)):
         cap.told_apart.update((id(t), t) for t in (item, *container) if isinstance(t, torch.Tensor))
     return native(operator.contains, container, item)
@@ -191,6 +194,7 @@ def truth(cap: Any, v: Any) -> bool:
         return False
     t = type(v)
     if t in _SIMPLE:
+        cap.refuse_opaque(v)
         return bool(native(operator.truth, v))
     if isinstance(v, torch.Tensor):
         return cap.tensor_truth(v)
@@ -235,7 +239,7 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
     """`container[key]`."""
     t = type(container)
     if t in _SIMPLE and t is not type:
-        if t is dict and id(container) in cap.sources and id(container) not in cap.original_of:
+        if cap.is_large_dict(container):
             return cap.large_dict_item(container, key)
         refuse_user_keys(cap, key)
         return native(operator.getitem, container, key)

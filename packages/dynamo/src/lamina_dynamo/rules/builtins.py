@@ -130,7 +130,7 @@ def len_(cap: Any, args: Any, kwargs: Any) -> Any:
     method = python_method(cap, v, "__len__")
     if method is not None and not method.__module__.startswith("lamina_dynamo"):
         return cap.call(method, (v,))
-    if isinstance(v, dict) and id(v) in cap.sources and id(v) not in cap.original_of:
+    if cap.is_large_dict(v):
         return cap.large_dict_method(v, "__len__", ())
     if isinstance(v, torch.Tensor) and v.dim() > 0:
         return v.shape[0]
@@ -290,6 +290,7 @@ def reversed_(cap: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(v, torch.Tensor):
         return native(reversed, v)
     cap.refuse_foreign(v)
+    cap.refuse_opaque(v)
     return native(reversed, v)
 
 

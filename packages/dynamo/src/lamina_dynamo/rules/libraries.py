@@ -108,6 +108,7 @@ def _copy(cap: Any, v: Any) -> Any:
     t = type(v)
     if isinstance(v, _ATOMS) or t is tuple or t is frozenset:
         return v
+    cap.refuse_opaque(v)
     method = python_method(cap, v, "__copy__")
     if method is not None:
         return cap.call(method, (v,))
@@ -126,8 +127,9 @@ def _clone(cap: Any, v: Any, inner: Any) -> Any:
         unsupported("copy", "copying an object with __slots__", saw=t.__qualname__)
     new = native(t.__new__, t)
     if isinstance(v, dict):
-        for k, x in dict.items(v):
-            dict.__setitem__(new, k, inner(x))
+        kind = OrderedDict if isinstance(v, OrderedDict) else dict
+        for k, x in kind.items(v):
+            kind.__setitem__(new, k, inner(x))
     elif isinstance(v, list):
         list.extend(new, map(inner, list.__iter__(v)))
     elif isinstance(v, (tuple, set, frozenset, str, int, float)):
@@ -148,6 +150,7 @@ def deepcopy_(cap: Any, args: Any, kwargs: Any) -> Any:
             return v
         if id(v) in memo:
             return memo[id(v)][1]
+        cap.refuse_opaque(v)
         new = make(v)
         memo[id(v)] = (v, new)
         return new
