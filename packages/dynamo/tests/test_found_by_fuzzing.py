@@ -102,6 +102,10 @@ def names_for_what_was_deleted(x):
 def names_of_an_outside_object(x):
     try: del OUTSIDE.extra
     except AttributeError as e: return str(e)
+def text_of_an_operators_exception(x):
+    try: y = x.reshape(2, 2)
+    except RuntimeError as e: return str(e)
+    return y + 1
 class Quiet:
     def __enter__(self): return self
     def __exit__(self, kind, e, tb): SEEN.append((str(e), e.__context__ is None, tb is None)); return True
