@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dynamo_fuzz import breaks
-from dynamo_fuzz.observe import observe
+from dynamo_fuzz.observe import describe, observe
 from lamina_dynamo import graph_break, optimize
 
 SEEN = []
@@ -172,6 +172,55 @@ class Other(Parent):
 class Config(Parent):
     def __init__(self): self.mode = "a"
     def m(self): return super().m() + 1
+
+
+class Point(Parent):
+    def __init__(self): self.v = 1
+    def __eq__(self, other): return True
+    def __getattr__(self, name): return 7
+
+
+class Net(torch.nn.Module):
+    def __init__(self): super().__init__(); self.p = torch.nn.Parameter(torch.ones(3)); self.n = 2
+    def forward(self, x): return x * self.p + self.n
+
+
+CLASS_CHANGES = {
+    "comparison": (Point, "__eq__", lambda a, b: False), "truth": (Point, "__bool__", lambda self: False), "call": (Net, "__call__", lambda self, x: x * 5), "behind a hook": (Parent, "late", 3),
+    "over an instance": (Point, "v", property(lambda self: 9)), "over a member": (Net, "p", property(lambda self: torch.zeros(3))), "inherited method": (Net, "parameters", lambda self: []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CLASS_CHANGES)
+def test_change_of_a_class(change):
+    cls, name, value = CLASS_CHANGES[change]
+    point, net = Point(), Net()
+
+    def f(x):
+        return point == 3, 1 if point else 2, point.late, point.v, net(x), len(list(net.parameters()))
+
+    compiled = optimize(f, lambda gm, example_inputs: gm.forward)
+    before = cls.__dict__.get(name)
+    assert describe(compiled(X)) == describe(f(X))
+    try:
+        setattr(cls, name, value)
+        assert describe(compiled(X)) == describe(f(X))
+    finally:
+        delattr(cls, name) if before is None else setattr(cls, name, before)
+
+
+def test_a_number_in_a_class_becomes_symbolic():
+    class Counts:
+        n = 2
+
+    def f(x, c):
+        return x + c.n
+
+    made = []
+    compiled = optimize(f, lambda gm, example_inputs: made.append(gm) or gm.forward)
+    for Counts.n in range(2, 8):
+        assert describe(compiled(X, Counts())) == describe(f(X, Counts()))
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("change", ["slot", "getattribute", "bases", "shared"])
