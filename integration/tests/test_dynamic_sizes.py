@@ -290,3 +290,35 @@ def test_recurrent_cells_at_changing_batch(cell):
         x = torch.randn(batch, 6)
         close(compiled(x), model(x))
     assert counting.calls == 2
+
+
+def test_what_the_compiler_of_the_backward_asks_is_guarded():
+    from lamina_aotgrad import aot_function, run_graph
+
+    parities = []
+
+    def compiler(gm, fake_inputs, *, kind, signature):
+        if kind == "backward":
+            parities.append(bool(next(s for t in fake_inputs if isinstance(t, torch.Tensor) for s in t.shape if isinstance(s, torch.SymInt)) % 2 == 0))
+        return run_graph(gm, fake_inputs, kind=kind, signature=signature)
+
+    compiled = lamina.compile(lambda x: x.sin().exp(), backend=lambda gm, inputs: aot_function(gm, inputs, fw_compiler=compiler), dynamic=True)
+    for n in (6, 8, 7, 4, 9):
+        x = torch.randn(n, 3, requires_grad=True)
+        compiled(x).sum().backward()
+    assert parities == [True, False]
+
+
+def test_a_tensor_that_comes_when_sizes_change_is_symbolic_at_once():
+    def step(ids, cache=None):
+        new = ids.unsqueeze(-1) * torch.ones(3)
+        return new if cache is None else torch.cat([cache, new], 1)
+
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(step, backend=counting)
+    cache, want = compiled(torch.ones(1, 5)), step(torch.ones(1, 5))
+    for n in range(6):
+        ids = torch.full((1, 1), float(n))
+        cache, want = compiled(ids, cache), step(ids, want)
+        close(cache, want)
+    assert counting.calls == 2

@@ -355,3 +355,52 @@ def test_ops_on_lists_write_and_return_their_list(backend):
     for _ in range(2):
         torch.testing.assert_close(compiled(left, grads), step(right, grads))
         torch.testing.assert_close(left, right)
+
+
+def extremes(x):
+    y = torch.tanh(x * 1.1 + 0.3) * x
+    return y.log_softmax(-1).max(-1), y.argmin(0), (x * 0.7 - y).median(), (x.exp() * y + x).argmax()
+
+
+def marked_extremes(x):
+    y = x * 1.3 + x.sin() * 0.1
+    return (y == y.amax(-1, keepdim=True)).sum(-1), (y.sigmoid() * x + y) == (y.sigmoid() * x + y).amin(0)
+
+
+@pytest.mark.parametrize("shape", [(3, 11), (5, 16), (4, 33), (64, 257)])
+@pytest.mark.parametrize("program", [extremes, marked_extremes])
+def test_extremes_of_computed_values_are_found(program, shape):
+    """Loops that compute a value twice compute the same bits: the place of an extremum is found, comparisons with it hold."""
+    x = torch.randn(shape)
+    compiled = lamina.compile(program, fullgraph=True)
+    for got, want in zip(torch.utils._pytree.tree_leaves(compiled(x)), torch.utils._pytree.tree_leaves(program(x))):
+        close(got, want)
+
+
+def test_gradient_of_an_extremum_of_computed_values():
+    x = torch.randn(7, 19, requires_grad=True)
+    program = lambda x: ((x * 1.7 + 0.2).exp() * x).amax(-1).sum()
+    (want,) = torch.autograd.grad(program(x), x)
+    (got,) = torch.autograd.grad(lamina.compile(program)(x), x)
+    close(got, want)
+
+
+def test_a_backward_pass_inside_the_function_runs_our_frames_as_they_are():
+    """The break around `backward()` has the hook on while the compiled backward runs."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    twin = copy.deepcopy(model)
+
+    def step(model, optimizer, x, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    compiled = lamina.compile(step)
+    optimizers = [torch.optim.SGD(m.parameters(), 0.1) for m in (model, twin)]
+    for _ in range(3):
+        x, y = torch.randn(6, 4), torch.randint(0, 2, (6,))
+        close(compiled(model, optimizers[0], x, y), step(twin, optimizers[1], x, y))
+    for p, q in zip(model.parameters(), twin.parameters()):
+        close(p, q)

@@ -55,6 +55,16 @@ class TestOutputs:
     def test_detached(self, same, graph, make):
         same(lambda x: (x.detach(), (x * 2).detach(), x.exp()), lambda: [make(3)], graph=graph)
 
+    def test_lazily_conjugated(self, same, graph, make):
+        z = lambda: [torch.randn(3, 4, dtype=torch.complex64, requires_grad=make is P)]
+        same(lambda x: (x.conj(), x.mH[1:]), z, graph=graph)
+
+        def f(x):
+            y = x * 2
+            return y.conj(), y.t().conj(), y
+
+        same(f, z, graph=graph)
+
     def test_constants(self, same, graph, make):
         same(lambda x: (None, 3, x * 2, 1.5), lambda: [make(3)], graph=graph)
 

@@ -95,3 +95,31 @@ def test_sizes_are_saved_as_numbers(check):
     saved = [h.meta["val"] for h in graphs["backward"].graph.nodes if h.op == "placeholder" and h.name.startswith("saved")]
     assert any(isinstance(v, torch.SymInt) for v in saved)
     assert all(tuple(v.shape) == (3,) for v in saved if isinstance(v, Tensor)), "the expanded value is recomputed from its base"
+
+
+def test_sizes_that_only_the_running_program_knows_have_a_backward():
+    mode = FakeMode(ShapeEnv(), allow_unbacked=True)
+    x = torch.tensor([1.0, -2.0, 3.0, 4.0], requires_grad=True)
+    fn = lambda x: x[x > 0].exp().sin()
+    compiled = aot_function(fn, [mode.from_real(x)], fw_compiler=run_graph)
+    (ours,), eager = compiled(x), fn(x)
+    torch.testing.assert_close(ours, eager)
+    seed = torch.arange(3.0)
+    torch.testing.assert_close(torch.autograd.grad(ours, x, seed), torch.autograd.grad(eager, x, seed))
+
+
+def test_a_backward_with_symbolic_sizes_asks_before_the_guards_are_taken():
+    mode = FakeMode(ShapeEnv())
+    x = torch.randn(6, 4, requires_grad=True)
+    fake = mode.from_real(x, source="L['x']", dynamic_dims={0})
+    kinds = []
+
+    def compiler(gm, fake_inputs, *, kind, signature):
+        kinds.append(kind)
+        if kind == "backward":  # a question that the facts do not answer
+            assert bool(fake.shape[0] % 2 == 0)
+        return run_graph(gm, fake_inputs, kind=kind, signature=signature)
+
+    aot_function(lambda x: (x.sin().sum(),), [fake], fw_compiler=compiler)
+    assert kinds == ["forward", "backward"]
+    assert "s0%2 == 0" in map(str, mode.shape_env.guards)

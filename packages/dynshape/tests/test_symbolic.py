@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lamina_dynshape import DataDependent, DimPolicy, FakeMode, ShapeEnv, expr_of, hint_of, mark_dynamic, mark_static
+from lamina_dynshape import DataDependent, DimPolicy, FakeMode, ShapeEnv, estimate_of, expr_of, hint_of, mark_dynamic, mark_static
+from lamina_dynshape.shape_env import UNKNOWN_SIZE
 from lamina_dynshape.support.errors import UserError
 
 
@@ -241,6 +242,13 @@ def test_nonzero_and_masks(unbacked, env):
     assert torch.nonzero(x).sizes[1] == 2 and (picked * 2).sizes == picked.sizes
 
 
+def test_estimates_stand_in_for_what_has_no_hint(unbacked, env):
+    x = make(unbacked, 6, 8)
+    assert estimate_of(x[x > 0].shape[0]) in (48, UNKNOWN_SIZE) and estimate_of(x.shape[0] + 1) == 7
+    values, inverse = torch.ops.aten._unique(torch.zeros(5, dtype=torch.long), return_inverse=True)
+    assert estimate_of(values.shape[0]) == 5 and inverse.shape == (5,)
+
+
 # -- numbers ------------------------------------------------------------------------------------------------------------------
 def test_symbolic_numbers(mode, env):
     n = make(mode, 6, 7).shape[0]
@@ -254,10 +262,10 @@ def test_symbolic_numbers(mode, env):
 
 
 def test_frozen_environment_refuses_guards(mode, env):
-    from lamina_dynshape.support.errors import InternalError
+    from lamina_dynshape.support.errors import Unsupported
 
     x = make(mode, 6, 7)
     env.freeze()
     assert x.shape[0] >= 2
-    with pytest.raises(InternalError, match="frozen"):
+    with pytest.raises(Unsupported, match="after the guards"):
         bool(x.shape[0] > 3)

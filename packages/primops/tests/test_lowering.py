@@ -183,6 +183,14 @@ def test_one_lowered_graph_serves_several_sizes(fn):
         torch.testing.assert_close(interpret(lowered, x)[0], torch.utils._pytree.tree_leaves(fn(x))[0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_symbolic_size_that_is_constant_is_written_as_its_number():
+    gm = trace(lambda x: x.diagonal(offset=2), fakes(torch.randn(5, 5), symbolic=True))  # starts at 0 * size + 2
+    x = torch.randn(7, 7)
+    lowered = lower(gm)
+    verify(lowered, "prims")
+    assert torch.equal(interpret(lowered, x)[0], x.diagonal(offset=2))
+
+
 # -- cost ----------------------------------------------------------------------------------------------------------------
 def test_lowering_is_cheap_next_to_tracing(monkeypatch):
     def block(x):

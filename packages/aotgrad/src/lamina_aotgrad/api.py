@@ -168,7 +168,8 @@ def _compile_both(
     """The compiled forward, and a function that gives the compiled backward.
 
     A compiler with a `prepare` half has its other half, which waits for a C++ compiler, run in threads: the two graphs are built side by
-    side, and the program's first forward runs while the backward is still being built. Other backwards are compiled when first needed.
+    side, and the program's first forward runs while the backward is still being built. Other backwards are compiled when first needed, with
+    symbolic sizes at once: what the compiler asks of them must be among the guards of the entry.
     """
     prepare_forward, prepare_backward = getattr(fw_compiler, "prepare", None), getattr(bw_compiler, "prepare", None)
     if prepare_forward is None or prepare_backward is None:
@@ -178,6 +179,10 @@ def _compile_both(
             with discarding_sources():
                 return bw_compiler(backward, _inputs_of(backward), kind="backward", signature=signature)
 
+        mode = fake_mode_of(*_inputs_of(backward))
+        if mode is not None and mode.shape_env is not None:
+            ready = later()
+            return compiled, lambda: ready
         return compiled, later
     first = _Later(prepare_forward(forward, _inputs_of(forward), kind="forward", signature=signature))
     second = _Later(prepare_backward(backward, _inputs_of(backward), kind="backward", signature=signature))

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from .checkpoint import common_regions
 from .views import is_dense, memory_root, same_geometry, view_parent
 
-__all__ = ["clean", "own_outputs"]
+__all__ = ["clean", "copy_of", "own_outputs"]
 
 aten = torch.ops.aten
 _MAX_VIEW_WALK = 8  # views between a node and the ancestor it may equal
@@ -169,7 +169,7 @@ def _frozen(value: Any) -> Any:
     return (kind, repr(value)) if kind is float else (kind, value)
 
 
-def _copy_of(graph: fx.Graph, value: fx.Node, root: fx.Node) -> fx.Node:
+def copy_of(graph: fx.Graph, value: fx.Node, root: fx.Node) -> fx.Node:
     """A copy of a view with its strides: a clone packs what has gaps, so of that the root is cloned and the views are made again."""
     source = value if is_dense(value.meta["val"]) or not is_dense(root.meta["val"]) else root
     copy = add_node(graph, "call_function", aten.clone.default, (source,), {}, "clone")
@@ -200,7 +200,7 @@ def own_outputs(graph: fx.Graph, num_forward: int | None = None) -> None:
             taken.add(root)
             continue
         with graph.inserting_before(output):
-            values[position] = _copy_of(graph, value, root)
+            values[position] = copy_of(graph, value, root)
         changed = True
     if changed:
         output.args = (tuple(values),)

@@ -31,7 +31,7 @@ from .functionalize import functionalization, is_functional, storage_id, suspend
 from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import is_dense, memory_root, view_chain, view_parent
+from .views import is_dense, program_root, view_chain, view_parent
 from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
@@ -148,7 +148,7 @@ def trace_joint(
                 _refuse_shared_writes(run, fakes)
             _record_mutations(run, signature, table)
             if training:
-                signature.requires_grad = [i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad]
+                signature.requires_grad = sorted(run.required)
             grads = _backward(run, mode, signature, table) if training else []
     signature.rng = any(is_random(n.target) for n in tracer.graph.nodes if n.op == "call_function")
     tracer.output([*table.nodes, *grads])
@@ -393,7 +393,7 @@ def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[Output
 
 def _common_base(run: _Run, outs: Sequence[Tensor], nodes: Sequence[fx.Node]) -> tuple[fx.Node, Tensor | None]:
     """The node that holds the whole storage, and the tensor that stands for it in autograd (None: no gradients)."""
-    root = memory_root(nodes[0])
+    root = program_root(nodes)
     tracked = [o for o in outs if o.requires_grad]
     for out, node in zip(outs, nodes, strict=True):
         if node is root and (out.requires_grad or not tracked):
@@ -509,8 +509,21 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
         found = engine.run_backward(
             tuple(t for _, t in ends), tuple(tangents), False, False, tuple(inputs), True, accumulate_grad=False
         )
-    except RuntimeError as error:  # eager raises the same only if the program is differentiated: leave it to eager
+    except RuntimeError as error:
+        if all(_is_spent(t, tangent, inputs) for (_, t), tangent in zip(ends, tangents, strict=True)):
+            signature.backward_error = str(error)
+            return []
+        # eager raises the same only if the program is differentiated: leave it to eager
         raise Unsupported("backward that fails while tracing", saw=str(error).partition("\n")[0]) from error
     pairs = [(i, g) for i, g in zip(signature.requires_grad, found, strict=True) if g is not None]
     signature.grad_inputs = [i for i, _ in pairs]
     return [run.node_of(g) for _, g in pairs]
+
+
+def _is_spent(output: Tensor, tangent: Tensor, inputs: Sequence[Tensor]) -> bool:
+    """Whether the graph took gradients of this output already, and let go of what they need: `loss` after `loss.backward()`."""
+    try:
+        torch.autograd.Variable._execution_engine.run_backward((output,), (tangent,), True, False, tuple(inputs), True, accumulate_grad=False)
+    except RuntimeError as error:
+        return "backward through the graph a second time" in str(error)
+    return False

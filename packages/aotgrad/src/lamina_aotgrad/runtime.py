@@ -192,7 +192,7 @@ class _Plan:
     """What one compiled forward and backward need at each call, as index lists."""
 
     __slots__ = (
-        "backward", "compile_backward", "differentiable", "edges", "forward", "no_gradients", "num_outputs", "saved", "saved_symbols",
+        "backward", "compile_backward", "differentiable", "edges", "error", "forward", "no_gradients", "num_outputs", "saved", "saved_symbols",
         "tangents",
     )  # fmt: skip
 
@@ -203,6 +203,7 @@ class _Plan:
         self.num_outputs = signature.num_outputs
         self.differentiable = tuple(signature.differentiable)
         self.edges = tuple(signature.grad_inputs or signature.requires_grad[:1])
+        self.error = signature.backward_error
         self.no_gradients = not signature.grad_inputs  # one edge all the same: outputs have a history
         tensors = len(signature.saved) - signature.num_saved_symbols
         self.saved = tuple((s.is_input, s.index) for s in signature.saved_sources[:tensors])
@@ -252,6 +253,8 @@ class _CompiledGraph(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         plan = ctx.plan
+        if plan.error is not None:
+            raise RuntimeError(plan.error)
         if plan.no_gradients:
             return (None, None, None)
         layouts = ctx.layouts

@@ -81,6 +81,7 @@ class GraphSignature:
     tangents: list[Any] = field(default_factory=list)       # fake tensor per tangent
     grad_inputs: list[int] = field(default_factory=list)    # inputs that get a gradient (None gradients left out)
     requires_grad: list[int] = field(default_factory=list)  # inputs that take part in autograd, when gradients are on
+    backward_error: str | None = None                       # what differentiating the outputs raises, as in eager
     saved: list[Any] = field(default_factory=list)          # fake tensor or SymInt per value kept for the backward
     num_saved_symbols: int = 0                              # of these, the last ones are symbolic numbers
     saved_sources: list[SavedSource] = field(default_factory=list)  # where the runtime finds each saved value after the forward

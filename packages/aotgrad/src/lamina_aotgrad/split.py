@@ -18,6 +18,7 @@ from lamina_primops.fxtools import add_node, graph_module, has_effect, target_na
 from torch import SymInt, Tensor, fx
 
 from .checkpoint import interior
+from .cleanup import copy_of
 from .joint import Joint
 from .signature import SavedSource
 from .views import memory_root
@@ -28,19 +29,19 @@ aten = torch.ops.aten
 
 
 def bytes_of(node: fx.Node) -> int:
-    """Bytes of the elements of a node's tensor; 8 for a number. Symbolic sizes count by their hints."""
+    """Bytes of the elements of a node's tensor; 8 for a number. Symbolic sizes count by their hints or an estimate."""
     val = node.meta["val"]
     if not isinstance(val, Tensor):
         return 8
-    return math.prod(map(_hint, val.shape)) * val.dtype.itemsize
+    return math.prod(map(_estimate, val.shape)) * val.dtype.itemsize
 
 
-def _hint(size: Any) -> int:
+def _estimate(size: Any) -> int:
     if type(size) is int:
         return size
-    from lamina_dynshape import hint_of
+    from lamina_dynshape import estimate_of
 
-    return hint_of(size)
+    return estimate_of(size)
 
 
 def saved_bytes(nodes: Iterable[fx.Node], split: Split) -> int:
@@ -199,7 +200,8 @@ def _separate(writer: _Writer, split: Split, values: list[Any], saved: set[fx.No
     """An output that is a view of a saved value gets its own memory: a write to it would not show in the saved value's version."""
     for k, node in enumerate(split.outputs):
         if isinstance(node, fx.Node) and node not in saved and memory_root(node) in saved:
-            values[k] = writer.clone(node)
+            copy = writer.write(node)
+            values[k] = copy_of(writer.graph, copy, memory_root(copy))
 
 
 def _backward(joint: Joint, split: Split, saved: Sequence[fx.Node]) -> fx.GraphModule:

@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from lamina_dynshape import hint_of
+from lamina_dynshape import estimate_of
 from torch import Tensor, fx
 
-__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "is_dense", "is_view_op", "memory_root", "replayer", "same_geometry", "view_chain", "view_parent"]
+__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "is_dense", "is_view_op", "memory_root", "program_root", "replayer", "same_geometry", "view_chain", "view_parent"]
 
 aten = torch.ops.aten
 
@@ -59,6 +59,9 @@ def is_view_op(op: Any) -> bool:
 
 # Same memory, though the schema does not say so.
 _HIDDEN_VIEWS = frozenset({aten._unsafe_view.default})
+# The tracer records views that only set a lazy bit as the op that does the work. Whose memory is known to be shared was made by the view.
+_LAZY_VIEWS = {aten._conj_physical.default: aten._conj.default, aten.neg.default: aten._neg_view.default}
+_NOT_OF_LAZY = frozenset({aten.view_as_real.default, aten.view.dtype})  # eager refuses them, or they show memory without the bit
 
 
 def view_parent(node: fx.Node) -> tuple[fx.Node, fx.Node, int | None] | None:
@@ -78,7 +81,7 @@ def view_parent(node: fx.Node) -> tuple[fx.Node, fx.Node, int | None] | None:
 
 
 def memory_root(node: fx.Node) -> fx.Node:
-    """The node whose storage `node` has."""
+    """The node whose storage `node` has in the graph."""
     while True:
         if (parent := view_parent(node)) is not None:
             node = parent[0]
@@ -88,10 +91,19 @@ def memory_root(node: fx.Node) -> fx.Node:
             return node
 
 
+def program_root(nodes: Sequence[fx.Node]) -> fx.Node:
+    """The node whose storage all of `nodes`, which share one in the traced program, have there."""
+    roots = dict.fromkeys(map(memory_root, nodes))
+    while len(roots) > 1 and (lazy := next((r for r in roots if r.target in _LAZY_VIEWS), None)) is not None:
+        del roots[lazy]
+        roots[memory_root(lazy.args[0])] = None
+    return next(iter(roots))
+
+
 def is_dense(val: Tensor) -> bool:
     """Whether elements fill their memory without gaps or overlap, in some order of dimensions."""
     step: Any = 1
-    for stride, size in sorted(((stride, size) for size, stride in zip(val.shape, val.stride(), strict=True)), key=lambda d: hint_of(d[0])):
+    for stride, size in sorted(((stride, size) for size, stride in zip(val.shape, val.stride(), strict=True)), key=lambda d: estimate_of(d[0])):
         if type(size) is int and size == 1:
             continue
         if stride != step:
@@ -118,9 +130,15 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def view_chain(node: fx.Node, base: fx.Node, symbol: Callable[[fx.Node], SymbolRef]) -> ViewSpec | None:
-    """The views that lead from `base` to `node`, or None. `symbol` names the run-time value of a symbolic argument."""
+    """The views that lead from `base` to `node`, which share memory in the program, or None. `symbol` names the run-time value of a symbolic argument."""
     steps: list[ViewStep] = []
     while node is not base:
+        if node.target in _LAZY_VIEWS:
+            if any(s.op in _NOT_OF_LAZY for s in steps):
+                return None
+            steps.append(ViewStep(_LAZY_VIEWS[node.target], ()))
+            node = node.args[0]
+            continue
         parent = view_parent(node)
         if parent is None:
             return None

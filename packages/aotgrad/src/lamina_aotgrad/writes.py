@@ -20,6 +20,7 @@ from .views import is_dense
 
 __all__ = ["WriteWatch"]
 
+aten = torch.ops.aten
 
 _NEW_GEOMETRY = frozenset({"t_", "transpose_", "swapaxes_", "swapdims_", "squeeze_", "unsqueeze_", "as_strided_", "resize_", "resize_as_", "set_"})
 _BY_GEOMETRY = frozenset({"as_strided", "as_strided_", "resize_"})
@@ -44,7 +45,7 @@ class WriteWatch(TorchFunctionMode):
         if self._overlapping and any(id(t) in self._overlapping for t in written):
             raise Unsupported("write to a tensor whose elements share memory", saw=func.__name__, code="overlapping_write")
         self._refuse_geometry(func.__name__, args)
-        strides = [(t, t.stride()) for t in written if is_functional(t) and not t.is_contiguous()] if func.__name__ not in _NEW_GEOMETRY else ()
+        strides = [(t, t.stride()) for t in written if is_functional(t) and _may_change_strides(t)] if func.__name__ not in _NEW_GEOMETRY else ()
         out = _with_out(func, args, kwargs) if "out" in kwargs else func(*args, **kwargs)
         for t, stride in strides:
             _keep_strides(t, stride)
@@ -76,18 +77,32 @@ def _is_part(t: Tensor) -> bool:
     return t._base is not None and t._base.numel() != t.numel()
 
 
+def _may_change_strides(t: Tensor) -> bool:
+    """Whether an operator's functional form may give other strides than `t` has: also those of dimensions of one element, which tell nothing apart."""
+    return not t.is_contiguous() or any(type(n) is int and n == 1 for n in t.shape)
+
+
 def _keep_strides(t: Tensor, stride: Sequence[Any]) -> None:
     """Give the value of a written tensor the strides it had: some operators make others in their functional form."""
     with torch.no_grad():
         value = unwrap(t)
-        if all(a == b or size == 1 for size, a, b in zip(t.shape, stride, value.stride(), strict=True)):
+        if all(a == b for a, b in zip(stride, value.stride(), strict=True)):
             return
         with suspended():
-            memory = torch.ops.aten.empty_strided.default(t.shape, stride, dtype=value.dtype, device=value.device)
-            fixed = torch.ops.aten.copy.default(memory, value)
+            fixed = _with_strides(value, stride)
         torch._functionalize_replace(t, fixed)
         torch._functionalize_commit_update(t)
         torch._sync(t)
+
+
+def _with_strides(value: Tensor, stride: Sequence[Any]) -> Tensor:
+    """A copy of `value` in memory of its own with these strides; one with gaps is a view of what it is written into."""
+    memory = aten.empty_strided.default(value.shape, stride, dtype=value.dtype, device=value.device)
+    if is_dense(memory) or not all(type(n) is int for n in (*value.shape, *stride)):
+        return aten.copy.default(memory, value)
+    span = 1 + sum((size - 1) * step for size, step in zip(value.shape, stride, strict=True))
+    whole = aten.empty_strided.default([span], [1], dtype=value.dtype, device=value.device)
+    return aten.as_strided.default(aten.as_strided_scatter.default(whole, value, value.shape, stride, 0), value.shape, stride, 0)
 
 
 def _with_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

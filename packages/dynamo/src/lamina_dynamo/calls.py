@@ -110,16 +110,28 @@ def _call_cached(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any]) -> An
     """A function under `functools.lru_cache`: what the cache holds is taken, what it lacks is computed and put there if computing it changes nothing else."""
     if is_torch_owned(fn.__wrapped__.__module__):
         return call(cap, fn.__wrapped__, args, kwargs)
-    keys = (*args, *kwargs.values())
-    if not all(_is_constant(k) for k in keys):
-        unsupported("cached-function", "a function under functools.lru_cache with arguments that are no constants", saw=fn.__wrapped__.__qualname__, hint="cache by numbers and strings")
+    for key in (*args, *kwargs.values()):
+        if not _is_constant(key):
+            _key_by_identity(cap, fn, key)
     if id(fn) in cap.own or cap.source_of(fn) is None and id(fn.__wrapped__) in cap.own:
         unsupported("cached-function", "functools.lru_cache made in the compiled function", saw=fn.__wrapped__.__qualname__, hint="make it outside")
     before = cap.changes()
-    value = call(cap, fn.__wrapped__, args, kwargs)
+    outer, cap.once = cap.once, True
+    try:
+        value = call(cap, fn.__wrapped__, args, kwargs)
+    finally:
+        cap.once = outer
     if cap.changes() != before or not _is_constant(value):
         unsupported("cached-function", "a function under functools.lru_cache that has effects, or gives an object", saw=fn.__wrapped__.__qualname__, hint="call it outside")
     return native(fn, *args, **kwargs)
+
+
+def _key_by_identity(cap: Capture, fn: Any, key: Any) -> None:
+    """An argument that finds its entry of the cache by identity (a module, a logger): it must be this very object at each call."""
+    cls, source = type(key), cap.sources.get(id(key))
+    if source is None or isinstance(key, torch.Tensor) or cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
+        unsupported("cached-function", "a function under functools.lru_cache with arguments that are no constants", saw=fn.__wrapped__.__qualname__, hint="cache by numbers and strings")
+    cap.guards.add(source, GuardKind.ID, key)
 
 
 def _is_constant(v: Any) -> bool:
@@ -178,7 +190,7 @@ def _policy_of(fn: Any) -> Any:
         stand_in = STAND_INS.get(fn.__name__)
         if stand_in is not None:
             return _Instead(stand_in)
-        return ("peer", "a function of the reference compiler", "use lamina's")
+        return _Rule(_call_behind_peer) if fn.__code__.co_qualname.find("<locals>") >= 0 else ("peer", "a function of the reference compiler", "use lamina's")
     if module.startswith("lamina_dynamo."):
         return _OWN
     if module in _REFUSED_MODULES:
@@ -201,6 +213,16 @@ def _policy_of(fn: Any) -> Any:
     if module.startswith(("lamina.", "lamina_")) or module == "lamina":
         return _OWN
     return _INLINE
+
+
+def _call_behind_peer(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """A function of PyTorch's that the reference compiler wraps where it was imported: what is behind the wrapper."""
+    closure = dict(zip(fn.__code__.co_freevars, fn.__closure__ or ()))
+    cells = [closure[name].cell_contents for name in ("fn", "init", "setstate") if name in closure]
+    behind = fn.__dict__.get("_torchdynamo_orig_callable") or next(iter(cells), None)
+    if not isinstance(behind, _FUNCTION) or not is_torch_owned(behind.__module__):
+        unsupported("peer", "a function of the reference compiler", saw=f"{fn.__module__}.{fn.__qualname__}", hint="use lamina's")
+    return call(cap, behind, args, kwargs)
 
 
 def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
@@ -298,7 +320,11 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         return native(fn, *args, **(kwargs or {}))
     if name.startswith("__"):
         return _call_slot(cap, name, fn, owner, args, kwargs)
+    if name in ("register_hook", "register_prehook") and isinstance(owner, torch.autograd.graph.Node):
+        unsupported("autograd", "a hook on a node of the autograd graph", saw=type(owner).__name__, hint="register it outside of the compiled function")
     t = type(owner)
+    if name.startswith("register_") and isinstance(owner, torch.autograd.graph.Node):
+        unsupported("autograd", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
     if isinstance(owner, BaseException) and id(owner) in cap.sources:
         cap.refuse_mutation(owner)
     if t.__module__ in ("re", "_sre", "types", "builtins", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):

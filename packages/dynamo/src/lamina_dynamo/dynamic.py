@@ -1,7 +1,8 @@
 """Which sizes and Python ints are symbolic: from the user's wish, from marks, and from what changed between compilations.
 
 Between: the sizes seen at earlier compilations of a code object (`frame_state`) -> fakes of inputs, lifted ints.
-Keeps:   `dynamic=None`: static at first, symbolic for what was seen to change; True: symbolic at once; False: never.
+Keeps:   `dynamic=None`: static at first, symbolic for what was seen to change, and for tensors that first come once something has; True:
+         symbolic at once; False: never.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ class DynamicPolicy:
 
     def dims(self, name: str, t: torch.Tensor, role: str) -> frozenset[int]:
         """Dims of an input to make symbolic; notes its sizes."""
-        shape, old = tuple(t.shape), self.sizes.get(name)
-        if old is not None and len(old) == len(shape):
-            shape = tuple(n if n == o else None for n, o in zip(shape, old))  # type: ignore[misc]
+        shape: tuple[int | None, ...] = tuple(t.shape)
+        old = self.sizes.get(name)
+        if old is None and role == "input" and self._sizes_change():
+            shape = (None,) * len(shape)  # a cache that grows with the text, say: its sizes were not there to be compared
+        elif old is not None and len(old) == len(shape):
+            shape = tuple(n if n == o else None for n, o in zip(shape, old))
         self.sizes[name] = shape
         marked = frozenset(dim_marks(t))
         if self.dynamic is False or role == "parameter":
@@ -43,6 +47,10 @@ class DynamicPolicy:
         if self.dynamic:
             return marked | frozenset(range(len(shape)))
         return marked | frozenset(d for d, n in enumerate(shape) if n is None)
+
+    def _sizes_change(self) -> bool:
+        """Whether some size was seen to change, at this compilation or before."""
+        return any(n is None for shape in self.sizes.values() for n in shape)
 
     def why(self, t: torch.Tensor, dim: int) -> str:
         """Why a dimension of an input is symbolic."""
@@ -102,7 +110,7 @@ class Dynamic:
         return self.number_source[info.sources[0]], info.hint
 
     def shape_guards(self) -> list[Guard]:
-        """Conditions on symbols, equal sizes that share one, strides that follow sizes."""
+        """Conditions on symbols, equal sizes that share one, strides that follow sizes; none may be taken afterwards."""
         env = self.mode.shape_env
         if env is None:
             return []
@@ -116,6 +124,7 @@ class Dynamic:
         for b in env.strides:
             e = as_expr(b.expr)
             out.append(self._guard(f"d == {expr_text(e, lambda s: s.name)}", e.free_symbols, {"d": self.number_source[b.source]}))
+        env.freeze()
         return out
 
     def _guard(self, text: str, symbols: Any, more: dict[str, Source], stack: tuple[Any, ...] = ()) -> Guard:

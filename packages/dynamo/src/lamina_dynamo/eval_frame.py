@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import inspect
 import os
 import sysconfig
@@ -23,7 +24,14 @@ from .native import extension
 
 __all__ = ["bypass", "call_with_hook", "disable", "hook_enabled", "is_disabled", "is_skipped_code", "mark_skip", "without_hook"]
 
-_PACKAGES = tuple(str(Path(__file__).parent.parent / p) + os.sep for p in ("lamina_dynamo", "lamina_dynshape", "lamina_primops", "lamina_aotgrad", "lamina_inductor", "lamina"))
+def _folders_of(package: str) -> tuple[str, ...]:
+    """Where a package's files are, without importing it; nowhere when it is not installed."""
+    found = importlib.util.find_spec(package)
+    return tuple(folder + os.sep for folder in (found.submodule_search_locations or ())) if found else ()
+
+
+_OURS = ("lamina_dynamo", "lamina_dynshape", "lamina_primops", "lamina_aotgrad", "lamina_inductor", "lamina")
+_PACKAGES = tuple(folder for package in _OURS for folder in _folders_of(package))
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _STDLIB = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("stdlib", "platstdlib"))
 _SITE = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("purelib", "platlib"))
@@ -35,7 +43,7 @@ _DISABLED = "_lamina_disable"
 # ---- who is left alone -----------------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=4096)
 def _is_skipped_file(filename: str) -> bool:
-    if filename.startswith(_GENERATED) or filename.startswith(_PACKAGES) or filename.startswith(_TORCH):
+    if filename.startswith((*_GENERATED, *_PACKAGES, _TORCH)):
         return True
     return filename.startswith(_STDLIB) and not filename.startswith(_SITE)
 

@@ -6,6 +6,7 @@ Keeps:   `__next__` raises StopIteration itself (C code looks for it); other exc
 
 from __future__ import annotations
 
+import builtins
 import types
 from typing import Any
 
@@ -135,11 +136,34 @@ class InterpretedGenerator:
         if value is not MISSING and f.program.instructions[f.pc - 1].op == "YIELD_VALUE":
             f.stack.append(value)
 
-
     def must_be_closed(self) -> bool:
         """Whether dropping it now would run code of the program: a handler, `finally` or `with` around the `yield`."""
         if self.done or self.frame.program.instructions[self.frame.pc - 1].op == "RETURN_GENERATOR":
             return False
-        program = self.frame.program
-        entry = program.handler_of[self.frame.pc - 1]
-        return entry is not None and program.instructions[entry.target].op not in ("CALL_INTRINSIC_1", "CLEANUP_THROW")
+        program, at = self.frame.program, self.frame.pc - 1
+        while (entry := program.handler_of[at]) is not None:
+            if program.instructions[entry.target].op in ("CALL_INTRINSIC_1", "CLEANUP_THROW"):
+                return False
+            passed = self._passes_exit(entry.target)
+            if passed is None:
+                return True
+            at = passed
+        return False
+
+    def _passes_exit(self, at: int) -> int | None:
+        """Where a handler raises GeneratorExit again, if all it does is to compare it with built-in exceptions of other kinds."""
+        code = self.frame.program.instructions
+        names = self.frame.code.co_names
+        while code[at].op in _EXCEPT_OPS:
+            op = code[at].op
+            if op == "LOAD_GLOBAL":
+                name = names[code[at].arg >> 1]
+                kind = getattr(builtins, name, None)
+                if name in self.frame.globals or not isinstance(kind, type) or issubclass(GeneratorExit, kind):
+                    return None
+            target = code[at].target if "JUMP" in op else None
+            at = at + 1 if target is None else target
+        return at if code[at].op == "RERAISE" else None
+
+
+_EXCEPT_OPS = frozenset({"PUSH_EXC_INFO", "LOAD_GLOBAL", "BUILD_TUPLE", "CHECK_EXC_MATCH", "POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_IF_FALSE", "COPY", "POP_EXCEPT"})

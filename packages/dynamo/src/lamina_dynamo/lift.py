@@ -213,7 +213,7 @@ class Lifting:
         return new
 
     def _lift_object(self, v: Any, source: Source) -> Any:
-        if isinstance(v, _IMMUTABLE):
+        if isinstance(v, _IMMUTABLE) or type(v).__module__ == "numpy" and type(v).__name__ in _NUMPY_FUNCTIONS:
             return self._lift_identity(v, source)
         if isinstance(v, weakref.ref):
             self.guard(source, K.TYPE, type(v))
@@ -357,6 +357,7 @@ def unbound(v: Any) -> Any:
 _opaque_types: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code at run time
 _IMMUTABLE = (re.Pattern, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, operator.itemgetter, operator.attrgetter, operator.methodcaller)
+_NUMPY_FUNCTIONS = frozenset({"ufunc", "_ArrayFunctionDispatcher"})
 _READ_BY_RULES = (types.FrameType, types.TracebackType, BaseException, functools.partial, super)
 
 

@@ -208,10 +208,11 @@ class Protocols:
             return f"Tensor {str(t.dtype).removeprefix('torch.')}{list(t.shape)} on {t.device}"
 
     def any_tensor(self, args: Any, kwargs: Any) -> bool:
+        """Whether the arguments hold a value that only the run knows: a tensor, a symbolic number, state of an outside object in C."""
         seen: set[int] = set()  # containers may contain themselves
 
         def has(x: Any) -> bool:
-            if isinstance(x, torch.Tensor | torch.SymInt):
+            if isinstance(x, torch.Tensor | torch.SymInt | torch.SymFloat) or id(x) in self.opaque:
                 return True
             if type(x) not in (list, tuple, dict) or id(x) in seen:
                 return False

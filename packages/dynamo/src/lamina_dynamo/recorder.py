@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_KNOWN = 1 << 16  # elements of a constant that is evaluated at capture
 MAX_KNOWN_CALLS = 64
-__all__ = ["FUNCTION_RULES", "Recorder", "function_rule"]
+__all__ = ["FUNCTION_RULES", "Recorder", "function_rule", "read_grad", "write_grad"]
 
 FUNCTION_RULES: dict[Any, Any] = {}  # torch function or method -> rule(recorder, func, args, kwargs)
 
@@ -119,6 +119,11 @@ class Recorder(TorchFunctionMode):
                 rule = _write_attribute
         if rule is not None:
             return rule(self, func, args, kwargs)
+        for kind in types:
+            if not issubclass(kind, torch.Tensor):
+                out = self.cap.call(kind.__torch_function__, (func, types, args, kwargs))
+                if out is not NotImplemented:
+                    return out
         return self.run(func, args, kwargs)
 
     # ---- functions under a transform -----------------------------------------------------------------------------------
@@ -467,20 +472,18 @@ def _read_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     if name in _VIEW_ATTRIBUTES:
         return rec.run(func, args, kwargs)
     if name == "grad":
-        return _read_grad(rec, args[0])
+        return read_grad(rec, args[0])
     unsupported("tensor-attribute", f"reading Tensor.{name}", hint="move it outside of the compiled function")
 
 
-def _read_grad(rec: Recorder, t: Any) -> Any:
+def read_grad(rec: Recorder, t: Any) -> Any:
     cap = rec.cap
     written = cap.overlay.get(id(t))
     if written is not None and "grad" in written:
         return written["grad"]
     inp = cap.inputs.get(id(t))
     if inp is None:
-        if t.is_leaf:
-            unsupported("tensor-attribute", "reading .grad of a tensor made in the compiled function")
-        return None
+        return None  # made in the frame, and what `backward()` gave it would be in the overlay
     from .source import AttrSource
 
     with torch._C.DisableTorchFunction():
@@ -488,14 +491,17 @@ def _read_grad(rec: Recorder, t: Any) -> Any:
     return cap.lift(grad, AttrSource(inp.source, "grad"))
 
 
+def write_grad(rec: Recorder, t: Any, grad: Any) -> None:
+    rec.cap.keep[id(t)] = t
+    rec.cap.overlay.setdefault(id(t), {})["grad"] = grad
+
+
 def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
     if name == "data" and args[1] is args[0]:
         return None
     if name == "grad" and len(args) == 2:
-        rec.cap.keep[id(args[0])] = args[0]
-        rec.cap.overlay.setdefault(id(args[0]), {})["grad"] = args[1]
-        return None
+        return write_grad(rec, *args)
     if name == "requires_grad" and len(args) == 2 and isinstance(args[1], bool):
         return rec.run(torch.Tensor.requires_grad_, args, {})
     unsupported("tensor-attribute-write", f"assigning Tensor.{name}", hint="use in-place methods such as copy_")

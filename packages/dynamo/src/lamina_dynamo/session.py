@@ -70,6 +70,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.root_globals: dict[str, Any] = {}
         self.step = 0  # root instructions begun
         self.depth = 0
+        self.once = False  # what runs now is cached: its effects come once in the life of the process
         self.handled: Any = None  # exception being handled (sys.exc_info)
         self.rng_used = False
         self.size_nodes: dict[Any, fx.Node] = {}

@@ -23,10 +23,12 @@ from lamina_dynshape.expr import Expr, Symbol, as_expr, symbol
 from lamina_dynshape.facts import Facts, implied
 from lamina_dynshape.fake_tensor import DataDependent
 from lamina_dynshape.float_expr import FloatRelation, float_symbol
-from lamina_dynshape.support.errors import InternalError, UserError, UserLocation
+from lamina_dynshape.support.errors import Unsupported, UserError, UserLocation
 from lamina_dynshape.sym_node import FloatNode, IntNode, sym_int_of
 
 __all__ = ["DimPolicy", "RuntimeAssert", "ShapeEnv", "ShapeGuard", "StrideBinding", "SymbolInfo"]
+
+UNKNOWN_SIZE = 64  # what a size without bound counts as where costs are compared
 
 
 class DimPolicy(Enum):
@@ -100,7 +102,7 @@ class ShapeEnv:
         self._symints: dict[Expr, Any] = {}
         self._nodes: dict[Expr, IntNode] = {}
         self._unbacked = 0
-        self._frozen = 0
+        self._frozen = False
         self._quiet = 0
 
     # -- symbols ------------------------------------------------------------------------------------------------------
@@ -227,6 +229,13 @@ class ShapeEnv:
                 raise self._no_value(e) from None
         return found
 
+    def estimate(self, e: Any) -> int:
+        """The hint, for decisions about cost: a symbol that only the running program knows counts as the largest it can be, or as `UNKNOWN_SIZE`."""
+        if type(e) is int or not self.unbacked_in(e):
+            return self.hint(e)
+        largest = {s: self.range_of(s)[1] for s in self.unbacked_in(e)}
+        return e.evaluate({**self._hint_values, **{s: UNKNOWN_SIZE if n is None else n for s, n in largest.items()}})
+
     def has_hint(self, e: Any) -> bool:
         return type(e) is int or not self.unbacked_in(e)
 
@@ -262,7 +271,7 @@ class ShapeEnv:
     def guard(self, condition: BoolExpr) -> None:
         """Record that the program relies on a condition, which the hints fulfil."""
         if self._frozen:
-            raise InternalError(f"a guard was added after the environment was frozen: {condition}")
+            raise Unsupported("a condition on sizes that is asked after the guards of the entry were taken", saw=str(condition), code="late_guard")
         guard = self._guards[condition] = ShapeGuard(condition, self.where())
         self.facts.learn(condition)
         self.layout_memo.clear()
@@ -412,8 +421,8 @@ class ShapeEnv:
             self._quiet -= 1
 
     def freeze(self) -> None:
-        """Refuse new guards from now on: later passes must not narrow what the entry checks."""
-        self._frozen = 1
+        """The entry's guards have been taken: from now on what the facts do not decide is `Unsupported` (`late_guard`)."""
+        self._frozen = True
 
     def format_guards(self) -> str:
         """One line per thing an entry checks, in terms of sources."""

@@ -20,7 +20,7 @@ from lamina_dynshape.support.errors import InternalError
 if TYPE_CHECKING:
     from lamina_dynshape.shape_env import ShapeEnv
 
-__all__ = ["BoolNode", "FloatNode", "IntNode", "env_of", "expr_of", "hint_of", "sym_int", "sym_int_of"]
+__all__ = ["BoolNode", "FloatNode", "IntNode", "env_of", "estimate_of", "expr_of", "hint_of", "sym_int", "sym_int_of"]
 
 
 def sym_int_of(node: IntNode) -> torch.SymInt:
@@ -379,6 +379,11 @@ def expr_of(x: Any) -> Expr:
 def env_of(*values: Any) -> Any:
     """The environment of the first symbolic number, None without one."""
     return next((v.node.env for v in values if isinstance(v, (torch.SymInt, torch.SymFloat)) and isinstance(v.node, _Node)), None)
+
+
+def estimate_of(size: Any) -> int:
+    """Value of a size for decisions about cost: as `hint_of`, a guess where only the running program knows it."""
+    return size.node.env.estimate(size.node.expr) if isinstance(size, torch.SymInt) and isinstance(size.node, IntNode) else hint_of(size)
 
 
 def hint_of(x: Any) -> Any:

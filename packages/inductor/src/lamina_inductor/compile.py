@@ -24,7 +24,9 @@ from .runtime.load import load_entry
 
 __all__ = ["CompiledGraph", "GraphData", "compile_graph", "compile_prims", "prepare_graph"]
 
-FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-fno-semantic-interposition",
+# No contraction into fused multiply-adds: a value that two kernels, or two loops of one, both compute must come out the same to the last bit, since
+# programs compare them (x == x.amax(), argmax, the gradient of amax). Polynomials of the prelude ask for theirs.
+FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-march=native", "-fopenmp", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-fno-semantic-interposition",
          "-mprefer-vector-width=512", "-fno-exceptions", "-fno-rtti", "-w")
 
 

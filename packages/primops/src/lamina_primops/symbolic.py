@@ -95,7 +95,7 @@ class SymbolNodes:
         key = size_key(value)
         if isinstance(key, Expr):
             return self._of_expr(key)
-        if not is_symbolic(value):
+        if not is_symbolic(value) or type(key) is int:
             return key
         return self._real(value.node) if isinstance(value, torch.SymFloat) else self._truth(value.node)
 

@@ -44,9 +44,10 @@ def _changes_warnings(cap: Any) -> bool:
 
 def _log(level: int | None) -> Any:
     def run(cap: Any, args: Any, kwargs: Any) -> None:
+        """A record that a cached function emits once appears at capture, where the function itself runs; others break."""
         logger = args[0]
         n = args[1] if level is None else level
-        if native(logging.Logger.isEnabledFor, logger, n):
+        if not cap.once and native(logging.Logger.isEnabledFor, logger, n):
             unsupported("logging", "a log record that is emitted", saw=str(args[1:2])[:80], hint="lower the log level, or log outside of the compiled function")
 
     return run

@@ -111,7 +111,6 @@ def _refuse(code: str, what: str, hint: str) -> Any:
 
 _T = torch.Tensor
 function_rule(_T.numpy, _T.data_ptr, _T.untyped_storage, _T.__array__, _T.storage)(_refuse("tensor-memory", "reading a tensor's memory", "move it outside of the compiled function"))
-function_rule(_T.backward, torch.autograd.backward)(_refuse("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside"))
 function_rule(_T.register_hook, _T.retain_grad, _T.register_post_accumulate_grad_hook)(_refuse("autograd", "a hook on a tensor", "register it outside of the compiled function"))
 function_rule(_T.tolist)(_refuse("data-dependent-value", "the values of a tensor as Python numbers", "keep the computation in tensors"))
 function_rule(_T.__repr__, _T.__str__, _T.__format__)(_refuse("tensor-text", "the text of a tensor's value", "format outside of the compiled function"))
@@ -272,31 +271,10 @@ def _refused(code: str, what: str, hint: str, *names: str) -> None:
 
 _refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.set_rng_state", "torch.get_rng_state", "torch.random.get_rng_state", "torch.random.set_rng_state", "torch.set_default_dtype", "torch.set_default_device", "torch.set_num_threads", "torch.use_deterministic_algorithms", "torch.random.fork_rng", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.initial_seed")
 _refused("io", "saving or loading", "do it outside of the compiled function", "torch.save", "torch.load")
-_refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.autograd.backward", "torch.func.vjp", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
+_refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.func.vjp", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
 _refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.func.linearize", "torch.func.functionalize")
 _refused("dispatch-state", "switching PyTorch's dispatcher", "do it outside of the compiled function", "torch._C._DisableTorchDispatch", "torch._C._DisableFuncTorch", "torch._C._DisableAutocast", "torch._C._ExcludeDispatchKeyGuard", "torch._C._IncludeDispatchKeyGuard", "torch._C._ForceDispatchKeyGuard", "torch._C._PreserveDispatchKeyGuard", "torch._C._SetExcludeDispatchKeyGuard", "torch._C._AutoDispatchBelowAutograd", "torch._C._AutoDispatchBelowADInplaceOrView", "torch._C._EnablePythonDispatcher", "torch._C._DisablePythonDispatcher", "torch._C._EnablePreDispatch")
 _refused("inference-mode", "inference_mode inside the compiled function", "use torch.no_grad, or enter it outside", "torch.inference_mode", "torch._C._InferenceMode")
-
-
-@rule(torch.autograd.grad)
-def autograd_grad(cap: Any, args: Any, kwargs: Any) -> Any:
-    """Gradients inside the captured function: one node; the engine runs on fakes for their metadata."""
-    bound = inspect.signature(torch.autograd.grad).bind(*args, **kwargs)
-    bound.apply_defaults()
-    a = bound.arguments
-    if a["is_grads_batched"] or a["materialize_grads"]:
-        unsupported("autograd", "autograd.grad with batched or materialized gradients")
-    outs = (a["outputs"],) if isinstance(a["outputs"], torch.Tensor) else tuple(a["outputs"])
-    ins = (a["inputs"],) if isinstance(a["inputs"], torch.Tensor) else tuple(a["inputs"])
-    given = a["grad_outputs"]
-    given = (given,) if isinstance(given, torch.Tensor) or given is None else tuple(given)
-    retain = a["create_graph"] if a["retain_graph"] is None else a["retain_graph"]
-    with torch._C.DisableTorchFunction():
-        seeds = tuple(g if g is not None else torch.ones_like(o) for o, g in zip(outs, given * len(outs) if len(given) == 1 and given[0] is None else given, strict=True))
-        out = native(torch.autograd.Variable._execution_engine.run_backward, outs, seeds, retain, a["create_graph"], ins, a["allow_unused"] or False, accumulate_grad=False)
-    out = tuple(out)
-    keywords = {k: a[k] for k in ("grad_outputs", "retain_graph", "create_graph", "allow_unused") if a[k] is not None and k in bound.arguments}
-    return cap.recorder.note(torch.autograd.grad, (outs, ins), keywords, out)
 
 
 @rule(getattr(torch.autograd.Function.apply, "__func__", torch.autograd.Function.apply))
@@ -347,6 +325,14 @@ def _policy(cap: Any, context_fn: Any) -> Any:
 def selective_contexts(cap: Any, args: Any, kwargs: Any) -> Any:
     """Two dispatch modes of which the policy is read; they are never entered."""
     return native(torch.utils.checkpoint.create_selective_checkpoint_contexts, *args, **kwargs)
+
+
+@rule(torch.cond)
+def cond(cap: Any, args: Any, kwargs: Any) -> Any:
+    """A branch like any other: taken at capture where the condition is known there."""
+    pred, true_fn, false_fn, *operands = inspect.signature(torch.cond).bind(*args, **kwargs).args
+    truth = cap.tensor_truth(pred) if isinstance(pred, torch.Tensor) else bool(pred)
+    return cap.call(true_fn if truth else false_fn, *operands or [()])
 
 
 @rule(torch.overrides.has_torch_function, torch.overrides.has_torch_function_unary, torch.overrides.has_torch_function_variadic)

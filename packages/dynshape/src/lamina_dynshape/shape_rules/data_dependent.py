@@ -51,6 +51,11 @@ def _unique2(mode: Any, x: Any, sorted: bool = True, return_inverse: bool = Fals
     )
 
 
+@rule("_unique")
+def _unique(mode: Any, x: Any, sorted: bool = True, return_inverse: bool = False) -> Any:
+    return _unique2(mode, x, sorted, return_inverse)[:2]
+
+
 @rule("repeat_interleave.Tensor")
 def _repeat_interleave(mode: Any, repeats: Any, *, output_size: Any = None) -> Any:
     if output_size is not None:

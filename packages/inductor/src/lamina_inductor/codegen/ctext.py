@@ -57,20 +57,21 @@ template <class T> LM T lm_min(T a, T b) { return (a < b) | (a != a) ? a : b; }
 template <class T> LM T lm_fmax(T a, T b) { return (a > b) | (b != b) ? a : b; }
 template <class T> LM T lm_fmin(T a, T b) { return (a < b) | (b != b) ? a : b; }
 template <class T> LM T lm_sign(T a) { return a > 0 ? (T)1 : a < 0 ? (T)-1 : (T)0; }
+LM float lm_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 // Cody and Waite reduction, degree-6 polynomial (Cephes): 1 ulp, inlined into the vector loop; overflow, underflow and NaN as expf
 LM float lm_exp(float x) { float c = x > 88.8f ? 88.8f : x; c = c < -104.0f ? -104.0f : c; float n = __builtin_rintf(c * 1.44269504088896341f);
-  float r = __builtin_fmaf(n, -0.693359375f, c); r = __builtin_fmaf(n, 2.12194440e-4f, r);
-  float p = 1.9875691500e-4f; p = p * r + 1.3981999507e-3f; p = p * r + 8.3334519073e-3f; p = p * r + 4.1665795894e-2f; p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f; p = p * (r * r) + r + 1.0f; int i = (int)n, h = i >> 1; unsigned a = (unsigned)(h + 127) << 23, b = (unsigned)(i - h + 127) << 23;
+  float r = lm_fma(n, -0.693359375f, c); r = lm_fma(n, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f; p = lm_fma(p, r, 1.3981999507e-3f); p = lm_fma(p, r, 8.3334519073e-3f); p = lm_fma(p, r, 4.1665795894e-2f); p = lm_fma(p, r, 1.6666665459e-1f);
+  p = lm_fma(p, r, 5.0000001201e-1f); p = lm_fma(p, r * r, r) + 1.0f; int i = (int)n, h = i >> 1; unsigned a = (unsigned)(h + 127) << 23, b = (unsigned)(i - h + 127) << 23;
   float s, t; __builtin_memcpy(&s, &a, 4); __builtin_memcpy(&t, &b, 4); return p * s * t; }
 LM float lm_sigmoid(float x) { return 1.0f / (1.0f + lm_exp(-x)); }
 LM double lm_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 // rational approximation on [-4, 4], 4e-7 absolute: as libmvec's erff at twice its rate
 LM float lm_erf(float x) { float v = x < -4.0f ? -4.0f : x > 4.0f ? 4.0f : x, s = v * v;
-  float p = -2.72614225801306e-10f; p = p * s + 2.77068142495902e-08f; p = p * s - 2.10102402082508e-06f; p = p * s - 5.69250639462346e-05f;
-  p = p * s - 7.34990630326855e-04f; p = p * s - 2.95459980854025e-03f; p = p * s - 1.60960333262415e-02f;
-  float q = -1.45660718464996e-05f; q = q * s - 2.13374055278905e-04f; q = q * s - 1.68282697438203e-03f; q = q * s - 7.37332916720468e-03f;
-  q = q * s - 1.42647390514189e-02f; return v * p / q; }
+  float p = -2.72614225801306e-10f; p = lm_fma(p, s, 2.77068142495902e-08f); p = lm_fma(p, s, -2.10102402082508e-06f); p = lm_fma(p, s, -5.69250639462346e-05f);
+  p = lm_fma(p, s, -7.34990630326855e-04f); p = lm_fma(p, s, -2.95459980854025e-03f); p = lm_fma(p, s, -1.60960333262415e-02f);
+  float q = -1.45660718464996e-05f; q = lm_fma(q, s, -2.13374055278905e-04f); q = lm_fma(q, s, -1.68282697438203e-03f); q = lm_fma(q, s, -7.37332916720468e-03f);
+  q = lm_fma(q, s, -1.42647390514189e-02f); return v * p / q; }
 LM float lm_rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
 LM double lm_rsqrt(double x) { return 1.0 / __builtin_sqrt(x); }
 LM bool lm_isinf(float x) { return __builtin_fabsf(x) == __builtin_inff(); }

@@ -132,6 +132,8 @@ class LoopNest:
                                              or not self.phases[phase_of[writer]].inner or not isinstance(writer.effect, Store))
                     if self.kind == "column" and exact:
                         in_register = True
+                    if isinstance(writer.effect, Store) and self.phases[phase_of[writer]].inner and getattr(m.effect, "position", None) is not None:
+                        in_register = False  # the second pass of argmax reads it from where it was kept
                     if not in_register and a.buffer not in memory and a.buffer not in rows:
                         span = self._row_span(w)
                         if span is not None and span[1] * a.buffer.itemsize <= config.row_buffer_bytes and len(written[a.buffer]) == 1:

@@ -56,6 +56,7 @@ def _register_arg(kind: str) -> None:
     def rule(g: Any, node: Any, x: Value, dim: int, keepdim: bool) -> Value:
         if not x.size or any(s is ZERO for s in x.size):
             return NotImplemented
+        g.realize(x)  # read twice, for the extremum and for its place: computed again it might differ in the last bit and be found nowhere
         return reduce(g, kind, x, [dim % len(x.size)], keepdim, [torch.int64])[0]
 
 
