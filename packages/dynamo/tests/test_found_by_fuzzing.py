@@ -106,6 +106,9 @@ def text_of_an_operators_exception(x):
     try: y = x.reshape(2, 2)
     except RuntimeError as e: return str(e)
     return y + 1
+def batch_norm_of_two_dtypes(x):
+    try: return torch.nn.functional.batch_norm(x[None], torch.zeros(x.shape[0]).double(), torch.ones(x.shape[0]))
+    except RuntimeError as e: return str(e)
 class Quiet:
     def __enter__(self): return self
     def __exit__(self, kind, e, tb): SEEN.append((str(e), e.__context__ is None, tb is None)); return True
