@@ -109,6 +109,9 @@ def text_of_an_operators_exception(x):
 def batch_norm_of_two_dtypes(x):
     try: return torch.nn.functional.batch_norm(x[None], torch.zeros(x.shape[0]).double(), torch.ones(x.shape[0]))
     except RuntimeError as e: return str(e)
+def methods_of_an_instance_dict(x, o):
+    d = vars(o); keys, update = d.keys, d.update; graph_break(); update(n=4)
+    return keys() >= {"n"}, sorted(o.__dict__.items()), list(vars(o).values())
 class Quiet:
     def __enter__(self): return self
     def __exit__(self, kind, e, tb): SEEN.append((str(e), e.__context__ is None, tb is None)); return True
@@ -125,13 +128,15 @@ def raises_an_exception_from_outside(x):
 PROGRAMS = [v for v in list(globals().values()) if callable(v) and getattr(v, "__module__", "") == __name__ and not isinstance(v, (type, functools._lru_cache_wrapper))]
 ARGUMENTS = {
     "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "number_as_a_key": [(5,), (6,), (7,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
-    "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)],
+    "methods_of_an_instance_dict": [(X, "object")] * 2, "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)],
 }  # fmt: skip
 
 
 def make(v):
     if v == "generator" if isinstance(v, str) else False:
         return (lambda: (yield (yield 1)))()
+    if isinstance(v, str) and v == "object":
+        return Parent()
     return np.arange(3.0) if isinstance(v, str) and v == "array" else v
 
 

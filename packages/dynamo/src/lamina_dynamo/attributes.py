@@ -529,6 +529,14 @@ class InstanceDict:
     def _get(self, key: Any) -> Any:
         return instance_lookup(self.cap, self.obj, key, True)
 
+    def _raw(self) -> dict[str, Any]:
+        d = raw_dict(self.cap.original_of.get(id(self.obj), self.obj))
+        if d is None:
+            return {}
+        if id(d) in self.cap.shadow_of:
+            unsupported("instance-dict", "the dictionary of an object by two ways", hint="use getattr and setattr")
+        return d
+
     def __getitem__(self, key: Any) -> Any:
         found = self._get(key)
         if found is MISSING:
@@ -547,7 +555,7 @@ class InstanceDict:
         over = self.cap.overlay.get(id(self.obj))
         if over is not None and key in over:
             return over[key] is not DELETED
-        d = raw_dict(self.cap.original_of.get(id(self.obj), self.obj)) or {}
+        d = self._raw()
         src = self.cap.sources.get(id(self.obj))
         if key in d:
             if src is not None:
@@ -557,8 +565,8 @@ class InstanceDict:
             self.cap.guard_instance_missing(src, key)
         return False
 
-    def keys(self) -> list[Any]:
-        d = raw_dict(self.cap.original_of.get(id(self.obj), self.obj)) or {}
+    def _keys(self) -> list[Any]:
+        d = self._raw()
         src = self.cap.sources.get(id(self.obj))
         if src is not None:
             self.cap.guard(InstanceDictSource(src), K.DICT_KEYS, tuple(d))
@@ -566,23 +574,26 @@ class InstanceDict:
         return [k for k in d if over.get(k) is not DELETED] + [k for k, v in over.items() if k not in d and v is not DELETED]
 
     def __iter__(self) -> Any:
-        return iter(self.keys())
+        return iter(self._keys())
 
     def __len__(self) -> int:
-        return len(self.keys())
+        return len(self._keys())
 
     def get(self, key: Any, default: Any = None) -> Any:
         found = self._get(key)
         return default if found is MISSING else found
 
-    def values(self) -> list[Any]:
-        return [self[k] for k in self.keys()]
+    def keys(self) -> Any:
+        return dict.fromkeys(self._keys()).keys()
 
-    def items(self) -> list[Any]:
-        return [(k, self[k]) for k in self.keys()]
+    def values(self) -> Any:
+        return self.copy().values()
+
+    def items(self) -> Any:
+        return self.copy().items()
 
     def copy(self) -> dict[Any, Any]:
-        return dict(self.items())
+        return {k: self[k] for k in self._keys()}
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         for k, v in dict(*args, **kwargs).items():
