@@ -112,6 +112,9 @@ def batch_norm_of_two_dtypes(x):
 def methods_of_an_instance_dict(x, o):
     d = vars(o); keys, update = d.keys, d.update; graph_break(); update(n=4)
     return keys() >= {"n"}, sorted(o.__dict__.items()), list(vars(o).values())
+def vars_of_a_number(x):
+    try: vars(5)
+    except TypeError as e: return str(e)
 class Quiet:
     def __enter__(self): return self
     def __exit__(self, kind, e, tb): SEEN.append((str(e), e.__context__ is None, tb is None)); return True
