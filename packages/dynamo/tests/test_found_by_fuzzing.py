@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dynamo_fuzz import breaks
-from dynamo_fuzz.observe import observe
+from dynamo_fuzz.observe import describe, observe
 from lamina_dynamo import graph_break, optimize
 
 SEEN = []
@@ -102,6 +102,19 @@ def names_for_what_was_deleted(x):
 def names_of_an_outside_object(x):
     try: del OUTSIDE.extra
     except AttributeError as e: return str(e)
+def text_of_an_operators_exception(x):
+    try: y = x.reshape(2, 2)
+    except RuntimeError as e: return str(e)
+    return y + 1
+def batch_norm_of_two_dtypes(x):
+    try: return torch.nn.functional.batch_norm(x[None], torch.zeros(x.shape[0]).double(), torch.ones(x.shape[0]))
+    except RuntimeError as e: return str(e)
+def methods_of_an_instance_dict(x, o):
+    d = vars(o); keys, update = d.keys, d.update; graph_break(); update(n=4)
+    return keys() >= {"n"}, sorted(o.__dict__.items()), list(vars(o).values())
+def vars_of_a_number(x):
+    try: vars(5)
+    except TypeError as e: return str(e)
 class Quiet:
     def __enter__(self): return self
     def __exit__(self, kind, e, tb): SEEN.append((str(e), e.__context__ is None, tb is None)); return True
@@ -118,13 +131,15 @@ def raises_an_exception_from_outside(x):
 PROGRAMS = [v for v in list(globals().values()) if callable(v) and getattr(v, "__module__", "") == __name__ and not isinstance(v, (type, functools._lru_cache_wrapper))]
 ARGUMENTS = {
     "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "number_as_a_key": [(5,), (6,), (7,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
-    "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)],
+    "methods_of_an_instance_dict": [(X, "object")] * 2, "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)],
 }  # fmt: skip
 
 
 def make(v):
     if v == "generator" if isinstance(v, str) else False:
         return (lambda: (yield (yield 1)))()
+    if isinstance(v, str) and v == "object":
+        return Parent()
     return np.arange(3.0) if isinstance(v, str) and v == "array" else v
 
 
@@ -168,6 +183,55 @@ class Other(Parent):
 class Config(Parent):
     def __init__(self): self.mode = "a"
     def m(self): return super().m() + 1
+
+
+class Point(Parent):
+    def __init__(self): self.v = 1
+    def __eq__(self, other): return True
+    def __getattr__(self, name): return 7
+
+
+class Net(torch.nn.Module):
+    def __init__(self): super().__init__(); self.p = torch.nn.Parameter(torch.ones(3)); self.n = 2
+    def forward(self, x): return x * self.p + self.n
+
+
+CLASS_CHANGES = {
+    "comparison": (Point, "__eq__", lambda a, b: False), "truth": (Point, "__bool__", lambda self: False), "call": (Net, "__call__", lambda self, x: x * 5), "behind a hook": (Parent, "late", 3),
+    "over an instance": (Point, "v", property(lambda self: 9)), "over a member": (Net, "p", property(lambda self: torch.zeros(3))), "inherited method": (Net, "parameters", lambda self: []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CLASS_CHANGES)
+def test_change_of_a_class(change):
+    cls, name, value = CLASS_CHANGES[change]
+    point, net = Point(), Net()
+
+    def f(x):
+        return point == 3, 1 if point else 2, point.late, point.v, net(x), len(list(net.parameters()))
+
+    compiled = optimize(f, lambda gm, example_inputs: gm.forward)
+    before = cls.__dict__.get(name)
+    assert describe(compiled(X)) == describe(f(X))
+    try:
+        setattr(cls, name, value)
+        assert describe(compiled(X)) == describe(f(X))
+    finally:
+        delattr(cls, name) if before is None else setattr(cls, name, before)
+
+
+def test_a_number_in_a_class_becomes_symbolic():
+    class Counts:
+        n = 2
+
+    def f(x, c):
+        return x + c.n
+
+    made = []
+    compiled = optimize(f, lambda gm, example_inputs: made.append(gm) or gm.forward)
+    for Counts.n in range(2, 8):
+        assert describe(compiled(X, Counts())) == describe(f(X, Counts()))
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("change", ["slot", "getattribute", "bases", "shared"])

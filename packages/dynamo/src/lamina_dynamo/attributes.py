@@ -19,7 +19,7 @@ from .guards import GuardKind
 from .lift import HEAP_TYPE, is_torch_owned
 from .control import DELETED, MISSING
 from .peer import peer_module
-from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, TypeSource, instance_attr, module_member
+from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, instance_attr, module_member
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -33,6 +33,7 @@ _NATIVE_TYPES: set[type] = {
     torch.Size, torch.dtype, torch.device, torch.iinfo, torch.finfo, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, types.GetSetDescriptorType,
     type(iter([])), type(iter(())), type(iter({})), type(reversed([])), property, staticmethod, classmethod, types.MappingProxyType, types.GenericAlias,
 }  # fmt: skip
+_DATA = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, type(None), torch.Tensor)
 _C_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _MODULE_GETATTR = nn.Module.__getattr__
 _OBJECT_GETATTRIBUTE = object.__getattribute__
@@ -40,7 +41,7 @@ _TABLES = ("_parameters", "_buffers", "_modules")
 
 
 def class_lookup(cap: Capture, t: type, name: str) -> Any:
-    """(raw class attribute, class that holds it), or MISSING."""
+    """(raw class attribute, class that holds it), or MISSING; guarded."""
     key = (t, name)
     found = cap.type_cache.get(key)
     if found is None:
@@ -50,7 +51,24 @@ def class_lookup(cap: Capture, t: type, name: str) -> Any:
                 found = (klass.__dict__[name], klass)
                 break
         cap.type_cache[key] = found
+        _guard_class_attr(cap, t, found, name)
     return found
+
+
+def _guard_class_attr(cap: Capture, t: type, raw: Any, name: str) -> None:
+    """The class still holds this very attribute, or still none. One guard per class and name, however many instances."""
+    if is_torch_owned(t.__module__) or not t.__flags__ & HEAP_TYPE:
+        return
+    if id(t) in cap.own:  # what it inherits may still change
+        if raw is MISSING or id(raw[1]) in cap.own or not raw[1].__flags__ & HEAP_TYPE:
+            return
+        t = raw[1]
+    if raw is MISSING:
+        cap.guards.add(ConstantSource(t), K.NO_ATTR, name)
+    elif isinstance(raw[0], _DATA):  # whoever uses the value guards it
+        cap.guards.add(TypeAttrSource(ConstantSource(t), name), K.TYPE, type(raw[0]))
+    else:
+        cap.guards.add(TypeAttrSource(ConstantSource(t), name), K.ID, raw[0])
 
 
 def has_method(cap: Capture, obj: Any, name: str) -> bool:
@@ -74,11 +92,6 @@ def load_attr(cap: Capture, obj: Any, name: str) -> Any:
     if t is _FUNCTION or t is types.MethodType:
         return _function_attr(cap, obj, name)
     getter, owner = class_lookup(cap, t, "__getattribute__")
-    if t not in cap.plain_types:
-        cap.plain_types.add(t)
-        src = cap.sources.get(id(obj))
-        if src is not None and not is_torch_owned(t.__module__) and t.__flags__ & HEAP_TYPE:
-            cap.guards.add(TypeAttrSource(TypeSource(src), "__getattribute__"), K.ID, getter)  # by way of the object: the entry must not hold the class
     if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in ("builtins", "collections"):
         found = generic_attr(cap, obj, t, name)
         if found is not MISSING:
@@ -100,7 +113,6 @@ def _fallback(cap: Capture, obj: Any, t: type, name: str) -> Any:
         if hook[0] is _MODULE_GETATTR:
             return _nn_member(cap, obj, t, name)
         if type(hook[0]) is _FUNCTION:
-            guard_class_attr(cap, t, hook, "__getattr__")
             return cap.call(hook[0], (obj, name))
         return native(getattr, obj, name)
     raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
@@ -117,10 +129,8 @@ def generic_attr(cap: Capture, obj: Any, t: type, name: str) -> Any:
         found = instance_lookup(cap, obj, name, True)
         if found is not MISSING:
             return found
-        guard_class_attr(cap, t, raw, name)
         return types.MethodType(value, obj)
     if rt is property:
-        guard_class_attr(cap, t, raw, name)
         if value.fget is None:
             raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no getter"))
         if type(value.fget) is not _FUNCTION:
@@ -166,14 +176,11 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
     value = raw[0]
     rt = type(value)
     if rt is staticmethod:
-        guard_class_attr(cap, t, raw, name)
         return value.__func__
     if rt is classmethod:
-        guard_class_attr(cap, t, raw, name)
         return types.MethodType(value.__func__, t)
     if getter is not MISSING:
         if type(getter[0]) is _FUNCTION:
-            guard_class_attr(cap, t, raw, name)
             return cap.call(getter[0], (value, obj, t))
         if rt in (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType):
             return native(value.__get__, obj, t)
@@ -183,13 +190,6 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
     if is_torch_owned(raw[1].__module__):
         return cap.lift(value, ConstantSource(value))
     return cap.lift(value, TypeAttrSource(ConstantSource(t), name))
-
-
-def guard_class_attr(cap: Capture, t: type, raw: Any, name: str) -> None:
-    """The class still holds this very attribute. One guard per class and name, however many instances."""
-    if is_torch_owned(raw[1].__module__) or id(raw[1]) in cap.own:
-        return
-    cap.guards.add(TypeAttrSource(ConstantSource(t), name), K.ID, raw[0])
 
 
 def instance_lookup(cap: Capture, obj: Any, name: str, guard_missing: bool) -> Any:
@@ -302,7 +302,6 @@ def _type_attr(cap: Capture, cls: type, name: str) -> Any:
     if raw is MISSING or is_torch_owned(raw[1].__module__) or id(cls) in cap.own:
         return value if id(cls) in cap.own else cap.lift_if_data(value, ConstantSource(value))
     if type(raw[0]) in (_FUNCTION, classmethod, staticmethod, property) or value is not raw[0]:
-        guard_class_attr(cap, cls, raw, name)
         return value
     return cap.lift(value, TypeAttrSource(ConstantSource(cls), name))
 
@@ -530,6 +529,14 @@ class InstanceDict:
     def _get(self, key: Any) -> Any:
         return instance_lookup(self.cap, self.obj, key, True)
 
+    def _raw(self) -> dict[str, Any]:
+        d = raw_dict(self.cap.original_of.get(id(self.obj), self.obj))
+        if d is None:
+            return {}
+        if id(d) in self.cap.shadow_of:
+            unsupported("instance-dict", "the dictionary of an object by two ways", hint="use getattr and setattr")
+        return d
+
     def __getitem__(self, key: Any) -> Any:
         found = self._get(key)
         if found is MISSING:
@@ -548,7 +555,7 @@ class InstanceDict:
         over = self.cap.overlay.get(id(self.obj))
         if over is not None and key in over:
             return over[key] is not DELETED
-        d = raw_dict(self.cap.original_of.get(id(self.obj), self.obj)) or {}
+        d = self._raw()
         src = self.cap.sources.get(id(self.obj))
         if key in d:
             if src is not None:
@@ -558,8 +565,8 @@ class InstanceDict:
             self.cap.guard_instance_missing(src, key)
         return False
 
-    def keys(self) -> list[Any]:
-        d = raw_dict(self.cap.original_of.get(id(self.obj), self.obj)) or {}
+    def _keys(self) -> list[Any]:
+        d = self._raw()
         src = self.cap.sources.get(id(self.obj))
         if src is not None:
             self.cap.guard(InstanceDictSource(src), K.DICT_KEYS, tuple(d))
@@ -567,23 +574,26 @@ class InstanceDict:
         return [k for k in d if over.get(k) is not DELETED] + [k for k, v in over.items() if k not in d and v is not DELETED]
 
     def __iter__(self) -> Any:
-        return iter(self.keys())
+        return iter(self._keys())
 
     def __len__(self) -> int:
-        return len(self.keys())
+        return len(self._keys())
 
     def get(self, key: Any, default: Any = None) -> Any:
         found = self._get(key)
         return default if found is MISSING else found
 
-    def values(self) -> list[Any]:
-        return [self[k] for k in self.keys()]
+    def keys(self) -> Any:
+        return dict.fromkeys(self._keys()).keys()
 
-    def items(self) -> list[Any]:
-        return [(k, self[k]) for k in self.keys()]
+    def values(self) -> Any:
+        return self.copy().values()
+
+    def items(self) -> Any:
+        return self.copy().items()
 
     def copy(self) -> dict[Any, Any]:
-        return dict(self.items())
+        return {k: self[k] for k in self._keys()}
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         for k, v in dict(*args, **kwargs).items():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .attributes import class_lookup, generic_attr, generic_delete, generic_store, guard_class_attr, load_attr, store_attr
+from .attributes import class_lookup, generic_attr, generic_delete, generic_store, load_attr, store_attr
 from .binding import bind
 from .control import native, observe, unsupported
 from .frames import Frame, run
@@ -146,7 +146,6 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
         observe(TypeError(f"{t.__name__!r} object is not callable"))
     method = found[0]
     if type(method) in (_FUNCTION, _METHOD) or type(method) not in _C_METHODS:
-        guard_class_attr(cap, t, found, "__call__")
         if type(method) is _FUNCTION:
             return call(cap, method, (fn, *args), kwargs)
         return call(cap, load_attr(cap, fn, "__call__"), args, kwargs)

@@ -13,7 +13,7 @@ from types import CellType, CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .bytecode import Program, program_of
-from .control import Observed, RestartCapture, Unsupported
+from .control import Observed, RestartCapture, Unsupported, unsupported
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -103,8 +103,6 @@ def run(f: Frame) -> Any:
     """Interpret until the frame returns or yields; -> its result."""
     cap = f.cap
     if cap.depth > MAX_DEPTH:
-        from .control import unsupported
-
         unsupported("recursion", "calls nested too deeply to be inlined", hint="raise no recursion inside a compiled function, or disable it")
     ops, args = f.ops, f.args
     saved_frame, saved_exc = cap.frame, cap.handled
@@ -113,13 +111,14 @@ def run(f: Frame) -> Any:
     try:
         while True:
             try:
-                while True:
-                    pc = f.pc
-                    f.pc = pc + 1
-                    if ops[pc](f, args[pc]) is not None:
-                        return f.result
-            except Observed as e:
-                unwind(f, e.exc)
+                try:
+                    while True:
+                        pc = f.pc
+                        f.pc = pc + 1
+                        if ops[pc](f, args[pc]) is not None:
+                            return f.result
+                except Observed as e:
+                    unwind(f, e.exc)
             except Unsupported as u:
                 if u.where is None:
                     u.where = where_of(f)
@@ -138,17 +137,18 @@ def run_root(f: Frame, break_at: int | None) -> Any:
     step = 0
     while True:
         try:
-            while True:
-                if step == break_at:
-                    return BREAK
-                cap.step = step
-                step += 1
-                pc = f.pc
-                f.pc = pc + 1
-                if ops[pc](f, args[pc]) is not None:
-                    return f.result
-        except Observed as e:
-            unwind(f, e.exc)
+            try:
+                while True:
+                    if step == break_at:
+                        return BREAK
+                    cap.step = step
+                    step += 1
+                    pc = f.pc
+                    f.pc = pc + 1
+                    if ops[pc](f, args[pc]) is not None:
+                        return f.result
+            except Observed as e:
+                unwind(f, e.exc)
         except Unsupported as u:
             if u.where is None:
                 u.where = where_of(f)
@@ -176,6 +176,8 @@ def unwind(f: Frame, exc: BaseException) -> None:
         exc.__context__ = cap.handled
     if entry is None:
         raise Observed(exc)
+    if exc is cap.recorder.failure:  # the handler may look at its text
+        unsupported("operator-error", "an exception of an operator, handled by the program", saw=type(exc).__name__)
     del f.stack[entry.depth :]
     if entry.lasti:
         f.stack.append(f.pc - 1)

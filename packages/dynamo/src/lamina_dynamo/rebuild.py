@@ -188,8 +188,8 @@ class Codegen:
             return self.constant(v)
         if t is types.FunctionType:
             return self._function(v) if id(v) in self.cap.own else self.constant(v)
-        if t is types.MethodType and isinstance(v.__self__, torch.Tensor):
-            return self.builtin_method(v)  # the function is the fake's, the real tensor has its own
+        if t is types.MethodType and isinstance(v.__self__, (torch.Tensor, InstanceDict)):
+            return f"{self.value(v.__self__)}.{v.__name__}"  # the function is the fake's or the stand-in's, the real object has its own
         if t is types.MethodType:
             return self._named(v, lambda: f"{self.constant(types.MethodType)}({self.value(v.__func__)}, {self.value(v.__self__)})", None)
         if t is types.MethodWrapperType:

@@ -99,6 +99,7 @@ class Recorder(TorchFunctionMode):
         self.scope: Scope | None = None  # innermost function under a transform that is being recorded
         self.ended: dict[int, Any] = {}  # wrappers that outlived their transform
         self.is_paused = False  # PyTorch's own code of a transform runs: nothing is recorded
+        self.failure: Exception | None = None  # the last exception of an operator on fakes, whose text is not eager's
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -159,6 +160,18 @@ class Recorder(TorchFunctionMode):
     # ---- running -----------------------------------------------------------------------------------------------------
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call on fakes and record."""
+        try:
+            func, args, kwargs, out = self._run_on_fakes(func, args, kwargs)
+        except (RuntimeError, IndexError, ValueError) as error:
+            self.failure = error
+            raise
+        noted = self.note(func, args, kwargs, out)
+        if self.cap.mode.shape_env is not None:
+            self.cap.rely_on_asserts()
+        return noted
+
+    def _run_on_fakes(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
+        """(function, arguments as they are to be recorded, result)."""
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
         run = symbolic_form(func)
@@ -177,10 +190,7 @@ class Recorder(TorchFunctionMode):
                 raise
             args, kwargs = plain_numbers((args, kwargs))
             out = self._run_on_plain_numbers(func, args, kwargs)
-        noted = self.note(func, args, kwargs, out)
-        if self.cap.mode.shape_env is not None:
-            self.cap.rely_on_asserts()
-        return noted
+        return func, args, kwargs, out
 
     def _run_on_plain_numbers(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operator whose C++ has no symbolic sizes in its signature, with values for those given; the sizes of its tensors may still be too much."""

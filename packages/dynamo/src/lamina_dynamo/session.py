@@ -74,7 +74,6 @@ class Capture(Lifting, Protocols, Dynamic):
         self.handled: Any = None  # exception being handled (sys.exc_info)
         self.rng_used = False
         self.size_nodes: dict[Any, fx.Node] = {}
-        self.plain_types: set[type] = set()  # classes whose way of attribute access is guarded
         self.told_apart: dict[int, Any] = {}  # id -> outside tensor that the program compared by identity with others, in a set
         self.type_cache: dict[tuple[type, str], Any] = {}
         self.recorder = Recorder(self)

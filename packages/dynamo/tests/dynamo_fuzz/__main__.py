@@ -60,7 +60,7 @@ def run_mutations(args: argparse.Namespace, ends: float) -> tuple[int, int]:
         found.append(case)
         print(f"{case.text[len(mutations.WORLD):]}\n{case.changes}\n{case.difference}\n", flush=True)
 
-    made, at = 0, args.seed
+    made, at = 0, args.seed * 1_000_000_000
     while made < args.count and time.monotonic() < ends:
         more, at = mutations.run_many(min(200, args.count - made), at, report)
         made += more

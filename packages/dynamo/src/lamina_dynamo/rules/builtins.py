@@ -121,7 +121,12 @@ def delattr_(cap: Any, args: Any, kwargs: Any) -> None:
 def vars_(cap: Any, args: Any, kwargs: Any) -> Any:
     if not args:
         unsupported("frame-locals", "vars() without an argument")
-    return instance_dict(cap, args[0])
+    try:
+        return instance_dict(cap, args[0])
+    except Observed as e:
+        if isinstance(e.exc, AttributeError):
+            observe(TypeError("vars() argument must have __dict__ attribute"))
+        raise
 
 
 @rule(len)

@@ -59,7 +59,10 @@ def _batch_norm_strides(x: Any) -> Any:
     return format_strides(x.sizes, suggest_format(x.sizes, x.strides))
 
 
-def _batch_norm(mode: Any, x: Any, weight: Any, training: bool, statistics: int | None = None) -> Any:
+def _batch_norm(mode: Any, x: Any, weight: Any, training: bool, others: Any = ()) -> Any:
+    for p in (weight, *others):  # on the CPU only half precision mixes with float
+        if p is not None and p.scalar_type != x.scalar_type and x.dev.type == "cpu" and x.scalar_type not in (torch.bfloat16, torch.float16):
+            raise RuntimeError(f"expected scalar type {x.scalar_type} but found {p.scalar_type}")
     result = mode.make(x.sizes, _batch_norm_strides(x), x.scalar_type, x.dev)
     count = x.sizes[1] if training else 0
     dtype = _statistics_dtype(x, weight)
@@ -68,22 +71,22 @@ def _batch_norm(mode: Any, x: Any, weight: Any, training: bool, statistics: int 
 
 @rule("native_batch_norm", "_native_batch_norm_legit")
 def _native_batch_norm(mode: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float) -> Any:
-    return _batch_norm(mode, x, weight, training)
+    return _batch_norm(mode, x, weight, training, (bias, mean, var))
 
 
 @rule("_native_batch_norm_legit.no_stats")
 def _batch_norm_no_stats(mode: Any, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float) -> Any:
-    return _batch_norm(mode, x, weight, training)
+    return _batch_norm(mode, x, weight, training, (bias,))
 
 
 @rule("_native_batch_norm_legit_no_training")
 def _batch_norm_inference(mode: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float) -> Any:
-    return _batch_norm(mode, x, weight, False)
+    return _batch_norm(mode, x, weight, False, (bias, mean, var))
 
 
 @rule("_native_batch_norm_legit_functional")
 def _batch_norm_functional(mode: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float) -> Any:
-    return (*_batch_norm(mode, x, weight, training), _like(mode, mean), _like(mode, var))
+    return (*_batch_norm(mode, x, weight, training, (bias, mean, var)), _like(mode, mean), _like(mode, var))
 
 
 @rule("native_batch_norm_backward")
