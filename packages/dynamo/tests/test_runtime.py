@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import math
 import os
 import sys
 import threading
@@ -13,8 +14,9 @@ import weakref
 import pytest
 import torch
 
-from lamina_dynamo import convert, disable, optimize, reset
+from lamina_dynamo import calls, convert, disable, optimize, reset
 from lamina_dynamo.cache import caches_alive
+from lamina_dynamo.control import Observed
 from lamina_dynamo.native import RUN_EAGER
 from lamina_dynamo.runtime import Options, compile_callable
 from lamina_dynshape.support.counters import counters
@@ -551,3 +553,27 @@ def test_captures_in_vain_end(monkeypatch):
     for _ in range(10):
         compiled(torch.ones(2))
     assert len(asked) == 3
+
+
+def test_an_exception_that_only_the_capture_meets_is_counted_and_an_error_under_fullgraph(monkeypatch):
+    def only_in_capture(cap, args, kwargs):
+        raise Observed(ValueError("wrong here alone"))
+
+    monkeypatch.setitem(calls.RULES, id(math.gcd), only_in_capture)
+    program = lambda x: x * math.gcd(4, 6)
+    before = counters["graph_breaks"]["capture-raised"]
+    assert torch.equal(optimize(program, Count())(torch.ones(2)), torch.full((2,), 2.0))
+    assert counters["graph_breaks"]["capture-raised"] == before + 1
+    with pytest.raises(Unsupported, match="only the capture meets") as error:
+        optimize(program, Count(), fullgraph=True)(torch.ones(2))
+    assert "wrong here alone" in str(error.value) and __file__ in str(error.value)
+
+
+def test_an_exception_of_the_program_is_no_break():
+    def program(x):
+        raise KeyError(x.shape[0])
+
+    before = dict(counters["graph_breaks"])
+    with pytest.raises(KeyError):
+        optimize(program, Count(), fullgraph=True)(torch.ones(2))
+    assert dict(counters["graph_breaks"]) == before

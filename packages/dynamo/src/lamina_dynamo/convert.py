@@ -8,6 +8,7 @@ Keeps:   nothing outside is changed by a capture; grad mode, autocast and modes 
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import sys
 import types
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.errors import UserLocation
 from lamina_dynshape.support.fxsources import keep_source
 from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.timers import stage
@@ -82,14 +84,14 @@ def listening(listener: Any) -> Any:
 
 
 def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, globals_: Any, options: Any, *, frame_state: dict[str, Any]) -> Any:
-    """Capture one call of `fn` and make its cache entry; RUN_EAGER for this call, or SKIP for good, where that cannot be."""
+    """Capture one call of `fn` and make its cache entry; SKIP where that cannot be, what to call when `fn` returns where the program seems to raise."""
     ext = extension()
     try:
         converted = _convert(fn, slots, options, DynamicPolicy(options.dynamic, frame_state))
     except _UserException as e:
         counters["frames"]["raised"] += 1
         log("graph_breaks").info("%s raised during capture: %s", fn.__qualname__, e)
-        return ext.RUN_EAGER
+        return functools.partial(_did_not_raise, fn, options, str(e))
     except _CannotConvert as e:
         if options.fullgraph:
             raise e.reason from None
@@ -105,6 +107,18 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     entry = make_entry(converted)
     entry.options = options  # they hold the resume functions that its code refers to
     return entry
+
+
+def _did_not_raise(fn: types.FunctionType, options: Any, error: str) -> None:
+    """The original has returned where the capture met an exception: nothing of the call was compiled, and that is counted."""
+    reason = refusal("capture-raised", "an exception that only the capture meets", saw=error)
+    counters["graph_breaks"][reason.code] += 1
+    log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, reason)
+    for listener in _listeners:
+        listener(reason)
+    if options.fullgraph:
+        reason.where = UserLocation(fn.__code__.co_filename, fn.__code__.co_firstlineno, fn.__code__.co_qualname)
+        raise reason
 
 
 def make_entry(c: Converted) -> Any:

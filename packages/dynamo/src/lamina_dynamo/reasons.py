@@ -94,5 +94,6 @@ REASONS: dict[str, Reason] = {
     "opcode": Reason("an instruction that is not modelled", "rewrite the statement, or report it"),
     "recursion": Reason("calls nested too deeply to be inlined", "raise no recursion inside of a compiled function, or disable it"),
     "break-at-start": Reason("a break before the first statement of a function", "move what breaks into a function of its own"),
+    "capture-raised": Reason("an exception that the capture meets and the program does not", "report it, with the function"),
     "restarts": Reason("a frame that had to be captured again too often", "report it, with the function"),
 }  # fmt: skip

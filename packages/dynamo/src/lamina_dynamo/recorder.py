@@ -119,11 +119,6 @@ class Recorder(TorchFunctionMode):
                 rule = _write_attribute
         if rule is not None:
             return rule(self, func, args, kwargs)
-        for kind in types:
-            if not issubclass(kind, torch.Tensor):
-                out = self.cap.call(kind.__torch_function__, (func, types, args, kwargs))
-                if out is not NotImplemented:
-                    return out
         return self.run(func, args, kwargs)
 
     # ---- functions under a transform -----------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def _on_miss(options: Options, compiled: Any, slots: tuple[Any, ...]) -> Any:
 
 
 def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[Any, ...]) -> Any:
-    """An Entry that matches this call, RUN_EAGER or SKIP."""
+    """An Entry that matches this call, RUN_EAGER, SKIP, or what to call when the original has returned."""
     ext = extension()
     if _intercepted():
         counters["frames"]["inside a mode or transform"] += 1
@@ -127,7 +127,7 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
                 answer = _convert(options, cache, fn, slots)
         finally:
             ext.bypass(-1)
-        if answer is ext.RUN_EAGER or answer is ext.SKIP:
+        if not isinstance(answer, ext.Entry):
             cache.in_vain += 1
             cache.frozen = cache.in_vain >= options.recompile_limit  # capturing at every call would cost more than it brings
             return answer

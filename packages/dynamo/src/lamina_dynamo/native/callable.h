@@ -633,10 +633,12 @@ PyObject* compiled_call(PyObject* callable, PyObject* const* args, size_t nargsf
     if (matched) return result;
   } else if (answer.p == skip_always) {
     self->skip = true;
-  } else if (answer.p != run_eager) {
-    return PyErr_Format(PyExc_TypeError, "on_miss returned %.100s, expected Entry, RUN_EAGER or SKIP", Py_TYPE(answer.p)->tp_name);
+  } else if (answer.p != run_eager && !PyCallable_Check(answer.p)) {
+    return PyErr_Format(PyExc_TypeError, "on_miss returned %.100s, expected Entry, RUN_EAGER, SKIP or what to call when the original has returned", Py_TYPE(answer.p)->tp_name);
   }
-  return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
+  Ref original(PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames));
+  if (original && PyCallable_Check(answer.p) && !PyObject_TypeCheck(answer.p, &entry_type) && !Ref(PyObject_CallNoArgs(answer.p))) return nullptr;
+  return original.release();
 }
 
 PyObject* compiled_new(PyTypeObject* type, PyObject* args, PyObject* kw) {
