@@ -9,6 +9,7 @@ Keeps:   every node has `meta["val"]` and `meta["stack"]`; symbolic sizes are no
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,16 @@ def _kind_of(func: Any) -> int:
             kind = _MUTABLE if func._schema.is_mutable else _PURE
         _KIND[func] = kind
     return kind
+
+
+_NUMBERS = (int, float, complex, bool)
+
+
+@functools.cache
+def _wants_tensor(func: Any) -> bool:
+    """Whether the first operand is a tensor that no number can stand for. Wrapped numbers arrive as numbers, at operators too that refuse them."""
+    schema = func._schema
+    return schema.arguments[0].type.kind() == "TensorType" and not torch._C._should_allow_numbers_as_tensors(schema.name.partition("::")[2])
 
 
 class Tracer:
@@ -175,6 +186,9 @@ class Tracer:
         kind = _kind_of(func)
         if kind == _MUTABLE:
             raise Unsupported("in-place op below functionalization", where=location(self._stack), saw=str(func), hint="trace under functionalization")
+        if args and type(args[0]) in _NUMBERS and _wants_tensor(func):
+            with _disable_current_modes():
+                args = (torch.tensor(args[0]), *args[1:])
         args = tuple([a if type(a) in _ATOMS else self._faked(a) for a in args])
         if kwargs:
             kwargs = {k: a if type(a) in _ATOMS else self._faked(a) for k, a in kwargs.items()}
