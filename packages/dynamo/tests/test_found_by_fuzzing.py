@@ -269,3 +269,33 @@ def test_a_pattern_object_is_guarded():
     assert compiled(X) == f(X)
     place["p"] = re.compile("b")
     assert compiled(X) == f(X)
+
+
+class Asked:
+    def __getattr__(self, name):
+        return 31
+
+
+def test_an_attribute_added_where_getattr_was_asked():
+    box = Asked()
+    compiled = optimize(lambda x: x * box.late, lambda gm, ex: gm.forward)
+    assert compiled(torch.ones(1)).item() == 31
+    box.late = 8
+    assert compiled(torch.ones(1)).item() == 8
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_a_hook_of_all_modules_on_a_module_with_hooks_of_its_own(already):
+    model = torch.nn.Linear(2, 2)
+    if already:
+        model.register_forward_hook(lambda module, args, out: out + 1)
+    compiled = optimize(model, lambda gm, ex: gm.forward)
+    x = torch.ones(2)
+    for factor in (2, 3):
+        assert torch.equal(compiled(x), model(x))
+        handle = torch.nn.modules.module.register_module_forward_hook(lambda module, args, out, factor=factor: out * factor)
+        try:
+            assert torch.equal(compiled(x), model(x))
+        finally:
+            handle.remove()
+    assert torch.equal(compiled(x), model(x))

@@ -113,6 +113,8 @@ def _fallback(cap: Capture, obj: Any, t: type, name: str) -> Any:
         if hook[0] is _MODULE_GETATTR:
             return _nn_member(cap, obj, t, name)
         if type(hook[0]) is _FUNCTION:
+            if (src := cap.sources.get(id(obj))) is not None and raw_dict(obj) is not None and name not in cap.overlay.get(id(obj), ()):
+                cap.guard_instance_missing(src, name)  # once it is there, the hook is not asked
             return cap.call(hook[0], (obj, name))
         return native(getattr, obj, name)
     raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))

@@ -29,6 +29,7 @@ def module_call(cap: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _has_hooks(cap: Any, module: Any) -> bool:
+    has_global = _has_global_hooks(cap)  # first, since they are guarded here whatever the module has
     d = raw_dict(module) or {}
     over = cap.overlay.get(id(module)) or {}
     src = cap.sources.get(id(module))
@@ -41,11 +42,18 @@ def _has_hooks(cap: Any, module: Any) -> bool:
             return True
         if src is not None and name not in over:
             cap.guard(instance_attr(src, name), GuardKind.LEN, 0)
+    return has_global
+
+
+def _has_global_hooks(cap: Any) -> bool:
+    """Whether hooks of all modules are registered; every registration has a key of its own."""
     for name in _GLOBAL_HOOKS:
-        if _GLOBALS[name]:
-            return True
-        cap.guards.add(ItemSource(ConstantSource(_GLOBALS), name), GuardKind.LEN, 0)
-    return False
+        source, hooks = ItemSource(ConstantSource(_GLOBALS), name), _GLOBALS[name]
+        if hooks:
+            cap.guards.add(source, GuardKind.DICT_KEYS, tuple(hooks))
+        else:
+            cap.guards.add(source, GuardKind.LEN, 0)
+    return any(_GLOBALS[name] for name in _GLOBAL_HOOKS)
 
 
 @rule(BackwardHook.setup_input_hook, BackwardHook.setup_output_hook)
