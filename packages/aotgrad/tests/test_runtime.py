@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from lamina_aotgrad import aot_function, run_graph
+from lamina_dynshape.support.errors import Unsupported
+from torch import Tensor, fx
 
 X = lambda *size: torch.randn(*size)
 P = lambda *size: torch.randn(*size, requires_grad=True)
@@ -454,3 +456,46 @@ def test_saved_values_are_freed_after_the_backward():
     y.backward()
     gc.collect()
     assert all(r() is None for r in seen)
+
+
+class TestGradientsInside:
+    """Gradients that are switched, asked for, or wanted inside of the program."""
+
+    def test_turned_on(self):
+        """The rest of a frame that broke under `no_grad`: called with gradients off, turns them on itself."""
+        graph = fx.Graph()
+        x, w = graph.placeholder("x"), graph.placeholder("w")
+        before = graph.call_function(torch.mul, (x, w))
+        graph.call_function(torch._C._set_grad_enabled, (True,))
+        graph.output((before, graph.call_function(torch.sin, (graph.call_function(torch.mul, (x, w)),))))
+        gm = fx.GraphModule({}, graph)
+        x, w = X(3), P(3)
+        with torch.no_grad():
+            compiled = aot_function(gm, [x, w], fw_compiler=run_graph)
+            outs = compiled(x, w)
+            torch._C._set_grad_enabled(False)
+        assert [o.requires_grad for o in outs] == [False, True]
+        (grad,) = torch.autograd.grad(outs[1].sum(), w)
+        torch.testing.assert_close(grad, x * (x * w).cos())
+
+    def test_of_a_leaf_inside(self, same):
+        def f(x):
+            y = x.clone().requires_grad_()
+            (g,) = torch.autograd.grad((y**3).sum(), y)
+            return g
+
+        same(f, lambda: [X(3)], graph=False)
+
+    def test_new_leaf_as_output(self, same):
+        same(lambda x: ((x * 2).detach().requires_grad_(), x + 1), lambda: [X(3)], graph=False)
+
+    def test_refuses_history_of_a_new_leaf(self):
+        w = X(3)
+
+        def f(x):
+            y = (x * 2).requires_grad_()
+            return y, y * w
+
+        for x in (X(3), P(3)):
+            with pytest.raises(Unsupported, match="history"):
+                aot_function(lambda x: f(x.detach()), [x], fw_compiler=run_graph)

@@ -116,20 +116,21 @@ def trace_joint(
 ) -> Joint:
     """The joint graph of `target` at `fakes` (flat: fake tensors, symbolic sizes, numbers).
 
-    `training`: whether to differentiate; by default, whether gradients are on and an input requires one. The program returns a flat
+    `training`: whether to differentiate; by default, whether gradients are on (or the graph turns them on) and an input requires one. The program returns a flat
     tuple. `groups`: inputs that share written memory; the graph has a flat base for each, after the inputs. Raises `Unsupported` for what
     cannot be functional (`set_`, `resize_`); without `groups`, `SharedWrite` for a written input whose fake shares memory with another's.
     """
     tensors = [f for f in fakes if isinstance(f, Tensor)]
+    grads_on, turned_on = torch.is_grad_enabled() and training is not False, _turns_gradients_on(target)
     if training is None:
-        training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        training = (grads_on or turned_on) and any(t.requires_grad for t in tensors)
     mode = fake_mode_of(*tensors) or FakeMode(env_of(*fakes))
     if len(tensors) > 0 and fake_mode_of(*tensors) is None:
         raise InternalError("trace_joint needs fake tensors, got real ones")
     names, roles, sources = _describe_inputs(target, fakes, roles)
-    signature = GraphSignature(roles=list(roles), autocast=torch.is_autocast_enabled("cpu"))
+    signature = GraphSignature(roles=list(roles), autocast=torch.is_autocast_enabled("cpu"), turns_gradients_on=training and not grads_on)
     tracer = _JointTracer(mode)
-    with _plain_grad_mode(training):
+    with _plain_grad_mode(grads_on, training):
         run = _Run(tracer, [_bind(tracer, mode, n, f, r, s) for n, f, r, s in zip(names, fakes, roles, sources, strict=True)])
         run.fake_leaves = {i for i, f in enumerate(fakes) if isinstance(f, Tensor) and f.is_leaf}
         for group in groups or ():
@@ -164,6 +165,12 @@ def trace_joint(
     return Joint(gm, signature, len(run.inner))
 
 
+def _turns_gradients_on(target: Any) -> bool:
+    """Whether a graph that starts without gradients, as the rest of a frame that broke under `no_grad`, has them on somewhere."""
+    nodes = target.graph.nodes if isinstance(target, fx.GraphModule) else ()
+    return any(n.op == "call_function" and n.target is torch._C._set_grad_enabled and n.args[0] for n in nodes)
+
+
 def _describe_inputs(target: Any, fakes: Sequence[Any], roles: Sequence[str] | None) -> tuple[list[str], list[str], list[str | None]]:
     """Names, roles and sources of the inputs."""
     holders = [n for n in target.graph.nodes if n.op == "placeholder"] if isinstance(target, fx.GraphModule) else []
@@ -176,8 +183,8 @@ def _describe_inputs(target: Any, fakes: Sequence[Any], roles: Sequence[str] | N
 
 
 @contextlib.contextmanager
-def _plain_grad_mode(training: bool) -> Iterator[None]:
-    """Grad mode of the trace; inference mode is left, since its tensors cannot be traced.
+def _plain_grad_mode(grads_on: bool, training: bool) -> Iterator[None]:
+    """Grad mode at the start of the trace; inference mode is left, since its tensors cannot be traced.
 
     oneDNN is off while gradients are traced: its recurrent layer keeps a workspace only under autograd, which compiled forwards run below.
     Recurrent layers then trace as their steps; no other composite looks at the flag.
@@ -186,7 +193,7 @@ def _plain_grad_mode(training: bool) -> Iterator[None]:
     if training:
         torch._C._set_mkldnn_enabled(False)
     try:
-        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and training):
+        with torch.inference_mode(False), torch.set_grad_enabled(grads_on):
             yield
     finally:
         torch._C._set_mkldnn_enabled(one_dnn)
@@ -352,6 +359,9 @@ def _classify(run: _Run, outs: Sequence[Any], signature: GraphSignature) -> Outp
         for position, spec in zip(positions, _group(run, table, [outs[p] for p in positions]), strict=True):
             specs[position] = spec
     signature.outputs = [s for s in specs if s is not None]
+    made = {id(out) for out, spec in zip(outs, specs, strict=True) if spec is not None and spec.leaf}
+    if made and any(id(leaf) in made for leaf in _leaves_behind(*[o for o in outs if isinstance(o, Tensor)])):
+        raise Unsupported("output whose history leads to another output, a leaf that the program made")
     return table
 
 
@@ -373,14 +383,20 @@ def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owners: Sequence[
 def _is_cut_off(run: _Run, out: Tensor) -> bool:
     """Whether the history of a view of an input reaches no input: it starts at a view that was made with gradients off."""
     known = {id(t) for t in run.leaves}
-    todo = [out.grad_fn] if out.requires_grad and out.grad_fn is not None else []
+    return out.requires_grad and out.grad_fn is not None and not any(id(leaf) in known for leaf in _leaves_behind(out))
+
+
+def _leaves_behind(*outs: Tensor) -> Iterator[Tensor]:
+    """The leaves that the history of these tensors reaches."""
+    todo = [o.grad_fn for o in outs if o.grad_fn is not None]
+    seen = set(todo)
     while todo:
         node = todo.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) in known:
-            return False
-        todo += [f for f, _ in node.next_functions if f is not None]
-    return out.requires_grad and out.grad_fn is not None
+        if (leaf := getattr(node, "variable", None)) is not None:
+            yield leaf
+        fresh = {f for f, _ in node.next_functions if f is not None} - seen
+        seen |= fresh
+        todo += fresh
 
 
 def _passes_gradient(arg: Tensor, out: Tensor) -> bool:
@@ -393,7 +409,11 @@ def _passes_gradient(arg: Tensor, out: Tensor) -> bool:
 def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[OutputSpec]:
     """Specs of outputs that share one storage: one graph output is the base, the others are views of it."""
     nodes = [run.node_of(o) for o in outs]
+    if any(_is_new_leaf(run, o) for o in outs):
+        return [_leaf_output(run, table, outs)]
     if len(outs) == 1:
+        if outs[0].requires_grad and not run.required:
+            raise Unsupported("output whose history starts inside of the graph", saw=str(nodes[0]))
         return [OutputSpec(OutputKind.FRESH, table.add(nodes[0], outs[0]), requires_grad=outs[0].requires_grad)]
     base_node, base = _common_base(run, outs, nodes)
     index = table.add(base_node, base)
@@ -407,6 +427,18 @@ def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[Output
             raise Unsupported("outputs that share memory in a way that is no view", saw=str(node))
         specs.append(OutputSpec(OutputKind.VIEW_OF_OUTPUT, index, view, out.requires_grad, no_grad=out.requires_grad and out.is_leaf))
     return specs
+
+
+def _is_new_leaf(run: _Run, out: Tensor) -> bool:
+    """Whether an output is a leaf that the program made: `requires_grad_` on a value of its own."""
+    return out.requires_grad and out.is_leaf and not any(out is leaf for leaf in run.leaves)
+
+
+def _leaf_output(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> OutputSpec:
+    """A new leaf: it leaves the graph as a value, and requires gradients again outside."""
+    if len(outs) > 1:
+        raise Unsupported("new leaf that shares memory with another output", saw=str(run.node_of(outs[0])))
+    return OutputSpec(OutputKind.FRESH, table.add(run.node_of(outs[0]), None), requires_grad=True, leaf=True)
 
 
 def _common_base(run: _Run, outs: Sequence[Tensor], nodes: Sequence[fx.Node]) -> tuple[fx.Node, Tensor | None]:

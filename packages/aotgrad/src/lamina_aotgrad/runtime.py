@@ -134,7 +134,7 @@ def _reshaper(mutation: InputMutation) -> Callable[[Sequence[Any], Sequence[Any]
 def _output_maker(signature: GraphSignature) -> Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]] | None:
     """Orders graph outputs as the program's outputs, replays views, or None when there is nothing to do."""
     specs = signature.outputs
-    fresh = [s.index for s in specs if s.kind is OutputKind.FRESH]
+    fresh = [s.index for s in specs if s.kind is OutputKind.FRESH and not s.leaf]
     if len(fresh) == len(specs):
         if fresh == list(range(signature.num_outputs)):
             return None
@@ -159,6 +159,8 @@ def _output_maker(signature: GraphSignature) -> Callable[[Sequence[Any], Sequenc
 def _maker(spec: OutputSpec) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
     index = spec.index
     match spec.kind:
+        case OutputKind.FRESH if spec.leaf:
+            return lambda args, outs: outs[index].requires_grad_()
         case OutputKind.FRESH:
             return lambda args, outs: outs[index]
         case OutputKind.INPUT:
@@ -324,4 +326,4 @@ def training_callable(
             outs[k] = t
         return finish(args, outs)
 
-    return run
+    return torch.enable_grad()(run) if signature.turns_gradients_on else run

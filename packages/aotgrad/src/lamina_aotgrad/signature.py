@@ -38,6 +38,7 @@ class OutputSpec:
     requires_grad: bool = False
     value: Any = None
     no_grad: bool = False      # a view that was made with gradients off
+    leaf: bool = False         # a fresh value that requires gradients and has no history
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class GraphSignature:
     saved: list[Any] = field(default_factory=list)          # fake tensor or SymInt per value kept for the backward
     num_saved_symbols: int = 0                              # of these, the last ones are symbolic numbers
     saved_sources: list[SavedSource] = field(default_factory=list)  # where the runtime finds each saved value after the forward
+    turns_gradients_on: bool = False                        # called with gradients off, which the program turns on
     rng: bool = False                                       # draws random numbers
     autocast: bool = False                                  # traced under autocast: run with autocast off
 
