@@ -25,6 +25,7 @@ from lamina_dynshape.support.verifylevel import verify_level
 from torch import fx
 
 from . import native
+from .assumptions import Assuming
 from .control import CannotCheck, CannotRebuild, CopyDict, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
@@ -163,6 +164,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
             except RestartCapture as r:
                 step, why = r.step, r.reason
             except Observed as e:
+                if cap.was_asked and options.says_compiling:
+                    options.says_compiling = False  # what the program does for compilers only fails: capture what it does without one
+                    continue
                 raise _UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
             except CannotCheck:
                 no_checks = True
@@ -254,16 +258,20 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     gm, inputs, examples = _graph_module(cap, cg)
     head: list[str] = []
     compiled = None
+    outputs = len(cg.output_values)
     if gm is not None:
         compiled = _call_backend(options.backend, gm, examples)
-        if cg.output_values:
-            head.append("".join(f"_o{i}, " for i in range(len(cg.output_values))) + "= _outs")
+        if cap.assumed or (cap.checks and cap.recorder.impure):
+            compiled = Assuming(compiled, outputs, cap.recorder.impure)
+            outputs += 1
+        if outputs:
+            head.append("".join(f"_o{i}, " for i in range(outputs)) + "= _outs")
         if cap.final_grad != cap.entry_grad:
             head.append(f"{cg.constant(torch._C._set_grad_enabled)}({cap.final_grad})")
     body = head + head_checks + cg.lines + cg.last + tail
     replacement = cg.code(body, graph=gm is not None)
     taken = len(cg.supplied), len(cg.constants)  # what the graph alone takes comes after what the code takes
-    call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, len(cg.output_values), _returned(body))
+    call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, outputs, _returned(body))
     converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call, size_report(cap.mode.shape_env, cap.why_symbolic))
     if reason is not None:
         counters["graph_breaks"][reason.code] += 1
@@ -285,10 +293,13 @@ def _refuse_abandoned(cap: Capture) -> None:
 
 
 def _checks(cap: Capture, cg: Codegen) -> list[str]:
-    """Lines that run the original where a condition that the path relies on does not hold. Only where the graph changed nothing yet."""
-    if not cap.checks:
+    """Lines that run the original where a condition that the path relies on does not hold. Only where the graph changed nothing yet.
+
+    The graph then also yields the state of the generator before its draws, or False where one of its own checks failed (see `Assuming`).
+    """
+    if not cap.checks and not cap.assumed:
         return []
-    if cap.recorder.writes_inputs or cap.recorder.impure:
+    if cap.recorder.writes_inputs or (cap.recorder.impure and not _only_on_cpu(cap.graph)):
         raise CannotCheck
     code = cap.root_function.__code__
     named = code.co_argcount + code.co_kwonlyargcount
@@ -299,7 +310,16 @@ def _checks(cap: Capture, cg: Codegen) -> list[str]:
     if code.co_flags & 8:
         args.append(f"**_a_{named + bool(code.co_flags & 4)}")
     original = f"{cg.constant(cap.root_function)}({', '.join(args)})"
-    return [f"if bool({cg.value(t)}) is not {expected}: return {original}" for t, expected in cap.checks]
+    values = [(cg.value(t), expected) for t, expected in cap.checks]
+    last = f"_o{len(cg.output_values)}"
+    back = f"{cg.constant(torch.set_rng_state)}({last}); " if cap.recorder.impure else ""
+    lines = [f"if {last} is False: return {original}"] if cap.assumed else []
+    return lines + [f"if bool({v}) is not {expected}: {back}return {original}" for v, expected in values]
+
+
+def _only_on_cpu(graph: fx.Graph) -> bool:
+    values = [n.meta.get("val") for n in graph.nodes]
+    return all(v.device.type == "cpu" for v in values if isinstance(v, torch.Tensor))
 
 
 def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, list[Any], list[Any]]:

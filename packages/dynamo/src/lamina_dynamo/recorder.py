@@ -82,6 +82,10 @@ class Scope:
         return node
 
 
+# What PyTorch takes a Python type for; text of a graph has no name for the type itself.
+_DTYPE_OF_TYPE = {int: torch.int64, float: torch.float64, bool: torch.bool, complex: torch.complex128}
+
+
 class Recorder(TorchFunctionMode):
     """Active while the frame is interpreted."""
 
@@ -244,6 +248,8 @@ class Recorder(TorchFunctionMode):
             self.written([*args[1:3], *[kwargs.get(k) for k in ("running_mean", "running_var")]])
         if "out" in kwargs:
             self.written(kwargs["out"])
+        if allowed and any(type(a) is type and a in _DTYPE_OF_TYPE for a in (*args, *kwargs.values())):
+            unsupported("graph-argument", "a Python type as an argument of a function that is allowed in the graph", saw=name)
         if "rand" in name or name in _RANDOM or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
             self.impure = True
         node = self.emit(func, args, kwargs, out)
@@ -361,6 +367,8 @@ class Recorder(TorchFunctionMode):
                     return plain(v)
         if isinstance(v, list):
             return [self.arg(x) for x in v]
+        if t is type and v in _DTYPE_OF_TYPE:
+            return _DTYPE_OF_TYPE[v]
         if callable(v) or isinstance(v, type):
             return v
         scalar = getattr(v, "item", None)

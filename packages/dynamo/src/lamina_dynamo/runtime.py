@@ -53,6 +53,7 @@ class Options:
     fullgraph: bool = False
     dynamic: bool | None = None
     recompile_limit: int = 8
+    says_compiling: bool = True  # what `is_compiling()` is for the program; False once its way for compilers has failed
     frame_caches: dict[int, Any] = field(default_factory=dict)  # id(code) -> cache of frames met by the hook; owned here
 
     def cache_key(self) -> tuple[Any, ...]:

@@ -72,7 +72,6 @@ class Capture(Lifting, Protocols, Dynamic):
         self.depth = 0
         self.once = False  # what runs now is cached: its effects come once in the life of the process
         self.handled: Any = None  # exception being handled (sys.exc_info)
-        self.rng_used = False
         self.size_nodes: dict[Any, fx.Node] = {}
         self.told_apart: dict[int, Any] = {}  # id -> outside tensor that the program compared by identity with others, in a set
         self.type_cache: dict[tuple[type, str], Any] = {}
@@ -82,7 +81,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.state_changed = False
         self.why_symbolic: dict[str, str] = {}
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
-        self.no_checks = False
+        self.no_checks = self.assumed = False
+        self.was_asked = False
         self.copied_dicts: dict[int, Any] = {}  # by id: outside dictionaries to copy although they are large
         self.asserts_seen = 0
         self.size_of: dict[Any, tuple[fx.Node, int]] = {}  # unbacked symbol -> (result, dimension) that shows it
@@ -169,6 +169,11 @@ class Capture(Lifting, Protocols, Dynamic):
                 unsupported("data-dependent-size", "a size that must equal another and depends on data", saw=str(a.expr))
             self.checks.append((torch.SymBool(BoolNode(a.expr, self.mode.shape_env)), True))
         self.asserts_seen = len(asserts)
+
+    def asked_compiling(self) -> bool:
+        """The answer to `is_compiling()`."""
+        self.was_asked = True
+        return self.options.says_compiling
 
     # ---- where we are ------------------------------------------------------------------------------------------------
     def user_stack(self) -> tuple[Any, ...]:

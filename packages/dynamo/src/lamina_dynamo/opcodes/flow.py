@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..assumptions import assume
 from ..control import Observed
 from ..frames import NULL, Frame
 from . import VERSION, handler
@@ -17,30 +18,12 @@ def jump(f: Frame, target: int) -> None:
     f.pc = target
 
 
-def _leads_to_raise(f: Frame, index: int) -> bool:
-    """Whether the program runs straight from this instruction into a `raise`."""
-    for ins in f.program.instructions[index : index + MAX_STRAIGHT]:
-        if ins.op == "RAISE_VARARGS":
-            return f.program.handler_of[ins.index] is None or ins.arg == 1
-        if ins.target is not None or ins.op.startswith(("RETURN", "STORE_", "YIELD", "RERAISE")):
-            return False
-    return False
-
-
-MAX_STRAIGHT = 150
-
-
 def _branch(f: Frame, v: Any, target: int) -> bool:
-    """Truth of a jump's condition. A tensor whose one outcome only raises is taken not to: the entry checks it after the graph."""
-    if not isinstance(v, torch.Tensor) or f.cap.no_checks or v.numel() != 1 or f.cap.recorder.number(v) is not None:
-        return truth(f.cap, v)
-    jumps_if = "TRUE" in f.program.instructions[f.pc - 1].op
-    if _leads_to_raise(f, f.pc):
-        f.cap.checks.append((v, jumps_if))
-        return jumps_if
-    if _leads_to_raise(f, target):
-        f.cap.checks.append((v, not jumps_if))
-        return not jumps_if
+    """Truth of a jump's condition."""
+    if isinstance(v, (torch.Tensor, torch.SymBool)):
+        taken = assume(f, v, "TRUE" in f.program.instructions[f.pc - 1].op, target)
+        if taken is not None:
+            return taken
     return truth(f.cap, v)
 
 

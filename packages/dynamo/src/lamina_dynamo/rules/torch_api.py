@@ -36,11 +36,11 @@ def resolve(name: str) -> Any:
 
 def _constants() -> None:
     importlib.import_module("torch.compiler")
-    for names, value in ((_TRUE, True), (_FALSE, False)):
+    for names, answer in ((_TRUE, lambda cap, args, kwargs: cap.asked_compiling()), (_FALSE, lambda cap, args, kwargs: False)):
         for name in names:
             fn = resolve(name)
             if fn is not None:
-                rule(fn)(lambda cap, args, kwargs, value=value: value)
+                rule(fn)(answer)
 
 
 _constants()
@@ -353,7 +353,7 @@ def _peer_names() -> None:
             return  # a hint for the reference compiler's backend, not part of what the optimizer means
         unsupported("graph-break", "the program asked for a graph break", hint="remove the call of graph_break()")
 
-    rule(peer.is_compiling)(lambda cap, args, kwargs: True)
+    rule(peer.is_compiling)(lambda cap, args, kwargs: cap.asked_compiling())
     rule(eval_frame.disable)(lambda cap, args, kwargs: native(eval_frame.disable, *args, **kwargs))
 
 

@@ -1,0 +1,83 @@
+"""Branches that only the running program can decide, where one side does nothing but raise: the other side is taken, and checked.
+
+Between: a conditional jump (`opcodes/flow.py`) -> checks of the entry (`convert._checks`).
+Keeps:   where a check fails, the original function runs from its start, with the random numbers it would have drawn: what it raises, and
+         whether it is caught, is the program's own. Hence only in graphs that have changed nothing by then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .control import native
+from .frames import Frame
+
+__all__ = ["Assuming", "assume", "leads_to_raise"]
+
+MAX_STRAIGHT = 150
+_MARK = "lamina: a branch that was taken not to be taken"
+
+
+def leads_to_raise(f: Frame, index: int) -> bool:
+    """Whether the program runs straight from this instruction into a `raise`."""
+    for ins in f.program.instructions[index : index + MAX_STRAIGHT]:
+        if ins.op == "RAISE_VARARGS":
+            return f.program.handler_of[ins.index] is None or ins.arg == 1
+        if ins.target is not None or ins.op.startswith(("RETURN", "STORE_", "YIELD", "RERAISE")):
+            return False
+    return False
+
+
+def assume(f: Frame, condition: Any, jumps_if: bool, target: int) -> bool | None:
+    """Truth of a jump's condition where its other outcome only raises, None where it must be decided otherwise.
+
+    A tensor is looked at after the graph. A symbolic truth is checked in the graph, before what relies on it.
+    """
+    cap = f.cap
+    if cap.no_checks or not (_is_open_tensor(cap, condition) or _is_open_symbol(cap, condition)):
+        return None
+    if leads_to_raise(f, f.pc):
+        truth = jumps_if
+    elif leads_to_raise(f, target):
+        truth = not jumps_if
+    else:
+        return None
+    if isinstance(condition, torch.Tensor):
+        cap.checks.append((condition, truth))
+        return truth
+    cap.recorder.emit(torch.ops.aten._assert_scalar.default, (condition if truth else torch.sym_not(condition), _MARK), {}, None)
+    native((condition if truth else torch.sym_not(condition)).node.expect_true)
+    cap.asserts_seen = len(cap.mode.shape_env.runtime_asserts)
+    cap.assumed = True
+    return truth
+
+
+def _is_open_tensor(cap: Any, v: Any) -> bool:
+    return isinstance(v, torch.Tensor) and v.numel() == 1 and cap.recorder.number(v) is None
+
+
+def _is_open_symbol(cap: Any, v: Any) -> bool:
+    if not isinstance(v, torch.SymBool) or cap.recorder.scope is not None:
+        return False
+    env, expr = cap.mode.shape_env, v.node.expr
+    return bool(env.unbacked_in(expr)) and env.facts.decide(expr) is None
+
+
+class Assuming:
+    """A compiled graph with one output more: the generator's state before its draws (None where it draws nothing), False where a check failed."""
+
+    def __init__(self, compiled: Any, outputs: int, draws: bool) -> None:
+        self._compiled, self._none, self._draws = compiled, (None,) * outputs, draws
+
+    def __call__(self, *args: Any) -> tuple[Any, ...]:
+        state = torch.get_rng_state() if self._draws else None
+        try:
+            return (*self._compiled(*args), state)
+        except RuntimeError as error:
+            if _MARK not in str(error):
+                raise
+        if state is not None:
+            torch.set_rng_state(state)
+        return (*self._none, False)
