@@ -159,7 +159,8 @@ def _compile_training(joint: Joint, fw_compiler: Compiler, bw_compiler: Compiler
     _check(forward, "04_aten_forward.py")
     _check(backward, "05_aten_backward.py")
     call, compile_backward = _compile_both(forward, backward, signature, fw_compiler, bw_compiler)
-    return training_callable(call, compile_backward, signature, writes_inputs=writes)
+    run = training_callable(call, compile_backward, signature, writes_inputs=writes)
+    return run if torch.is_grad_enabled() else torch.enable_grad()(run)  # off at the call, and on somewhere inside
 
 
 def _compile_both(

@@ -116,13 +116,13 @@ def trace_joint(
 ) -> Joint:
     """The joint graph of `target` at `fakes` (flat: fake tensors, symbolic sizes, numbers).
 
-    `training`: whether to differentiate; by default, whether gradients are on and an input requires one. The program returns a flat
+    `training`: whether to differentiate; by default, whether gradients are on, or get turned on, and an input requires one. The program returns a flat
     tuple. `groups`: inputs that share written memory; the graph has a flat base for each, after the inputs. Raises `Unsupported` for what
     cannot be functional (`set_`, `resize_`); without `groups`, `SharedWrite` for a written input whose fake shares memory with another's.
     """
     tensors = [f for f in fakes if isinstance(f, Tensor)]
     if training is None:
-        training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        training = (torch.is_grad_enabled() or _enables_gradients(target)) and any(t.requires_grad for t in tensors)
     mode = fake_mode_of(*tensors) or FakeMode(env_of(*fakes))
     if len(tensors) > 0 and fake_mode_of(*tensors) is None:
         raise InternalError("trace_joint needs fake tensors, got real ones")
@@ -162,6 +162,11 @@ def trace_joint(
         signature.repeated = repeat_writes(gm.graph, regions)
         gm.recompile()
     return Joint(gm, signature, len(run.inner))
+
+
+def _enables_gradients(target: Any) -> bool:
+    """Whether the graph turns gradients on somewhere."""
+    return isinstance(target, fx.GraphModule) and any(n.target is torch._C._set_grad_enabled and n.args[0] for n in target.graph.nodes)
 
 
 def _describe_inputs(target: Any, fakes: Sequence[Any], roles: Sequence[str] | None) -> tuple[list[str], list[str], list[str | None]]:

@@ -110,6 +110,10 @@ class Recorder(TorchFunctionMode):
         if self.is_paused:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        if self.cap.devices:
+            from .rules.contexts import with_default_device
+
+            kwargs = with_default_device(self.cap, func, kwargs)
         rule = FUNCTION_RULES.get(func)
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
@@ -160,6 +164,10 @@ class Recorder(TorchFunctionMode):
         except (RuntimeError, IndexError, ValueError) as error:
             self.failure = error
             raise
+        if self.cap.dtype_is_set:
+            from .rules.settings import settled_dtype
+
+            args, kwargs = settled_dtype(self, func, args, kwargs, out)
         noted = self.note(func, args, kwargs, out)
         if self.cap.mode.shape_env is not None:
             self.cap.rely_on_asserts()
