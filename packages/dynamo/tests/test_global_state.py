@@ -346,6 +346,13 @@ def attention(x):
     return y, inside, torch.backends.cuda.flash_sdp_enabled()
 
 
+def anomaly(x):
+    with torch.autograd.set_detect_anomaly(True):
+        inside = torch.is_anomaly_enabled()
+        y = x @ W
+    return y, inside, torch.is_anomaly_enabled()
+
+
 def fastpath(x):
     torch.backends.mha.set_fastpath_enabled(False)
     return x + 1, torch.backends.mha.get_fastpath_enabled()
@@ -375,7 +382,7 @@ def raises_inside(x):
 
 
 WHOLE = [
-    grad_enabled_inside, dtype_set_back, dtype_left_set, grad_call, grad_left_off, deterministic, threads, precision, backend_flags, backend_attributes, attention, fastpath, nested_autocast, raises_inside,
+    grad_enabled_inside, dtype_set_back, dtype_left_set, grad_call, grad_left_off, deterministic, threads, precision, backend_flags, backend_attributes, attention, anomaly, fastpath, nested_autocast, raises_inside,
 ]  # fmt: skip
 
 
@@ -396,6 +403,14 @@ def test_gradients_turned_on_under_no_grad(backend):
             assert same(describe(fast(X)), describe(program(X)))
     z = fast(X)[0]
     assert torch.equal(*[torch.autograd.grad(y.sum(), W)[0] for y in (z, X @ W)])
+
+
+def test_a_setter_that_is_not_modelled_is_a_break(backend):
+    def program(x):
+        torch.set_flush_denormal(False)
+        return x + 1
+
+    check(program, X, backend=backend, breaks=1)
 
 
 def test_a_break_inside_autocast(backend):

@@ -329,11 +329,9 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         return native(fn, *args, **(kwargs or {}))
     if name.startswith("__"):
         return _call_slot(cap, name, fn, owner, args, kwargs)
-    if name in ("register_hook", "register_prehook") and isinstance(owner, torch.autograd.graph.Node):
-        unsupported("autograd", "a hook on a node of the autograd graph", saw=type(owner).__name__, hint="register it outside of the compiled function")
     t = type(owner)
     if name.startswith("register_") and isinstance(owner, torch.autograd.graph.Node):
-        unsupported("autograd", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
+        unsupported("tensor-hook", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
     if isinstance(owner, BaseException) and id(owner) in cap.sources:
         cap.refuse_mutation(owner)
     if t.__module__ in ("re", "_sre", "types", "builtins", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
@@ -357,6 +355,8 @@ def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any
 
 def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     module = (fn.__module__ or "") if (fn.__module__ or "").startswith("torch") else getattr(fn.__self__, "__name__", None) or fn.__module__ or ""
+    if module.startswith("torch") and fn.__name__.lstrip("_").startswith("set_"):
+        unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
     if module in _PURE_C_MODULES:

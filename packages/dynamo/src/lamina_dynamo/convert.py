@@ -232,10 +232,13 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
+    from .rules.hooks import emit_hooks
+
     code = frame.code
     _refuse_abandoned(cap)
     cg = Codegen(cap, _program.arg_names_of(code))
     state = emit_state(cap, cg)
+    emit_hooks(cap, cg)
     if result is BREAK:
         tail = emit_break(cap, cg, frame, options)
         emit_side_effects(cap, cg)

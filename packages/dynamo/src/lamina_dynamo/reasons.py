@@ -56,7 +56,8 @@ REASONS: dict[str, Reason] = {
     "async": Reason("an async function or generator", "compile the functions that it awaits"),
     "generator-root": Reason("a generator or async function is what was compiled", "compile the functions that it calls"),
     # -- gradients and transforms
-    "autograd": Reason("taking gradients, or putting a hook on a tensor, inside the compiled function", "compile the forward function, and take gradients outside"),
+    "tensor-hook": Reason("a hook on a result from which the compiled function computes more, a backward hook of a module in training, hooks on saved tensors", "put the hook on what the compiled function takes or returns"),
+    "autograd": Reason("taking gradients inside the compiled function in a form that is not modelled", "compile the forward function, and take gradients outside"),
     "autograd-function": Reason("a custom autograd function called in a form that is not modelled", "call apply with positional arguments"),
     "checkpoint": Reason("torch.utils.checkpoint in a form that is not modelled", "pass use_reentrant=False, and no context managers of one's own"),
     "functorch": Reason("a functorch transform", "call it outside of the compiled function"),

@@ -90,6 +90,7 @@ class Recorder(TorchFunctionMode):
         self.cap = cap
         self.graph = cap.graph
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
+        self.step_of: dict[fx.Node, int] = {}  # node -> root instruction that made it
         self.held: list[Any] = []
         self.regions: list[Region] = []  # checkpointed calls that are being interpreted, outermost first
         self.last_placeholder: fx.Node | None = None
@@ -335,8 +336,13 @@ class Recorder(TorchFunctionMode):
         node = self.graph.create_node(kind, target, nargs, nkwargs)
         node.meta["val"] = out
         node.meta["stack"] = self.cap.user_stack()
+        self.step_of[node] = self.cap.step
         if self.regions:
             node.meta["checkpoint"] = tuple(self.regions)
+        if self.cap.hooked:
+            from .rules.hooks import refuse_use
+
+            refuse_use(self, node, (*args, *kwargs.values()))
         return node
 
     # ---- arguments ---------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from .eval_frame import hook_enabled, is_skipped_code
 from .guards import devices_of_modes, global_state
 from .native import extension
 from .recompile import note_miss, over_limit
+from .state import no_hooks_on_saved_tensors
 
 __all__ = ["Options", "compile_callable", "compile_function", "frame_callback", "optimize", "reset"]
 
@@ -123,7 +124,7 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
             return ext.RUN_EAGER
         ext.bypass(1)
         try:
-            with hook_enabled(None), discarding_sources():
+            with hook_enabled(None), discarding_sources(), no_hooks_on_saved_tensors():
                 answer = _convert(options, cache, fn, slots)
         finally:
             ext.bypass(-1)

@@ -80,6 +80,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.root_function: Any = None
         self.size_inputs: dict[fx.Node, tuple[Any, int]] = {}
         self.settings: dict[Any, tuple[Any, ...]] = {}  # (setting, key) that the program set -> its value before
+        self.hooks: dict[int, Any] = {}  # by id: hooks that the program registered on tensors
+        self.hooked: dict[int, Any] = {}  # by id: their tensors
         self.autocast_nesting = 0  # contexts entered and not left
         self.inference: list[tuple[Any, bool]] = []  # inference modes entered and not left, with the grad mode before
         self.inference_modes: dict[int, tuple[Any, bool]] = {}  # id -> inference mode made in the frame, whether it is on inside
@@ -179,6 +181,12 @@ class Capture(Lifting, Protocols, Dynamic):
     def user_stack(self) -> tuple[Any, ...]:
         """The user's frames, innermost last."""
         return self.frame.location_stack() if self.frame is not None else ()
+
+    def where(self) -> Any:
+        """The user's line."""
+        from .frames import where_of
+
+        return where_of(self.frame) if self.frame is not None else None
 
     def changes(self) -> tuple[Any, ...]:
         """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""

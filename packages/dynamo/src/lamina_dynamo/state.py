@@ -17,7 +17,7 @@ from .control import native
 from .guards import GuardKind, devices_of_modes
 from .source import CallSource, ConstantSource
 
-__all__ = ["DEFAULT_DEVICE", "Setting", "StateLeft", "apply", "emit_state", "global_device", "inference_outputs", "leave_state", "preserved", "spent_inference_mode", "start_state", "state_left"]
+__all__ = ["DEFAULT_DEVICE", "Setting", "StateLeft", "apply", "emit_state", "global_device", "inference_outputs", "leave_state", "no_hooks_on_saved_tensors", "preserved", "spent_inference_mode", "start_state", "state_left"]
 
 
 class Setting(NamedTuple):
@@ -59,6 +59,20 @@ def preserved(settings: dict[tuple[Setting, Any], Any]) -> Iterator[None]:
         yield
     finally:
         _restore(before)
+
+
+@contextlib.contextmanager
+def no_hooks_on_saved_tensors() -> Iterator[None]:
+    """What autograd saves of fakes is not shown to the program's hooks."""
+    hooks = []
+    while (pair := torch._C._autograd._top_saved_tensors_default_hooks(True)) is not None:
+        hooks.append(pair)
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pack, unpack in reversed(hooks):
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
 # ---- at the start of a capture -------------------------------------------------------------------------------------------

@@ -32,12 +32,13 @@ _C = torch._C
 DEFAULT_DTYPE = Setting(_C._set_default_dtype, _one(torch.get_default_dtype), guarded=True)
 
 _DETERMINISTIC = Setting(lambda mode, warn_only: _C._set_deterministic_algorithms(mode, warn_only=warn_only), lambda: (_C._get_deterministic_algorithms(), _C._get_deterministic_algorithms_warn_only()), guarded=True)
-_GUARDED = (
+_ALONE = (
     Setting(_C._set_grad_enabled, _one(torch.is_grad_enabled), guarded=True),
     Setting(torch.set_autocast_enabled, _one(torch.is_autocast_enabled), keys=1, guarded=True),
     Setting(torch.set_autocast_dtype, _one(torch.get_autocast_dtype), keys=1, guarded=True),
     Setting(torch.set_autocast_cache_enabled, _one(torch.is_autocast_cache_enabled), guarded=True),
     DEFAULT_DTYPE,
+    Setting(torch.set_anomaly_enabled, lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled())),
 )
 # Names of getters and setters in torch._C; a getter takes the key.
 _FLAGS = (
@@ -94,7 +95,7 @@ def _getter_rule(getter: Any, s: Setting) -> None:
 
 
 def _register() -> None:
-    for s in _GUARDED:
+    for s in _ALONE:
         _setter_rule(s)
     named = [(getattr(_C, get, None), getattr(_C, put, None), keys) for get, put, keys in _FLAGS]
     for getter, setter, keys in [*named, *[(get, put, 0) for get, put in _IN_PYTHON]]:

@@ -76,7 +76,6 @@ def _refuse(code: str, what: str, hint: str) -> Any:
 
 _T = torch.Tensor
 function_rule(_T.numpy, _T.data_ptr, _T.untyped_storage, _T.__array__, _T.storage)(_refuse("tensor-memory", "reading a tensor's memory", "move it outside of the compiled function"))
-function_rule(_T.register_hook, _T.retain_grad, _T.register_post_accumulate_grad_hook)(_refuse("autograd", "a hook on a tensor", "register it outside of the compiled function"))
 function_rule(_T.tolist)(_refuse("data-dependent-value", "the values of a tensor as Python numbers", "keep the computation in tensors"))
 function_rule(_T.__repr__, _T.__str__, _T.__format__)(_refuse("tensor-text", "the text of a tensor's value", "format outside of the compiled function"))
 function_rule(_T.share_memory_, _T.pin_memory, _T.set_, _T.resize_, _T.resize_as_)(_refuse("tensor-storage", "changing a tensor's storage", "move it outside of the compiled function"))
@@ -235,6 +234,7 @@ def _refused(code: str, what: str, hint: str, *names: str) -> None:
 
 
 _refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.seed", "torch.initial_seed", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all")
+_refused("tensor-hook", "hooks on the tensors that autograd saves", "enter the context outside of the compiled function", "torch._C._autograd._push_saved_tensors_default_hooks", "torch._C._autograd._pop_saved_tensors_default_hooks", "torch._C._autograd._saved_tensors_hooks_disable", "torch._C._autograd._saved_tensors_hooks_enable")
 _refused("io", "saving or loading", "do it outside of the compiled function", "torch.save", "torch.load")
 _refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.func.vjp", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
 _refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.func.linearize", "torch.func.functionalize")
