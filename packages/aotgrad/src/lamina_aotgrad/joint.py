@@ -116,7 +116,7 @@ def trace_joint(
 ) -> Joint:
     """The joint graph of `target` at `fakes` (flat: fake tensors, symbolic sizes, numbers).
 
-    `training`: whether to differentiate; by default, whether gradients are on (or the graph turns them on) and an input requires one. The program returns a flat
+    `training`: whether to differentiate; by default, whether gradients are on, or get turned on, and an input requires one. The program returns a flat
     tuple. `groups`: inputs that share written memory; the graph has a flat base for each, after the inputs. Raises `Unsupported` for what
     cannot be functional (`set_`, `resize_`); without `groups`, `SharedWrite` for a written input whose fake shares memory with another's.
     """

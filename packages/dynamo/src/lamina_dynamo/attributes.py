@@ -272,6 +272,9 @@ def _module_attr(cap: Capture, m: types.ModuleType, name: str) -> Any:
     key = (id(m.__dict__), name)
     if key in cap.globals_overlay:
         return cap.globals_overlay[key]
+    described = _module_descriptor(m, name)
+    if described is not None:
+        return cap.call(class_lookup(cap, type(described), "__get__")[0], (described, m, type(m)))
     value = m.__dict__.get(name, MISSING)
     if m is torch and name == "_dynamo":
         return peer_module("torch._dynamo")
@@ -281,6 +284,14 @@ def _module_attr(cap: Capture, m: types.ModuleType, name: str) -> Any:
     if is_torch_owned(m.__name__):
         return cap.lift(value, ConstantSource(value))
     return cap.lift(value, ItemSource(ConstantSource(m.__dict__), name))
+
+
+def _module_descriptor(m: types.ModuleType, name: str) -> Any:
+    """A flag of PyTorch's backends, such as `torch.backends.cudnn.enabled`: a data descriptor of the module's class."""
+    if type(m) is types.ModuleType:
+        return None
+    found = next((k.__dict__[name] for k in type(m).__mro__ if name in k.__dict__), None)
+    return found if type(getattr(type(found), "__set__", None)) is _FUNCTION else None
 
 
 def _type_attr(cap: Capture, cls: type, name: str) -> Any:
@@ -372,6 +383,8 @@ def store_attr(cap: Capture, obj: Any, name: str, value: Any) -> None:
     if isinstance(obj, (type, types.ModuleType)):
         if id(obj) in cap.own:
             native(setattr, obj, name, value)
+        elif isinstance(obj, types.ModuleType) and (described := _module_descriptor(obj, name)) is not None:
+            cap.call(type(described).__set__, (described, obj, value))
         elif isinstance(obj, types.ModuleType):
             cap.store_global(obj.__dict__, name, value)
         else:

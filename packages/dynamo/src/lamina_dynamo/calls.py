@@ -56,13 +56,14 @@ def rule(*callables: Any) -> Any:
 NATIVE_MODULES = frozenset({
     "torch.functional", "torch.nn.functional", "torch._tensor", "torch._jit_internal", "torch.overrides", "torch._lowrank", "torch.special", "torch.linalg", "torch.fft", "torch._linalg_utils", "torch.nn._reduction",
     "torch.nn.init", "torch.jit", "torch.jit._trace", "torch._C", "torch._ops", "torch._utils", "torch.types", "torch.nn.grad", "torch._tensor_str", "torch.storage", "torch.serialization", "torch.distributed",
-    "torch.distributed.distributed_c10d", "torch.distributed.device_mesh", "torch.cuda", "torch.cuda.amp", "torch.backends.cuda", "torch.backends.cudnn", "torch.backends.mkldnn", "torch.backends.mps", "torch.backends.openmp", "torch.fx._symbolic_trace", "torch.version", "torch.xpu", "torch.mps", "torch.mtia", "torch.accelerator",
+    "torch.distributed.distributed_c10d", "torch.distributed.device_mesh", "torch.cuda", "torch.cuda.amp", "torch.fx._symbolic_trace", "torch.version", "torch.xpu", "torch.mps", "torch.mtia", "torch.accelerator",
     "torch.torch_version", "torch._sources", "torch.hub", "torch.nn.utils.rnn", "torch.masked", "torch._namedtensor_internals",
     "re", "re._compiler", "re._parser", "enum", "typing", "inspect", "string", "textwrap", "os", "posixpath", "genericpath", "importlib", "importlib.metadata", "importlib.util", "importlib._bootstrap", "packaging.version", "packaging",
     "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "heapq", "operator", "colorsys",
     "typing_extensions", "statistics", "dataclasses", "annotationlib", "importlib.resources", "importlib.machinery", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({"replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance"})
+_READ_OR_SET_STATE = frozenset({"set_default_dtype", "set_float32_matmul_precision", "get_float32_matmul_precision", "set_warn_always", "is_warn_always_enabled", "set_deterministic_debug_mode", "get_deterministic_debug_mode"})
 _REFUSED_MODULES = {
     "random": ("random", "Python's random numbers", "draw them outside of the compiled function"),
     "time": ("time", "the clock", "read it outside of the compiled function"),
@@ -199,7 +200,9 @@ def _policy_of(fn: Any) -> Any:
         return _REFUSED_MODULES[module]
     if module in NATIVE_MODULES and fn.__code__.co_name not in _INLINE_ANYWAY:
         return _NATIVE
-    if module == "torch" or module.startswith(("torch._C.", "torch.fx.experimental", "torch.utils._device_", "torch.backends.", "torch.cuda.", "importlib.", "packaging.", "email.", "urllib.")):
+    if module == "torch" and fn.__code__.co_name in _READ_OR_SET_STATE:
+        return _INLINE
+    if module == "torch" or module.startswith(("torch._C.", "torch.fx.experimental", "torch.utils._device_", "torch.cuda.", "importlib.", "packaging.", "email.", "urllib.")):
         return _NATIVE
     if module in ("torch._functorch.functional_call", "torch.nn.utils.stateless", "torch.nn.utils._named_member_accessor"):
         return _INLINE
@@ -283,7 +286,9 @@ _CONTAINER_TYPES = (list, dict, set, tuple, frozenset, deque, str, bytes, int, f
 def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     owner = fn.__self__
     if args and type(args[0]) is torch._C._InferenceMode:
-        unsupported("inference-mode", "inference_mode inside the compiled function", saw=fn.__name__, hint="use torch.no_grad, or enter it outside")
+        from .rules.contexts import inference_mode_method
+
+        return inference_mode_method(cap, fn, args, kwargs)
     if fn.__module__ == "torch._C._functorch":
         unsupported("functorch", "a functorch transform", saw=fn.__name__, hint="call it outside of the compiled function")
     if owner is None or isinstance(owner, types.ModuleType) or (fn.__module__ or "").startswith("torch._C"):
@@ -324,11 +329,9 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         return native(fn, *args, **(kwargs or {}))
     if name.startswith("__"):
         return _call_slot(cap, name, fn, owner, args, kwargs)
-    if name in ("register_hook", "register_prehook") and isinstance(owner, torch.autograd.graph.Node):
-        unsupported("autograd", "a hook on a node of the autograd graph", saw=type(owner).__name__, hint="register it outside of the compiled function")
     t = type(owner)
     if name.startswith("register_") and isinstance(owner, torch.autograd.graph.Node):
-        unsupported("autograd", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
+        unsupported("tensor-hook", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
     if isinstance(owner, BaseException) and id(owner) in cap.sources:
         cap.refuse_mutation(owner)
     if t.__module__ in ("re", "_sre", "types", "builtins", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
@@ -352,6 +355,8 @@ def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any
 
 def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     module = (fn.__module__ or "") if (fn.__module__ or "").startswith("torch") else getattr(fn.__self__, "__name__", None) or fn.__module__ or ""
+    if module.startswith("torch") and fn.__name__.lstrip("_").startswith("set_"):
+        unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
     if module in _PURE_C_MODULES:
@@ -420,6 +425,10 @@ def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: 
         return found
     if name == "__call__":
         return call(cap, owner, args, kwargs) if not isinstance(owner, type) else instantiate(cap, owner, args, kwargs)
+    if isinstance(owner, torch.device) and name in ("__enter__", "__exit__"):
+        from .rules.contexts import device_method
+
+        return device_method(cap, name, owner)
     if name == "__get__" and type(owner) is _FUNCTION:
         return types.MethodType(owner, args[0]) if args[0] is not None else owner
     if isinstance(owner, _CONTAINER_TYPES):

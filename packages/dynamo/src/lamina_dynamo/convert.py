@@ -37,6 +37,7 @@ from .session import Capture
 from .resume import emit_break
 from .side_effects import emit_side_effects
 from .sizes import SizeReport, size_report
+from .state import emit_state, inference_outputs, leave_state, preserved, start_state, state_left
 from .source import CellSource, LocalSource
 
 __all__ = ["Converted", "convert_frame", "listening"]
@@ -159,7 +160,7 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 with _capturing(cap):
                     frame = _root_frame(cap, fn, slots)
                     result = run_root(frame, break_at)
-                    cap.final_grad = torch.is_grad_enabled()
+                    cap.left = state_left(cap)
                 return _finish(cap, frame, result, options, reason)
             except RestartCapture as r:
                 step, why = r.step, r.reason
@@ -205,23 +206,14 @@ def _deep_recursion() -> Any:
 
 @contextlib.contextmanager
 def _capturing(cap: Capture) -> Any:
-    """The modes of a capture; PyTorch's thread state is put back."""
-    grad = torch.is_grad_enabled()
-    autocast = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")]
-    cache = torch.is_autocast_cache_enabled()
+    """The modes of a capture; PyTorch's state is put back."""
     cap.entry_state = state_guard()
-    cap.entry_grad = grad
-    try:
-        with cap.mode, cap.recorder:
+    start_state(cap)
+    with cap.mode, cap.recorder:
+        try:
             yield
-    finally:
-        torch._C._set_grad_enabled(grad)
-        for device, enabled, dtype in autocast:
-            if torch.is_autocast_enabled(device) != enabled:
-                torch.set_autocast_enabled(device, enabled)
-            if torch.get_autocast_dtype(device) != dtype:
-                torch.set_autocast_dtype(device, dtype)
-        torch.set_autocast_cache_enabled(cache)
+        finally:
+            leave_state(cap)  # in here: inference mode gives back the whole dispatch state that it found
 
 
 def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) -> Frame:
@@ -244,9 +236,13 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
+    from .rules.hooks import emit_hooks
+
     code = frame.code
     _refuse_abandoned(cap)
     cg = Codegen(cap, _program.arg_names_of(code))
+    state = emit_state(cap, cg)
+    emit_hooks(cap, cg)
     if result is BREAK:
         tail = emit_break(cap, cg, frame, options)
         emit_side_effects(cap, cg)
@@ -260,15 +256,14 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     compiled = None
     outputs = len(cg.output_values)
     if gm is not None:
-        compiled = _call_backend(options.backend, gm, examples)
+        compiled = _call_backend(options.backend, gm, examples, cap.settings)
         if cap.assumed or (cap.checks and cap.recorder.impure):
             compiled = Assuming(compiled, outputs, cap.recorder.impure)
             outputs += 1
         if outputs:
             head.append("".join(f"_o{i}, " for i in range(outputs)) + "= _outs")
-        if cap.final_grad != cap.entry_grad:
-            head.append(f"{cg.constant(torch._C._set_grad_enabled)}({cap.final_grad})")
-    body = head + head_checks + cg.lines + cg.last + tail
+            head += inference_outputs(cap, cg)
+    body = head + head_checks + state + cg.lines + cg.last + tail
     replacement = cg.code(body, graph=gm is not None)
     taken = len(cg.supplied), len(cg.constants)  # what the graph alone takes comes after what the code takes
     call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, outputs, _returned(body))
@@ -299,7 +294,7 @@ def _checks(cap: Capture, cg: Codegen) -> list[str]:
     """
     if not cap.checks and not cap.assumed:
         return []
-    if cap.recorder.writes_inputs or (cap.recorder.impure and not _only_on_cpu(cap.graph)):
+    if cap.recorder.writes_inputs or cap.left or (cap.recorder.impure and not _only_on_cpu(cap.graph)):
         raise CannotCheck
     code = cap.root_function.__code__
     named = code.co_argcount + code.co_kwonlyargcount
@@ -381,8 +376,9 @@ def _symbols_as_inputs(cap: Capture) -> None:
                     cap.symbol_node(cap.mode.shape_env.sym_int(symbol))
 
 
-def _call_backend(backend: Any, gm: fx.GraphModule, examples: list[Any]) -> Any:
-    with stage("backend"):
+def _call_backend(backend: Any, gm: fx.GraphModule, examples: list[Any], settings: Any) -> Any:
+    """`settings`: what the graph sets. A backend may run it to trace it."""
+    with stage("backend"), preserved(settings):
         compiled = backend(gm, examples)
     if not callable(compiled):
         from lamina_dynshape.support.errors import UserError

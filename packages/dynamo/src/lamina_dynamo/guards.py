@@ -14,12 +14,14 @@ from enum import Enum, auto
 from typing import Any
 
 import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from lamina_dynshape.support.errors import UserLocation
 
 from .source import LocalSource, Source
 
-__all__ = ["Described", "GlobalState", "Guard", "GuardFailure", "GuardKind", "GuardSet", "ShapeCondition", "TensorSpec", "describe", "global_state", "shape_guard", "shorten", "state_guard", "type_name"]
+__all__ = ["Described", "GlobalState", "Guard", "GuardFailure", "GuardKind", "GuardSet", "ShapeCondition", "TensorSpec", "describe", "devices_of_modes", "global_state", "shape_guard", "shorten", "state_guard", "type_name"]
 
 
 class GuardKind(Enum):
@@ -125,6 +127,12 @@ def global_state() -> GlobalState:
     from .native import extension
 
     return GlobalState(*extension().global_state())
+
+
+def devices_of_modes(_: Any = None) -> tuple[torch.device, ...] | None:
+    """Devices of the `torch.device` contexts on the stack of function modes, innermost last; None where the stack holds other modes, too."""
+    modes = _get_current_function_mode_stack()
+    return tuple(m.device for m in modes) if all(type(m) is DeviceContext for m in modes) else None
 
 
 @dataclass(frozen=True, slots=True)

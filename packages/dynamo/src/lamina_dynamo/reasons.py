@@ -56,12 +56,13 @@ REASONS: dict[str, Reason] = {
     "async": Reason("an async function or generator", "compile the functions that it awaits"),
     "generator-root": Reason("a generator or async function is what was compiled", "compile the functions that it calls"),
     # -- gradients and transforms
-    "autograd": Reason("taking gradients, or putting a hook on a tensor, inside the compiled function", "compile the forward function, and take gradients outside"),
+    "tensor-hook": Reason("a hook on a result from which the compiled function computes more, a backward hook of a module in training, hooks on saved tensors", "put the hook on what the compiled function takes or returns"),
+    "autograd": Reason("taking gradients inside the compiled function in a form that is not modelled", "compile the forward function, and take gradients outside"),
     "autograd-function": Reason("a custom autograd function called in a form that is not modelled", "call apply with positional arguments"),
     "checkpoint": Reason("torch.utils.checkpoint in a form that is not modelled", "pass use_reentrant=False, and no context managers of one's own"),
     "functorch": Reason("a functorch transform", "call it outside of the compiled function"),
-    "inference-mode": Reason("inference_mode inside the compiled function", "use torch.no_grad, or enter it outside"),
-    "global-state": Reason("changing PyTorch's global state", _OUTSIDE),
+    "inference-mode": Reason("leaving an inference mode that was entered before the compiled part", "enter and leave it in the same function"),
+    "global-state": Reason("changing PyTorch's state in a way that is not modelled (the seed of the moment, a device context left that was not entered)", _OUTSIDE),
     "dispatch-state": Reason("switching PyTorch's dispatcher", _OUTSIDE),
     # -- tensors of another kind
     "tensor-subclass": Reason("a tensor subclass without a capture rule", "pass plain tensors and wrap them outside"),

@@ -24,6 +24,7 @@ from .attributes import InstanceDict, raw_dict
 from .control import MISSING, CannotRebuild, refusal
 from .generators import InterpretedGenerator
 from .lift import unbound
+from .state import spent_inference_mode
 from .source import ConstantSource, LocalSource, Source
 
 __all__ = ["Codegen"]
@@ -198,6 +199,8 @@ class Codegen:
             return self._named(v, lambda: f"{self.constant(functools.partial)}({self.value(v.func)}, *{self.value(v.args)}, **{self.value(v.keywords)})", None)
         if t is types.CellType:
             return self.cell(v)
+        if id(v) in self.cap.inference_modes:
+            return self._named(v, lambda: f"{self.constant(spent_inference_mode)}({self.cap.inference_modes[id(v)][1]})", None)
         if t is InstanceDict:
             return f"{self.value(v.obj)}.__dict__"
         if t in _DICT_ITERATORS:

@@ -94,6 +94,7 @@ class Recorder(TorchFunctionMode):
         self.cap = cap
         self.graph = cap.graph
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
+        self.step_of: dict[fx.Node, int] = {}  # node -> root instruction that made it
         self.held: list[Any] = []
         self.regions: list[Region] = []  # checkpointed calls that are being interpreted, outermost first
         self.last_placeholder: fx.Node | None = None
@@ -114,6 +115,10 @@ class Recorder(TorchFunctionMode):
         if self.is_paused:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        if self.cap.devices:
+            from .rules.contexts import with_default_device
+
+            kwargs = with_default_device(self.cap, func, kwargs)
         rule = FUNCTION_RULES.get(func)
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
@@ -164,6 +169,10 @@ class Recorder(TorchFunctionMode):
         except (RuntimeError, IndexError, ValueError) as error:
             self.failure = error
             raise
+        if self.cap.dtype_is_set:
+            from .rules.settings import settled_dtype
+
+            args, kwargs = settled_dtype(self, func, args, kwargs, out)
         noted = self.note(func, args, kwargs, out)
         if self.cap.mode.shape_env is not None:
             self.cap.rely_on_asserts()
@@ -333,8 +342,13 @@ class Recorder(TorchFunctionMode):
         node = self.graph.create_node(kind, target, nargs, nkwargs)
         node.meta["val"] = out
         node.meta["stack"] = self.cap.user_stack()
+        self.step_of[node] = self.cap.step
         if self.regions:
             node.meta["checkpoint"] = tuple(self.regions)
+        if self.cap.hooked:
+            from .rules.hooks import refuse_use
+
+            refuse_use(self, node, (*args, *kwargs.values()))
         return node
 
     # ---- arguments ---------------------------------------------------------------------------------------------------

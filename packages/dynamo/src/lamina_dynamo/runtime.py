@@ -28,9 +28,10 @@ from lamina_dynshape.support.verifylevel import strict
 
 from .cache import borrow, cache_for, new_cache, prune, reset_caches
 from .eval_frame import hook_enabled, is_skipped_code
-from .guards import global_state
+from .guards import devices_of_modes, global_state
 from .native import extension
 from .recompile import note_miss, over_limit
+from .state import no_hooks_on_saved_tensors
 
 __all__ = ["Options", "compile_callable", "compile_function", "frame_callback", "optimize", "reset"]
 
@@ -124,7 +125,7 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
             return ext.RUN_EAGER
         ext.bypass(1)
         try:
-            with hook_enabled(None), discarding_sources():
+            with hook_enabled(None), discarding_sources(), no_hooks_on_saved_tensors():
                 answer = _convert(options, cache, fn, slots)
         finally:
             ext.bypass(-1)
@@ -143,10 +144,16 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
 
 def _intercepted() -> bool:
     """Whether something stands between the program and the operators that compiled code would go around: a user's
-    `TorchFunctionMode` or `TorchDispatchMode`, a functorch transform. Eager runs then, so that it sees every operator.
+    `TorchFunctionMode` (but a default device) or `TorchDispatchMode`, a functorch transform. Eager runs then, so that it sees every operator.
     """
     state = global_state()
-    return bool(state.function_modes or state.dispatch_modes) or torch._C._are_functorch_transforms_active()
+    return bool(state.function_modes and not _only_devices() or state.dispatch_modes) or torch._C._are_functorch_transforms_active()
+
+
+def _only_devices() -> bool:
+    """Whether all function modes are contexts of a default device on which tensors are computed."""
+    devices = devices_of_modes()
+    return devices is not None and all(d.type != "meta" for d in devices)
 
 
 def _convert(options: Options, cache: Any, fn: types.FunctionType, slots: tuple[Any, ...]) -> Any:

@@ -78,7 +78,14 @@ class Capture(Lifting, Protocols, Dynamic):
         self.recorder = Recorder(self)
         self.root_function: Any = None
         self.size_inputs: dict[fx.Node, tuple[Any, int]] = {}
-        self.state_changed = False
+        self.settings: dict[Any, tuple[Any, ...]] = {}  # (setting, key) that the program set -> its value before
+        self.hooks: dict[int, Any] = {}  # by id: hooks that the program registered on tensors
+        self.hooked: dict[int, Any] = {}  # by id: their tensors
+        self.autocast_nesting = 0  # contexts entered and not left
+        self.inference: list[tuple[Any, bool]] = []  # inference modes entered and not left, with the grad mode before
+        self.inference_modes: dict[int, tuple[Any, bool]] = {}  # id -> inference mode made in the frame, whether it is on inside
+        self.devices: list[Any] = []  # contexts of a default device, innermost last
+        self.entry_devices: tuple[Any, ...] = ()
         self.why_symbolic: dict[str, str] = {}
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
         self.no_checks = self.assumed = False
@@ -87,7 +94,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.asserts_seen = 0
         self.size_of: dict[Any, tuple[fx.Node, int]] = {}  # unbacked symbol -> (result, dimension) that shows it
         self.entry_state: Any = None
-        self.entry_grad = self.final_grad = True
+        self.left: Any = None  # what of PyTorch's state is otherwise at the end
 
     # ---- sources -----------------------------------------------------------------------------------------------------
     def source_of(self, obj: Any) -> Source | None:
@@ -180,11 +187,22 @@ class Capture(Lifting, Protocols, Dynamic):
         """The user's frames, innermost last."""
         return self.frame.location_stack() if self.frame is not None else ()
 
+    def where(self) -> Any:
+        """The user's line."""
+        from .frames import where_of
+
+        return where_of(self.frame) if self.frame is not None else None
+
     def changes(self) -> tuple[Any, ...]:
         """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""
         shadows = tuple(tuple(map(id, s.values() if isinstance(s, dict) else s)) for s in self.shadow_of.values())
         cells = tuple(id(_contents(cell)) for cell, outside, *_ in self.own_cells.values() if outside is not None)
         return len(self.graph.nodes), sum(map(len, self.overlay.values())), len(self.globals_overlay), shadows, cells
+
+    @property
+    def dtype_is_set(self) -> bool:
+        """Whether the frame set the default dtype."""
+        return bool(self.settings) and any(s.write is torch._C._set_default_dtype for s, _ in self.settings)
 
     def release(self) -> None:
         """Let go of everything: values of the program that only the capture still holds are freed now, as in eager."""

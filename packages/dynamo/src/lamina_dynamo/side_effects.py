@@ -12,7 +12,7 @@ from typing import Any
 
 from .attributes import raw_dict
 from .control import DELETED, MISSING
-from .lift import _contents
+from .lift import _contents, is_torch_owned
 from .rebuild import Codegen
 
 __all__ = ["emit_side_effects"]
@@ -88,6 +88,8 @@ def _attributes(cap: Any, cg: Codegen, stores: list[str]) -> None:
 
 def _globals(cap: Any, cg: Codegen, stores: list[str]) -> None:
     for (key, name), v in cap.globals_overlay.items():
+        if is_torch_owned(cap.globals_dicts[key].get("__name__")) and cap.globals_dicts[key].get(name, MISSING) is v:
+            continue  # set and set back
         table = cg.constant(cap.globals_dicts[key])
         if v is DELETED:
             stores.append(f"del {table}[{name!r}]")

@@ -45,6 +45,7 @@ class FakeMode(TorchDispatchMode):
         self.allow_unbacked = allow_unbacked
         self._memo: dict[int, tuple[weakref.ref, FakeTensor]] = {}
         self._storages: dict[int, int] = {}
+        self._inference_memory: set[int] = set()  # storage keys of inference tensors
         self.constants: list[tuple[torch.Tensor, FakeTensor]] = []
         self.known: Constants | None = None  # made with the first literal tensor
 
@@ -152,6 +153,17 @@ class FakeMode(TorchDispatchMode):
         storage_key: int | None = None,
     ) -> FakeTensor:
         """A fake with exactly this layout (elements); sizes, strides and offset are int or Expr. New memory unless `storage_key`."""
+        inference = torch.is_inference_mode_enabled()
+        if storage_key is None:
+            storage_key = next(_storage_keys)
+            if inference:
+                self._inference_memory.add(storage_key)
+        elif inference is not (storage_key in self._inference_memory):  # a view is what its memory is, wherever it is taken
+            with torch.inference_mode(not inference):
+                return self._make(sizes, strides, dtype, device, offset, storage_key)
+        return self._make(sizes, strides, dtype, device, offset, storage_key)
+
+    def _make(self, sizes: tuple[Any, ...], strides: tuple[Any, ...], dtype: torch.dtype, device: torch.device, offset: Any, storage_key: int) -> FakeTensor:
         if self.shape_env is None:
             fake = _make_wrapper(FakeTensor, sizes, strides, offset, None, dtype, _STRIDED, device)
         else:
@@ -168,7 +180,7 @@ class FakeMode(TorchDispatchMode):
         fake.scalar_type = dtype
         fake.dev = device
         fake.constant = None
-        fake.storage_key = next(_storage_keys) if storage_key is None else storage_key
+        fake.storage_key = storage_key
         return fake
 
     def to_int(self, x: Any) -> Any:
@@ -271,6 +283,8 @@ class FakeMode(TorchDispatchMode):
         storage_key = self._storages.get(storage._cdata)
         if storage_key is None:
             storage_key = self._storages[storage._cdata] = new_storage_key()
+        if t.is_inference():
+            self._inference_memory.add(storage_key)
         with torch.inference_mode(t.is_inference()):
             base = t._base if t._is_view() else None
             if base is not None and not (t.is_leaf and t.requires_grad) and self._static(sizes, strides, offset):

@@ -35,6 +35,8 @@ def autograd_grad(cap: Any, args: Any, kwargs: Any) -> Any:
     if a["is_grads_batched"] or a["materialize_grads"]:
         unsupported("autograd", "autograd.grad with batched or materialized gradients")
     outs, ins, given = _several(a["outputs"]), _several(a["inputs"]), _several(a["grad_outputs"])
+    for t in ins:
+        _refuse_hooks(cap, t)
     retain = a["create_graph"] if a["retain_graph"] is None else a["retain_graph"]
     with torch._C.DisableTorchFunction():
         seeds = tuple(g if g is not None else torch.ones_like(o) for o, g in zip(outs, given * len(outs) if len(given) == 1 and given[0] is None else given, strict=True))
@@ -71,8 +73,6 @@ def _backward(cap: Any, tensors: Any, gradient: Any = None, retain_graph: Any = 
         if g is None and out.requires_grad and out.numel() != 1:
             native(torch.autograd.backward, out)  # raises eager's error
     leaves = list(_leaves(cap, outs)) if inputs is None else list(_several(inputs))
-    for leaf in leaves:
-        _refuse_hooks(cap, leaf)
     if not leaves:
         unsupported("autograd", "backward() that reaches no leaf")
     keywords = {"grad_outputs": given, "retain_graph": retain_graph, "allow_unused": True}
@@ -102,7 +102,9 @@ def _leaves(cap: Any, outs: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
 
 
 def _refuse_hooks(cap: Any, leaf: torch.Tensor) -> None:
-    """Hooks on leaves run Python code in the engine."""
+    """Hooks run Python code in the engine."""
+    if cap.hooked:
+        unsupported("tensor-hook", "gradients taken next to hooks that the compiled function registered")
     inp = cap.inputs.get(id(leaf))
     if inp is None:
         return
@@ -110,7 +112,7 @@ def _refuse_hooks(cap: Any, leaf: torch.Tensor) -> None:
         with torch._C.DisableTorchFunction():
             hooks = getattr(inp.real, name)
         if hooks is not None:
-            unsupported("autograd", "backward() to a leaf with hooks", hint="call backward() outside of the compiled function")
+            unsupported("tensor-hook", "gradients of a tensor with hooks", hint="take them outside of the compiled function")
         cap.guard(AttrSource(inp.source, name), GuardKind.NONE)
 
 

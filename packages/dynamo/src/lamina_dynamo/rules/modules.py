@@ -6,11 +6,9 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as _module
-from torch.utils.hooks import BackwardHook
 
 from ..attributes import load_attr, raw_dict
 from ..calls import call, call_function, rule
-from ..control import unsupported
 from ..guards import GuardKind
 from ..source import ConstantSource, ItemSource, instance_attr
 
@@ -54,9 +52,3 @@ def _has_global_hooks(cap: Any) -> bool:
         else:
             cap.guards.add(source, GuardKind.LEN, 0)
     return any(_GLOBALS[name] for name in _GLOBAL_HOOKS)
-
-
-@rule(BackwardHook.setup_input_hook, BackwardHook.setup_output_hook)
-def backward_hook(cap: Any, args: Any, kwargs: Any) -> Any:
-    """A module's backward hooks hang on nodes of the autograd graph, which a compiled graph does not have."""
-    unsupported("autograd", "a backward hook of a module", saw=type(args[0].module).__name__, hint="hooks on the tensors that go in and come out of compiled code do not break it")

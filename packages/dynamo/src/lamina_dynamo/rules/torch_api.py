@@ -59,41 +59,6 @@ def unwrap_disabled(fn: Any) -> Any:
     return None
 
 
-# ---- state that is part of the graph -------------------------------------------------------------------------------------
-_STATE_SETTERS = ("_set_grad_enabled", "set_autocast_enabled", "set_autocast_dtype", "autocast_increment_nesting", "autocast_decrement_nesting", "set_autocast_cache_enabled", "clear_autocast_cache", "set_autocast_cpu_dtype", "set_autocast_cpu_enabled")
-
-
-def _state_setters() -> None:
-    for name in _STATE_SETTERS:
-        for owner in (torch._C, torch):
-            fn = getattr(owner, name, None)
-            if fn is None:
-                continue
-
-            def run(cap: Any, args: Any, kwargs: Any, fn: Any = fn) -> Any:
-                with torch._C.DisableTorchFunction():
-                    out = native(fn, *args, **kwargs)
-                cap.recorder.emit(fn, args, kwargs, None)
-                cap.state_changed = True
-                return out
-
-            rule(fn)(run)
-            try:
-                function_rule(fn)(lambda rec, func, args, kwargs: RUN_STATE(rec, func, args, kwargs))
-            except Exception:
-                pass
-
-
-def RUN_STATE(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    with torch._C.DisableTorchFunction():
-        out = func(*args, **kwargs)
-    rec.emit(func, args, kwargs, None)
-    return out
-
-
-_state_setters()
-
-
 @rule(torch.autograd.profiler.record_function, torch._C.DisableTorchFunctionSubclass, torch.autograd.profiler.emit_nvtx)
 def no_context(cap: Any, args: Any, kwargs: Any) -> Any:
     """Contexts that change nothing of what is computed."""
@@ -111,7 +76,6 @@ def _refuse(code: str, what: str, hint: str) -> Any:
 
 _T = torch.Tensor
 function_rule(_T.numpy, _T.data_ptr, _T.untyped_storage, _T.__array__, _T.storage)(_refuse("tensor-memory", "reading a tensor's memory", "move it outside of the compiled function"))
-function_rule(_T.register_hook, _T.retain_grad, _T.register_post_accumulate_grad_hook)(_refuse("autograd", "a hook on a tensor", "register it outside of the compiled function"))
 function_rule(_T.tolist)(_refuse("data-dependent-value", "the values of a tensor as Python numbers", "keep the computation in tensors"))
 function_rule(_T.__repr__, _T.__str__, _T.__format__)(_refuse("tensor-text", "the text of a tensor's value", "format outside of the compiled function"))
 function_rule(_T.share_memory_, _T.pin_memory, _T.set_, _T.resize_, _T.resize_as_)(_refuse("tensor-storage", "changing a tensor's storage", "move it outside of the compiled function"))
@@ -269,12 +233,12 @@ def _refused(code: str, what: str, hint: str, *names: str) -> None:
             rule(fn)(run)
 
 
-_refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.set_rng_state", "torch.get_rng_state", "torch.random.get_rng_state", "torch.random.set_rng_state", "torch.set_default_dtype", "torch.set_default_device", "torch.set_num_threads", "torch.use_deterministic_algorithms", "torch.random.fork_rng", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.initial_seed")
+_refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.seed", "torch.initial_seed", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all")
+_refused("tensor-hook", "hooks on the tensors that autograd saves", "enter the context outside of the compiled function", "torch._C._autograd._push_saved_tensors_default_hooks", "torch._C._autograd._pop_saved_tensors_default_hooks", "torch._C._autograd._saved_tensors_hooks_disable", "torch._C._autograd._saved_tensors_hooks_enable")
 _refused("io", "saving or loading", "do it outside of the compiled function", "torch.save", "torch.load")
 _refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.func.vjp", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
 _refused("functorch", "a functorch transform", "call it outside of the compiled function", "torch.func.linearize", "torch.func.functionalize")
 _refused("dispatch-state", "switching PyTorch's dispatcher", "do it outside of the compiled function", "torch._C._DisableTorchDispatch", "torch._C._DisableFuncTorch", "torch._C._DisableAutocast", "torch._C._ExcludeDispatchKeyGuard", "torch._C._IncludeDispatchKeyGuard", "torch._C._ForceDispatchKeyGuard", "torch._C._PreserveDispatchKeyGuard", "torch._C._SetExcludeDispatchKeyGuard", "torch._C._AutoDispatchBelowAutograd", "torch._C._AutoDispatchBelowADInplaceOrView", "torch._C._EnablePythonDispatcher", "torch._C._DisablePythonDispatcher", "torch._C._EnablePreDispatch")
-_refused("inference-mode", "inference_mode inside the compiled function", "use torch.no_grad, or enter it outside", "torch.inference_mode", "torch._C._InferenceMode")
 
 
 @rule(getattr(torch.autograd.Function.apply, "__func__", torch.autograd.Function.apply))

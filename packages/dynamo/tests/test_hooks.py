@@ -1,0 +1,294 @@
+"""Hooks on tensors and modules set by compiled programs: what they see in the backward, gradients, and the breaks that they cost."""
+
+import lamina_dynamo
+import pytest
+import torch
+from lamina_aotgrad import aot_function
+from lamina_dynshape.support.counters import counters
+from torch import nn
+
+
+def _run(gm, inputs, *, kind, signature):
+    return gm.forward
+
+
+BACKENDS = {
+    "eager": lambda gm, inputs: gm.forward,
+    "aot": lambda gm, inputs: aot_function(gm, inputs, fw_compiler=_run, bw_compiler=_run, inference_compiler=_run),
+}
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request):
+    return BACKENDS[request.param]
+
+
+class Case:
+    """Weights, an input that is no leaf, and what hooks saw."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.w = nn.Parameter(torch.randn(4, 4))
+        self.leaf = torch.randn(3, 4, requires_grad=True)
+        self.x = self.leaf * 1
+        self.seen = []
+
+    def save(self, name, scale=None):
+        def hook(grad):
+            self.seen.append((name, grad.detach().clone()))
+            return None if scale is None else grad * scale
+
+        return hook
+
+
+def outcome(case, result):
+    out = result[0] if isinstance(result, tuple) else result
+    out.sum().backward()
+    grads = [t.grad.clone() for t in (case.w, case.leaf) if t.grad is not None]
+    retained = [t.grad for t in (result if isinstance(result, tuple) else ()) if isinstance(t, torch.Tensor) and t.retains_grad]
+    return [out.detach(), *grads, *retained, *[g for _, g in case.seen]], [n for n, _ in case.seen]
+
+
+def check(program, backend, breaks):
+    counters.clear()
+    fast = lamina_dynamo.optimize(program, backend)
+    for _ in range(2):
+        cases = Case(), Case()
+        (expected, names), (got, got_names) = [outcome(c, f(c, c.x, c.w)) for c, f in zip(cases, (program, fast))]
+        assert names == got_names
+        assert len(expected) == len(got)
+        for a, b in zip(expected, got):
+            torch.testing.assert_close(a, b)
+    assert sum(counters["graph_breaks"].values()) == breaks, counters["graph_breaks"]
+    assert set(counters["graph_breaks"]) <= {"tensor-hook"}
+
+
+def on_parameter(c, x, w):
+    w.register_hook(c.save("w", 2.0))
+    return (x @ w).tanh()
+
+
+def on_parameter_after_its_use(c, x, w):
+    y = (x @ w).tanh()
+    h = w.register_hook(c.save("w"))
+    return y, h
+
+
+def on_input_that_is_no_leaf(c, x, w):
+    x.register_hook(c.save("x", 3.0))
+    return x @ w + x
+
+
+def on_the_result(c, x, w):
+    y = (x @ w).tanh()
+    y.register_hook(c.save("y", 0.5))
+    return y
+
+
+def on_a_result_with_a_detached_use(c, x, w):
+    y = (x @ w).tanh()
+    y.register_hook(c.save("y", 0.5))
+    return y, y.detach().mean()
+
+
+def on_an_intermediate(c, x, w):
+    y = (x @ w).tanh()
+    y.register_hook(c.save("y", 0.5))
+    return (y @ w).sin()
+
+
+def on_an_intermediate_used_before(c, x, w):
+    y = (x @ w).tanh()
+    z = y @ w
+    y.register_hook(c.save("y", 0.5))
+    return z + y
+
+
+def two_in_order(c, x, w):
+    w.register_hook(c.save("first", 2.0))
+    w.register_hook(c.save("second"))
+    return x @ w
+
+
+def removed(c, x, w):
+    h = w.register_hook(c.save("no"))
+    y = x @ w
+    h.remove()
+    return y
+
+
+def as_context(c, x, w):
+    with x.register_hook(c.save("no")):
+        y = x @ w
+    return y
+
+
+def removed_outside(c, x, w):
+    return (x @ w), w.register_hook(c.save("no"))
+
+
+def closure_over_the_frame(c, x, w):
+    scale = x.detach().abs().mean()
+    y = x @ w
+    y.register_hook(lambda g: g * scale)
+    return y
+
+
+def in_a_helper(c, x, w):
+    def watch(t, name):
+        t.register_hook(c.save(name))
+        return t
+
+    return watch(x @ w, "y")
+
+
+def retained_result(c, x, w):
+    y = (x @ w).tanh()
+    y.retain_grad()
+    return y, y
+
+
+def retained_intermediate(c, x, w):
+    y = (x @ w).tanh()
+    y.retain_grad()
+    return (y * y).sum(), y
+
+
+def retained_input(c, x, w):
+    x.retain_grad()
+    w.retain_grad()
+    return x @ w, x
+
+
+def after_accumulation(c, x, w):
+    w.register_post_accumulate_grad_hook(lambda p: c.seen.append(("w", p.grad.clone())))
+    return x @ w
+
+
+def on_no_gradient(c, x, w):
+    try:
+        x.detach().register_hook(c.save("no"))
+    except RuntimeError:
+        return x @ w
+
+
+def input_written_after(c, x, w):
+    x.register_hook(c.save("x"))
+    x.mul_(2)
+    return x @ w
+
+
+PROGRAMS = [
+    (on_parameter, 0), (on_parameter_after_its_use, 0), (on_input_that_is_no_leaf, 0), (on_the_result, 0), (on_a_result_with_a_detached_use, 0), (on_an_intermediate, 1), (on_an_intermediate_used_before, 1),
+    (two_in_order, 0), (on_no_gradient, 0), (removed, 0), (as_context, 0), (removed_outside, 0), (closure_over_the_frame, 0), (in_a_helper, 0), (retained_result, 0), (retained_intermediate, 1), (retained_input, 0),
+    (after_accumulation, 0), (input_written_after, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("program, breaks", PROGRAMS)
+def test_hooks_on_tensors(program, breaks, backend):
+    check(program, backend, breaks)
+
+
+def test_the_handle_removes_the_real_hook(backend):
+    fast = lamina_dynamo.optimize(removed_outside, backend)
+    for _ in range(2):
+        c = Case()
+        y, h = fast(c, c.x, c.w)
+        assert type(h) is torch.utils.hooks.RemovableHandle
+        h.remove()
+        y.sum().backward()
+        assert c.seen == []
+
+
+def test_gradients_inside_next_to_hooks_are_a_break(backend):
+    def program(c, x, w):
+        w.register_hook(c.save("w", 2.0))
+        y = (x.detach() @ w).sum()
+        (g,) = torch.autograd.grad(y, w)
+        return g
+
+    counters.clear()
+    fast = lamina_dynamo.optimize(program, backend)
+    a, b = Case(), Case()
+    torch.testing.assert_close(program(a, a.x, a.w), fast(b, b.x, b.w))
+    assert len(a.seen) == len(b.seen) == 1 and counters["graph_breaks"] == {"tensor-hook": 1}
+
+
+def test_gradients_of_an_input_with_hooks_are_a_break(backend):
+    def program(x, w):
+        return torch.autograd.grad((x @ w).sum(), w)[0]
+
+    counters.clear()
+    c = Case()
+    c.w.register_hook(c.save("w", 2.0))
+    fast = lamina_dynamo.optimize(program, backend)
+    torch.testing.assert_close(program(c.x.detach(), c.w), fast(c.x.detach(), c.w))
+    assert len(c.seen) == 2 and counters["graph_breaks"] == {"tensor-hook": 1}
+
+
+def test_hooks_on_saved_tensors_are_a_break(backend):
+    packed = []
+
+    def program(x, w):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+            y = (x @ w).exp()
+        return y.sum()
+
+    counters.clear()
+    fast = lamina_dynamo.optimize(program, backend)
+    grads = []
+    for f in (program, fast):
+        packed.clear()
+        c = Case()
+        f(c.x, c.w).backward()
+        grads.append((c.w.grad, len(packed)))
+    torch.testing.assert_close(*[g for g, _ in grads])
+    assert all(type(t) in (torch.Tensor, nn.Parameter) for t in packed) and grads[0][1] > 0 and grads[1][1] > 0
+    assert set(counters["graph_breaks"]) == {"tensor-hook"}
+
+
+# ---- hooks of modules ----------------------------------------------------------------------------------------------------
+def hooked(kind, seen):
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    if kind == "full":
+        m[1].register_full_backward_hook(lambda module, gi, go: seen.append(go[0].clone()) or (gi[0] * 2,))
+    elif kind == "pre":
+        m[2].register_full_backward_pre_hook(lambda module, go: (go[0] * 3,))
+    elif kind == "old":
+        m[1].register_backward_hook(lambda module, gi, go: seen.append(go[0].clone()))
+    else:
+        m.register_full_backward_hook(lambda module, gi, go: seen.append(go[0].clone()))
+    return m
+
+
+@pytest.mark.parametrize("kind", ["full", "pre", "old", "root"])
+@pytest.mark.filterwarnings("ignore")
+def test_backward_hooks_of_modules(kind, backend):
+    results = []
+    for compiled in (False, True):
+        seen = []
+        m = hooked(kind, seen)
+        counters.clear()
+        f = lamina_dynamo.optimize(m, backend) if compiled else m
+        for _ in range(2):
+            x = torch.linspace(-1, 1, 12).reshape(3, 4).requires_grad_()
+            f(x).sum().backward()
+        results.append([*[p.grad for p in m.parameters()], x.grad, *seen])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+    assert set(counters["graph_breaks"]) == {"tensor-hook"}
+
+
+@pytest.mark.parametrize("kind", ["full", "pre", "old", "root"])
+@pytest.mark.filterwarnings("ignore")
+def test_backward_hooks_without_gradients_are_no_break(kind, backend):
+    m = hooked(kind, [])
+    counters.clear()
+    fast = lamina_dynamo.optimize(m, backend)
+    x = torch.ones(3, 4)
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(fast(x), m(x))
+    assert not counters["graph_breaks"] and counters["graphs"]["captured"] == 1
