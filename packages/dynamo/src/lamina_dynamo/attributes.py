@@ -47,6 +47,9 @@ def class_lookup(cap: Capture, t: type, name: str) -> Any:
     if found is None:
         found = MISSING
         for klass in t.__mro__:
+            if name in cap.overlay.get(id(klass), ()):
+                found = (cap.overlay[id(klass)][name], klass)
+                break
             if name in klass.__dict__:
                 found = (klass.__dict__[name], klass)
                 break
@@ -187,7 +190,7 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
         if rt in (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType):
             return native(value.__get__, obj, t)
         return native(value.__get__, obj, t)
-    if id(raw[1]) in cap.own:
+    if id(raw[1]) in cap.own or name in cap.overlay.get(id(raw[1]), ()):
         return value
     if is_torch_owned(raw[1].__module__):
         return cap.lift(value, ConstantSource(value))
@@ -309,6 +312,8 @@ def _type_attr(cap: Capture, cls: type, name: str) -> Any:
         if raw is MISSING and class_lookup(cap, cls, name) is MISSING and hook is not MISSING and type(hook[0]) is _FUNCTION and not _is_stdlib(hook[1]):
             return cap.call(hook[0], (cls, name))
     raw = class_lookup(cap, cls, name)
+    if raw is not MISSING and name in cap.overlay.get(id(raw[1]), ()):
+        return raw[0]
     if raw is not MISSING and type(class_lookup(cap, type(raw[0]), "__get__")) is tuple and type(class_lookup(cap, type(raw[0]), "__get__")[0]) is _FUNCTION:
         return cap.call(class_lookup(cap, type(raw[0]), "__get__")[0], (raw[0], None, cls))
     value = native(getattr, cls, name)
@@ -388,7 +393,7 @@ def store_attr(cap: Capture, obj: Any, name: str, value: Any) -> None:
         elif isinstance(obj, types.ModuleType):
             cap.store_global(obj.__dict__, name, value)
         else:
-            unsupported("class-attribute-write", "assigning an attribute of a class", saw=f"{obj.__qualname__}.{name}")
+            _store_class_attr(cap, obj, name, value)
         return
     setter = class_lookup(cap, t, "__setattr__")[0]
     if type(setter) is _FUNCTION:
@@ -397,6 +402,26 @@ def store_attr(cap: Capture, obj: Any, name: str, value: Any) -> None:
         cap.call(setter, (obj, name, value))
         return
     generic_store(cap, obj, name, value)
+
+
+def _store_class_attr(cap: Capture, cls: type, name: str, value: Any) -> None:
+    """A number, text or the like that takes the place of another one in a class; a call that found another value there is captured anew.
+
+    Once: a class that changes at each call (a counter) would have each call compiled.
+    """
+    old = cls.__dict__.get(name, MISSING)
+    place = f"{cls.__module__}.{cls.__qualname__}.{name}"
+    plain = type(value) in _PLAIN and type(old) is type(value) and type(cls).__setattr__ is type.__setattr__ and cls.__flags__ & HEAP_TYPE
+    if not plain or not cap.policy.first_write(place):
+        unsupported("class-attribute-write", "assigning an attribute of a class", saw=f"{cls.__qualname__}.{name}")
+    if name not in cap.overlay.get(id(cls), ()):
+        cap.guards.add(TypeAttrSource(ConstantSource(cls), name), K.EQUALS, old)
+    _overlay_store(cap, cls, name, value)
+    for key in [key for key in cap.type_cache if key[1] == name and issubclass(key[0], cls)]:
+        del cap.type_cache[key]
+
+
+_PLAIN = (int, float, bool, str, bytes)
 
 
 def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:

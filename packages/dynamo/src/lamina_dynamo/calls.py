@@ -24,6 +24,7 @@ from .control import native, observe, unsupported
 from .frames import Frame, run
 from .guards import GuardKind
 from .lift import is_torch_owned
+from .locks import LOCKS
 from .peer import STAND_INS
 from .control import MISSING
 from .source import CallSource, ClosureSource, CodeSource, ConstantSource
@@ -89,6 +90,8 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
         return call(cap, fn.__func__, (fn.__self__, *args), kwargs)
     if cap.opaque and t not in (types.FunctionType, type):
         owner = getattr(fn, "__self__", None)
+        if type(owner) in LOCKS:
+            return cap.locks.call(cap, owner, fn.__name__, args, kwargs)
         cap.refuse_opaque(fn, *(() if cap.is_large_dict(owner) else (owner,)), *args, *(kwargs or {}).values())
     if t is _BUILTIN:
         return _call_builtin(cap, fn, args, kwargs)

@@ -239,6 +239,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     from .rules.hooks import emit_hooks
 
     code = frame.code
+    cap.locks.refuse_held()
     _refuse_abandoned(cap)
     cg = Codegen(cap, _program.arg_names_of(code))
     state = emit_state(cap, cg)

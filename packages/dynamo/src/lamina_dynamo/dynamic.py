@@ -31,6 +31,8 @@ class DynamicPolicy:
         self.dynamic = dynamic
         self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
         self.ints: dict[str, int | None] = state.setdefault("ints", {})
+        self._written: set[str] = state.setdefault("class attributes", set())
+        self._written_before = frozenset(self._written)
 
     def dims(self, name: str, t: torch.Tensor, role: str) -> frozenset[int]:
         """Dims of an input to make symbolic; notes its sizes."""
@@ -47,6 +49,11 @@ class DynamicPolicy:
         if self.dynamic:
             return marked | frozenset(range(len(shape)))
         return marked | frozenset(d for d, n in enumerate(shape) if n is None)
+
+    def first_write(self, place: str) -> bool:
+        """Whether no earlier compilation of the code met a write to this attribute of a class; notes it."""
+        self._written.add(place)
+        return place not in self._written_before
 
     def _sizes_change(self) -> bool:
         """Whether some size was seen to change, at this compilation or before."""

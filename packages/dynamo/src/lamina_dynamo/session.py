@@ -22,6 +22,7 @@ from .control import DELETED, MISSING, STANDS_FOR, unsupported
 from .dynamic import Dynamic, DynamicPolicy
 from .guards import GuardKind, GuardSet
 from .lift import Lifting, _contents
+from .locks import Locks
 from .protocols import Protocols
 from .recorder import Recorder
 from .source import ConstantSource, InstanceDictSource, Source
@@ -90,6 +91,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
         self.no_checks = self.assumed = False
         self.was_asked = False
+        self.locks = Locks()
         self.copied_dicts: dict[int, Any] = {}  # by id: outside dictionaries to copy although they are large
         self.asserts_seen = 0
         self.size_of: dict[Any, tuple[fx.Node, int]] = {}  # unbacked symbol -> (result, dimension) that shows it

@@ -25,7 +25,8 @@ def emit_side_effects(cap: Any, cg: Codegen) -> None:
     _attributes(cap, cg, stores)
     _globals(cap, cg, stores)
     _cells(cap, cg, stores)
-    for line in stores:
+    locks = [cg.source(cap.base_source(lock)) for lock in cap.locks.taken]
+    for line in [*(f"{lock}.acquire()" for lock in locks), *stores, *(f"{lock}.release()" for lock in reversed(locks))]:
         cg.emit(line)
 
 
@@ -80,7 +81,7 @@ def _attributes(cap: Any, cg: Codegen, stores: list[str]) -> None:
                 if not tensor and attr not in (raw_dict(obj) or (attr,)):
                     continue  # made and deleted within the frame
                 stores.append(f"{cg.constant(object.__delattr__)}({name}, {attr!r})")
-            elif tensor:
+            elif tensor or isinstance(obj, type):
                 stores.append(f"{cg.constant(setattr)}({name}, {attr!r}, {cg.value(v)})")
             else:
                 stores.append(f"{cg.constant(object.__setattr__)}({name}, {attr!r}, {cg.value(v)})")

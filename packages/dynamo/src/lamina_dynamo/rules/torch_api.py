@@ -131,14 +131,49 @@ def tensor_iter(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 @function_rule(_T.__getitem__, _T.__setitem__)
 def tensor_index(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """Bounds of slices that are tensors must be known."""
+    """Bounds of slices that are tensors must be known; an integer in a tensor selects, as its value does."""
     index = args[1]
-    if type(index) is torch.SymInt and func is _T.__getitem__:  # C++ would read it as a plain number
-        return rec.run(torch.select, (args[0], 0, index), {})
-    if type(index) is slice or type(index) is tuple and any(type(i) is slice for i in index):
-        parts = tuple(_plain_slice(rec, i) for i in index) if type(index) is tuple else _plain_slice(rec, index)
-        args = (args[0], parts, *args[2:])
-    return rec.run(func, args, kwargs)
+    whole = type(index) is not tuple
+    parts = (_plain_index(rec, index),) if whole else tuple([_plain_index(rec, i) for i in index])
+    if any(type(i) is torch.SymInt for i in parts):
+        target, parts = _select_symbols(rec, args[0], parts)
+        if func is _T.__setitem__:
+            return rec.run(func, (target, parts or ..., *args[2:]), kwargs)
+        return rec.run(func, (target, parts), kwargs) if parts else target
+    return rec.run(func, (args[0], parts[0] if whole else parts, *args[2:]), kwargs)
+
+
+def _select_symbols(rec: Recorder, t: Any, parts: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """`t` with the symbolic integers among its indices selected, and the other indices. C++ takes such numbers in no index."""
+    dim = 0
+    for n, i in enumerate(parts):
+        if i is ...:
+            dim = t.dim() - sum(map(_dims_taken, parts[n + 1 :]))
+        elif type(i) is torch.SymInt:
+            t = rec.run(torch.select, (t, dim, i), {})
+        else:
+            dim += _dims_taken(i)
+    return t, tuple([i for i in parts if type(i) is not torch.SymInt])
+
+
+def _dims_taken(i: Any) -> int:
+    """How many dimensions of the tensor an index is for."""
+    if i is None or isinstance(i, bool):
+        return 0
+    if isinstance(i, _T) and i.dtype in (torch.bool, torch.uint8):
+        return i.dim()
+    return 1
+
+
+def _plain_index(rec: Recorder, i: Any) -> Any:
+    if type(i) is slice:
+        return _plain_slice(rec, i)
+    if isinstance(i, _T) and i.dim() == 0 and i.dtype in _SELECTING and rec.number(i) is None and rec.scope is None and rec.cap.mode.has_unbacked():
+        return rec.run(_T.item, (i,), {})
+    return i
+
+
+_SELECTING = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
 @function_rule(torch.add, torch.sub, torch.mul, torch.div, torch.true_divide, torch.floor_divide, torch.remainder)
