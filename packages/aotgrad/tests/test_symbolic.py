@@ -123,3 +123,28 @@ def test_a_backward_with_symbolic_sizes_asks_before_the_guards_are_taken():
     aot_function(lambda x: (x.sin().sum(),), [fake], fw_compiler=compiler)
     assert kinds == ["forward", "backward"]
     assert "s0%2 == 0" in map(str, mode.shape_env.guards)
+
+
+def test_numbers_of_the_running_program_are_saved_for_the_backward():
+    """A saved view that starts where data says: its offset is told to the backward's compiler."""
+    seen = []
+
+    def compiler(gm, inputs, *, kind, signature):
+        seen.append((kind, [type(n.meta["val"]).__name__ for n in gm.graph.nodes if n.op == "placeholder"]))
+        return gm.forward
+
+    mode = FakeMode(ShapeEnv())
+    mode.allow_unbacked = True
+    w, i = torch.randn(4, 3, requires_grad=True), torch.tensor(2)
+    fakes = [mode.from_real(w), mode.from_real(i)]
+
+    def f(w, i):
+        row = torch.select(w, 0, i.item())
+        return (row * row.exp(),)
+
+    compiled = aot_function(f, fakes, fw_compiler=compiler)
+    (out,) = compiled(w, i)
+    (got,) = torch.autograd.grad(out.sum(), w)
+    (want,) = torch.autograd.grad(f(w, i)[0].sum(), w)
+    torch.testing.assert_close(got, want)
+    assert ("backward", True) in [(kind, "SymInt" in names) for kind, names in seen]

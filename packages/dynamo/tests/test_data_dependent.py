@@ -130,3 +130,34 @@ def test_a_view_of_a_constant_that_was_written_is_no_constant():
         return x + 1 if bool(first) else x
 
     assert torch.equal(lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward)(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def selects(x, i):
+    return x[i], x[i, :1], x[:, i, None], x[..., i], x[None, i, ..., i], x[i, torch.tensor([0, 1])], x[torch.tensor([0, 2]), i]
+
+
+def selects_to_write(x, i):
+    y = x.clone()
+    y[i, i] = 3
+    y[:, i] = y[i]
+    y[..., i] += 1
+    y[i] = torch.arange(4.0)
+    row = y[i]
+    row.add_(1)
+    return y, row
+
+
+def selects_in_a_loop(x, i):
+    order = x[:, 0].argsort()
+    return torch.stack([x[order[k], :2].sum() for k in range(3)]), x[i : i + 2]
+
+
+@pytest.mark.parametrize("fn", [selects, selects_to_write, selects_in_a_loop])
+def test_an_integer_in_a_tensor_selects(fn):
+    compiled = lamina_dynamo.optimize(fn, lambda gm, examples: gm.forward, fullgraph=True)
+    x = torch.randn(4, 4)
+    for i in (2, 0, 1):
+        torch.testing.assert_close(compiled(x, torch.tensor(i)), fn(x, torch.tensor(i)))
+    if fn is not selects_in_a_loop:
+        with pytest.raises(IndexError):
+            compiled(x, torch.tensor(7))

@@ -158,8 +158,12 @@ def emit(joint: Joint, split: Split, saved: Sequence[fx.Node]) -> tuple[fx.Graph
 
 
 def _symbols_of(split: Split, saved: Sequence[fx.Node]) -> list[fx.Node]:
-    """Size inputs, not saved yet, of the symbols in the backward's inputs: a compiler takes the sizes of its loops from them."""
-    sizes = {expr_of(n.meta["val"]): n for n in split.primals if isinstance(n.meta["val"], SymInt)}
+    """Numbers of the forward, not saved yet, that tell the symbols in the backward's inputs: a compiler takes the sizes of its loops from them."""
+    told = [*split.primals, *(n for n in split.order if n.op == "call_function" and n in split.forward)]
+    sizes: dict[Any, fx.Node] = {}
+    for n in told:
+        if isinstance(n.meta["val"], SymInt):
+            sizes.setdefault(expr_of(n.meta["val"]), n)
     if not sizes:
         return []
     wanted: dict[fx.Node, None] = {}

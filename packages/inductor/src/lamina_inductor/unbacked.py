@@ -68,9 +68,10 @@ def _is_known_before(node: torch.fx.Node) -> bool:
 
 
 def _untold(gm: torch.fx.GraphModule) -> set[Any]:
-    """Symbols in the sizes of a graph's inputs that are not among its inputs."""
+    """Symbols in the sizes of a graph's inputs that are not among its inputs. Where an input starts is no size: kernels get its address."""
     vals = [n.meta.get("val") for n in placeholders(gm.graph)]
-    return {s for v in vals for s in _symbols(v)} - {expr_of(v) for v in vals if isinstance(v, torch.SymInt)}
+    sizes = [n for v in vals for n in ((*v.shape, *v.stride()) if isinstance(v, torch.Tensor) else (v,)) if isinstance(n, torch.SymInt)]
+    return {s for n in sizes for s in expr_of(n).free_symbols} - {expr_of(v) for v in vals if isinstance(v, torch.SymInt)}
 
 
 def _give_sizes(split: torch.fx.GraphModule, call: torch.fx.Node) -> None:
