@@ -88,6 +88,7 @@ REASONS: dict[str, Reason] = {
     "object-text": Reason("the text of an object that says where it is in memory", "give the class a __repr__"),
     "warning": Reason("a warning under filters that show or raise each one", "warn outside of the compiled function"),
     "large-dict": Reason("a whole pass over, or a change of, a very large dictionary from outside", "look up what is needed before the call"),
+    "lazy-module": Reason("the first call of a lazy module, which makes its parameters", "none is needed: the next call is captured"),
     "frame-locals": Reason("globals(), locals(), vars() or dir() of the frame", "name the variables"),
     "copy": Reason("copying an object of a kind that is not modelled", "copy it outside of the compiled function"),
     "rebuild": Reason("an object that is live at a break cannot be made again by code", "keep such objects inside of the captured region"),
