@@ -45,6 +45,7 @@ REASONS: dict[str, Reason] = {
     "logging": Reason("a log record that is emitted", "lower the log level, or log outside of the compiled function"),
     "time": Reason("reading the clock", "read it outside of the compiled function"),
     "threads": Reason("threads, locks, processes", _OUTSIDE),
+    "distributed": Reason("talking to other processes, and DistributedDataParallel, whose inner module is captured", "none is needed; or compile the module and wrap it afterwards"),
     "debugger": Reason("the debugger", "remove the breakpoint"),
     "random": Reason("random numbers of Python or NumPy", "draw them outside of the compiled function and pass them in, or use torch's"),
     "generator": Reason("a torch.Generator made or used inside", "pass random tensors in"),
