@@ -2,6 +2,7 @@
 
 import collections.abc
 import functools
+import itertools
 import logging
 
 import lamina_dynamo
@@ -241,3 +242,48 @@ def test_cond_breaks_and_takes_the_branch():
     for x, value in zip((X + 1, X - 1), expected, strict=True):
         assert torch.equal(fast(x), value)
     assert breaks() == {"data-dependent-branch": 1}
+
+
+def test_callbacks_given_by_name_are_the_programs():
+    seen = []
+
+    def program(x):
+        return x + 1, [k for k, _ in itertools.groupby([1, 2], key=lambda v: seen.append(v) or v)]
+
+    fast = compile_counting(program)
+    for n in (1, 2, 3):
+        assert fast(torch.ones(2))[1] == [1, 2] and seen == [1, 2] * n
+
+
+# ---- breaks in closures ----------------------------------------------------------------------------------------------------
+def test_what_follows_a_break_in_a_closure_is_captured_once():
+    scale = torch.tensor(2.0)
+
+    def program(x):
+        x = x * scale
+        lamina_dynamo.graph_break()
+        return x + scale
+
+    fast = compile_counting(program)
+    for _ in range(4):
+        assert torch.equal(fast(torch.ones(2)), torch.full((2,), 4.0))
+    assert counters["frames"]["captured"] == 2
+
+
+class Breaks(torch.nn.Module):
+    def forward(self, x):
+        lamina_dynamo.graph_break()
+        return x * 2
+
+
+def test_a_container_that_runs_eagerly_is_captured_inside():
+    m = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)), Breaks())
+
+    def program(x):
+        return m(x) + 1
+
+    fast = compile_counting(program)
+    for _ in range(2):
+        assert torch.equal(fast(torch.ones(3, 2)), m(torch.ones(3, 2)) + 1)
+    assert breaks() == {"graph-break": 3, "foreign-iterator": 1}  # in the program, in the container, in its second layer; the end of the container's loop
+    assert counters["graphs"]["captured"] == 3  # the first layer, the second, the addition

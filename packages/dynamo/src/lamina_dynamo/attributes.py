@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .control import Observed, native, unsupported
+from .control import Observed, native, stands_for, unsupported
 from .guards import GuardKind
 from .lift import HEAP_TYPE, is_torch_owned
 from .control import DELETED, MISSING
@@ -558,6 +558,7 @@ class _SlotIsSet:
 
 
 # ---- __dict__ ----------------------------------------------------------------------------------------------------------
+@stands_for(dict)
 class InstanceDict:
     """`obj.__dict__` of an outside object: a live view through the attribute protocol's storage."""
 

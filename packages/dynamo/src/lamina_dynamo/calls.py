@@ -201,6 +201,8 @@ def _policy_of(fn: Any) -> Any:
         return _OWN
     if module in _REFUSED_MODULES:
         return _REFUSED_MODULES[module]
+    if _is_communication(module, fn.__code__.co_name):
+        return ("distributed", "a function of torch.distributed", "call it outside of the compiled function")
     if module in NATIVE_MODULES and fn.__code__.co_name not in _INLINE_ANYWAY:
         return _NATIVE
     if module == "torch" and fn.__code__.co_name in _READ_OR_SET_STATE:
@@ -221,6 +223,15 @@ def _policy_of(fn: Any) -> Any:
     if module.startswith(("lamina.", "lamina_")) or module == "lamina":
         return _OWN
     return _INLINE
+
+
+def _is_communication(module: str, name: str) -> bool:
+    """Whether a function of torch.distributed, or a method of its objects, does more than answer a question."""
+    known = module in _COMMUNICATION or module.startswith("torch._C._distributed")
+    return known and not name.lstrip("_").startswith(("get", "is_"))
+
+
+_COMMUNICATION = frozenset({"torch.distributed", "torch.distributed.distributed_c10d", "torch.distributed.c10d_logger"})
 
 
 def _call_behind_peer(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
@@ -353,11 +364,15 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
 def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(owner, torch.Generator):
         unsupported("generator", "a torch.Generator", hint="pass random tensors in")
+    if _is_communication(type(owner).__module__, name):
+        unsupported("distributed", "a method of an object of torch.distributed", saw=f"{type(owner).__qualname__}.{name}")
     return native(fn, *args, **(kwargs or {}))
 
 
 def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     module = (fn.__module__ or "") if (fn.__module__ or "").startswith("torch") else getattr(fn.__self__, "__name__", None) or fn.__module__ or ""
+    if _is_communication(module, fn.__name__):
+        unsupported("distributed", "a function of torch.distributed", saw=fn.__name__)
     if module.startswith("torch") and fn.__name__.lstrip("_").startswith("set_"):
         unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
     if module.startswith("torch") or module in ("_operator", "math"):
@@ -464,7 +479,8 @@ _ITERATING_CLASSES = frozenset({enumerate, zip, reversed, *(v for v in vars(iter
 def call_type(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
     """`cls(...)`."""
     if cls in _CALLBACK_CLASSES:
-        out = native(cls, *[cap.trampoline(a) if callable(a) else cap.plain_iterable(a) for a in args], **(kwargs or {}))
+        given = [cap.trampoline(a) if callable(a) else cap.plain_iterable(a) for a in (*args, *(kwargs or {}).values())]
+        out = native(cls, *given[: len(args)], **dict(zip(kwargs or {}, given[len(args) :])))
         cap.created[id(out)] = (out, cap.step)
         return out
     if cls in _ITERATING_CLASSES:

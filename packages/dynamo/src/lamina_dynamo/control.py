@@ -13,7 +13,7 @@ from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupport
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
 
 
 class Observed(Exception):
@@ -42,6 +42,18 @@ class CannotRebuild(BaseException):
 
 class CannotCheck(BaseException):
     """The graph changes its inputs, so a condition cannot be checked after it: capture again and break at conditions."""
+
+
+class NotYet(BaseException):
+    """This call runs eagerly; a later one may be captured."""
+
+    def __init__(self, reason: Unsupported) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class FreshLeaves(BaseException):
+    """A leaf that the graph makes is seen outside: capture again, and have such leaves made outside of the graph."""
 
 
 class CopyDict(BaseException):

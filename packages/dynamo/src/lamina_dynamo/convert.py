@@ -26,7 +26,7 @@ from torch import fx
 
 from . import native
 from .assumptions import Assuming
-from .control import CannotCheck, CannotRebuild, CopyDict, Observed, RestartCapture, Unsupported, refusal
+from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, run_root
 from .generators import InterpretedGenerator
@@ -94,14 +94,13 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
         counters["frames"]["raised"] += 1
         log("graph_breaks").info("%s raised during capture: %s", fn.__qualname__, e)
         return functools.partial(_did_not_raise, fn, options, str(e))
+    except NotYet as e:
+        _note_eager(fn, e.reason)
+        return ext.RUN_EAGER
     except _CannotConvert as e:
         if options.fullgraph:
             raise e.reason from None
-        counters["frames"]["eager"] += 1
-        counters["graph_breaks"][e.reason.code] += 1
-        log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, e.reason)
-        for listener in _listeners:
-            listener(e.reason)
+        _note_eager(fn, e.reason)
         return ext.SKIP
     counters["frames"]["captured"] += 1
     for listener in _listeners:
@@ -109,6 +108,14 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     entry = make_entry(converted)
     entry.options = options  # they hold the resume functions that its code refers to
     return entry
+
+
+def _note_eager(fn: types.FunctionType, reason: Unsupported) -> None:
+    counters["frames"]["eager"] += 1
+    counters["graph_breaks"][reason.code] += 1
+    log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, reason)
+    for listener in _listeners:
+        listener(reason)
 
 
 def _did_not_raise(fn: types.FunctionType, options: Any, error: str) -> None:
@@ -150,11 +157,11 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     break_at: int | None = None
     reason: Unsupported | None = None
     tried: set[int] = set()
-    no_checks, unbacked = False, True
+    no_checks, unbacked, fresh = False, True, False
     copied: dict[int, Any] = {}
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
-        cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts = no_checks, unbacked, copied
+        cap.fresh_leaves, cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts = fresh, no_checks, unbacked, copied
         with stage("capture"), _deep_recursion():
             try:
                 with _capturing(cap):
@@ -171,6 +178,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 raise _UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
             except CannotCheck:
                 no_checks = True
+                continue
+            except FreshLeaves:
+                fresh = True
                 continue
             except CopyDict as c:
                 copied[id(c.d)] = c.d
@@ -237,6 +247,7 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
     from .rules.hooks import emit_hooks
+    from .rules.leaves import require_fresh_leaves
 
     code = frame.code
     cap.locks.refuse_held()
@@ -251,6 +262,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         value = cg.value(result)
         emit_side_effects(cap, cg)
         tail = [f"return {value}"]
+    require_fresh_leaves(cap, cg.output_values)
     head_checks = _checks(cap, cg)
     gm, inputs, examples = _graph_module(cap, cg)
     head: list[str] = []

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .native import extension
 
@@ -33,6 +34,7 @@ def _folders_of(package: str) -> tuple[str, ...]:
 _OURS = ("lamina_dynamo", "lamina_dynshape", "lamina_primops", "lamina_aotgrad", "lamina_inductor", "lamina")
 _PACKAGES = tuple(folder for package in _OURS for folder in _folders_of(package))
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_OF_SEVERAL_LAYERS = tuple(str(Path(nn.modules.__file__).parent / name) for name in ("container.py", "transformer.py"))
 _STDLIB = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("stdlib", "platstdlib"))
 _SITE = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("purelib", "platlib"))
 _GENERATED = ("<eval_with_key>", "<frozen", "<__array_function__", "<lamina")
@@ -52,7 +54,7 @@ def is_skipped_code(code: types.CodeType) -> bool:
     """Whether frames of this code are never captured by the hook."""
     if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE):
         return True
-    return _is_skipped_file(code.co_filename)
+    return _is_skipped_file(code.co_filename) and not (code.co_name == "forward" and code.co_filename in _OF_SEVERAL_LAYERS)
 
 
 def mark_skip(code: types.CodeType, skip: bool = True) -> None:

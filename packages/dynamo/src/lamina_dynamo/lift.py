@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from .control import unsupported
+from .control import NotYet, refusal, unsupported
 from .guards import GuardKind, TensorSpec
 from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, KeySource, Source
 
@@ -138,6 +138,8 @@ class Lifting:
                 return v
             if id(v) in self.recorder.ended:
                 unsupported("functorch", "a tensor that outlives its functorch transform")
+            if torch.nn.parameter.is_lazy(v):
+                raise NotYet(refusal("lazy-module", "a parameter that the first call of a lazy module makes", saw=source.name()))
             if type(v) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
                 unsupported("tensor-subclass", "a tensor subclass", saw=type(v).__qualname__)
             if v.layout is not torch.strided:

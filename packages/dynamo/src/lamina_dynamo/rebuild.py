@@ -236,8 +236,10 @@ class Codegen:
         if d is None:
             return f"{self.constant(iter)}(())"
         done = len(d) - operator.length_hint(v)
-        if done == len(d) and list(d):
-            self._refuse(v, t, "an iterator over a dictionary that changed, or at its end")
+        try:
+            v.__reduce__()
+        except RuntimeError:
+            self._refuse(v, t, "an iterator over a dictionary that changed")
         if id(d) in self.cap.original_of and list(d.items()) != list(self.cap.pristine[id(d)].items()):
             self._refuse(v, t, "an iterator over a dictionary that changed")
         name = self.names[id(v)] = self.fresh()

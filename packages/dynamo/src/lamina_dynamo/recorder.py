@@ -95,6 +95,7 @@ class Recorder(TorchFunctionMode):
         self.graph = cap.graph
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
         self.step_of: dict[fx.Node, int] = {}  # node -> root instruction that made it
+        self.leaves: set[fx.Node] = set()  # nodes whose results are leaves that require gradients
         self.held: list[Any] = []
         self.regions: list[Region] = []  # checkpointed calls that are being interpreted, outermost first
         self.last_placeholder: fx.Node | None = None
@@ -268,14 +269,24 @@ class Recorder(TorchFunctionMode):
             if id(out) in self.nodes or id(out) in self.cap.inputs:
                 if name.endswith("_"):
                     self.written(out)
-                if id(out) in self.nodes:
-                    self.nodes[id(out)] = node
-                    return out
-                return out  # an input returned as it is keeps its placeholder
-            self._bind(out, node)
+                if id(out) in self.cap.inputs:
+                    return out  # an input returned as it is keeps its placeholder
+                self.nodes[id(out)] = node
+            else:
+                self._bind(out, node)
+            if out.requires_grad and self.scope is None and out.is_leaf:
+                self._note_leaf(out, node)
         else:
             self.bind_parts(node, out)
         return out
+
+    def _note_leaf(self, t: Any, node: fx.Node) -> None:
+        if not self.cap.fresh_leaves:
+            self.leaves.add(node)
+            return
+        from .rules.leaves import adopt
+
+        adopt(self, t, node)
 
     def _bind(self, t: Any, node: fx.Node) -> None:
         self.nodes[id(t)] = node
@@ -400,6 +411,10 @@ class Recorder(TorchFunctionMode):
 
     def node_of(self, t: Any) -> fx.Node:
         """The node that yields a fake; makes the placeholder of an input at its first use."""
+        if self.cap.adopted and isinstance(t, FakeTensor) and t.storage_key in self.cap.adopted:
+            from .rules.leaves import refuse_adopted
+
+            refuse_adopted(self.cap, t)
         found = self.nodes.get(id(t))
         if found is not None:
             return found
@@ -517,7 +532,7 @@ def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         rec.cap.overlay.setdefault(id(args[0]), {})["grad"] = args[1]
         return None
     if name == "requires_grad" and len(args) == 2 and isinstance(args[1], bool):
-        return rec.run(torch.Tensor.requires_grad_, args, {})
+        return FUNCTION_RULES[torch.Tensor.requires_grad_](rec, torch.Tensor.requires_grad_, args, {})
     unsupported("tensor-attribute-write", f"assigning Tensor.{name}", hint="use in-place methods such as copy_")
 
 

@@ -237,6 +237,7 @@ def _resume_callable(code: types.CodeType, state: State, globals_: Any, options:
     kept = options.__dict__.setdefault("_resume_functions", {})
     key = (id(code), state, id(globals_))
     if key not in kept:
+        from .cache import cache_for
         from .runtime import compile_function
 
         prologue, body, changes = _copy(code, state, ())
@@ -244,6 +245,7 @@ def _resume_callable(code: types.CodeType, state: State, globals_: Any, options:
         _origins.put(made, Origin(code, len(prologue)))
         if _cell_names(code):
             kept[key] = functools.partial(_with_cells, made, globals_, options)
+            kept[key, "cache"] = cache_for(made, options)  # a callable with cells is another one at each call
         else:
             kept[key] = compile_function(types.FunctionType(made, globals_, code.co_name), options)
     return kept[key]

@@ -92,6 +92,9 @@ class Capture(Lifting, Protocols, Dynamic):
         self.no_checks = self.assumed = False
         self.was_asked = False
         self.locks = Locks()
+        self.fresh_leaves = False  # leaves that the frame makes are made outside of the graph
+        self.frozen: dict[int, Any] = {}  # by id: inputs whose gradients the frame turned off
+        self.adopted: dict[int, tuple[set[int], int]] = {}  # storage key of memory that a leaf took over -> ids of others that see it, root step
         self.copied_dicts: dict[int, Any] = {}  # by id: outside dictionaries to copy although they are large
         self.asserts_seen = 0
         self.size_of: dict[Any, tuple[fx.Node, int]] = {}  # unbacked symbol -> (result, dimension) that shows it

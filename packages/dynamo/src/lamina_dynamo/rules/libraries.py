@@ -9,6 +9,7 @@ import logging
 import sys
 import types
 import warnings
+import weakref
 from collections import OrderedDict, defaultdict, deque
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..attributes import class_lookup, load_attr, raw_dict
 from ..calls import rule
 from ..control import native, unsupported
 from ..opcodes.operators import python_method
+from .leaves import copy_leaf
 
 
 _SHOW = warnings.showwarning
@@ -115,17 +117,21 @@ def _copy(cap: Any, v: Any) -> Any:
     if t in (list, dict, set, OrderedDict, defaultdict, deque):
         return native(copy.copy, v)
     if isinstance(v, torch.Tensor):
-        unsupported("copy", "copy.copy of a tensor")
-    if python_method(cap, v, "__reduce_ex__") or python_method(cap, v, "__reduce__") or python_method(cap, v, "__getstate__"):
+        if v.requires_grad or cap.type_of(v) is not torch.Tensor:
+            unsupported("copy", "copy.copy of a parameter")
+        return cap.recorder.run(torch.Tensor.detach, (v,), {})
+    if _pickles_itself(cap, v):
         unsupported("copy", "copy.copy of an object with its own pickling", saw=t.__qualname__)
     return _clone(cap, v, lambda x: x)
 
 
-def _clone(cap: Any, v: Any, inner: Any) -> Any:
+def _clone(cap: Any, v: Any, inner: Any, memo: Any = None) -> Any:
     t = type(v)
     if class_lookup(cap, t, "__slots__") != class_lookup(cap, object, "__slots__") and raw_dict(v) is None:
         unsupported("copy", "copying an object with __slots__", saw=t.__qualname__)
     new = native(t.__new__, t)
+    if memo is not None:
+        memo[id(v)] = new
     if isinstance(v, dict):
         kind = OrderedDict if isinstance(v, OrderedDict) else dict
         for k, x in kind.items(v):
@@ -136,46 +142,71 @@ def _clone(cap: Any, v: Any, inner: Any) -> Any:
         unsupported("copy", "copying an object of a built-in subclass", saw=t.__qualname__)
     if raw_dict(v) is not None:
         attributes = load_attr(cap, v, "__dict__")
-        for k in list(attributes):
+        for k in [k for k in attributes if k != "_compiled_call_impl"]:
             new.__dict__[k] = inner(attributes[k])
     return new
 
 
 @rule(copy.deepcopy)
 def deepcopy_(cap: Any, args: Any, kwargs: Any) -> Any:
-    memo: dict[int, Any] = {}
+    """As the library does it: by the program's own methods where there are any, with the memo that those pass on."""
+    v, memo = (*args, *kwargs.values(), None)[:2]
+    return _deepcopy(cap, v, {} if memo is None else memo)
 
-    def go(v: Any) -> Any:
-        if isinstance(v, _ATOMS):
-            return v
-        if id(v) in memo:
-            return memo[id(v)][1]
-        cap.refuse_opaque(v)
-        new = make(v)
-        memo[id(v)] = (v, new)
+
+def _deepcopy(cap: Any, v: Any, memo: Any) -> Any:
+    if isinstance(v, (*_ATOMS, weakref.ref)):
+        return v
+    if id(v) in memo:
+        return memo[id(v)]
+    cap.refuse_opaque(v)
+    new = _deepcopy_new(cap, v, memo)
+    memo[id(v)] = new
+    cap.keep[id(v)] = v  # its id must stay its own
+    return new
+
+
+def _deepcopy_new(cap: Any, v: Any, memo: Any) -> Any:
+    def go(x: Any) -> Any:
+        return _deepcopy(cap, x, memo)
+
+    t = type(v)
+    if isinstance(v, torch.Tensor):
+        if v.storage_key in memo.setdefault("storages", set()):
+            unsupported("copy", "copy.deepcopy of tensors that share memory")
+        memo["storages"].add(v.storage_key)
+        return copy_leaf(cap, v)
+    method = python_method(cap, v, "__deepcopy__")
+    if method is not None:
+        return cap.call(method, (v, memo))
+    if t is tuple:
+        new = tuple(map(go, v))
+        return v if all(a is b for a, b in zip(new, v)) else new
+    if t is list:
+        memo[id(v)] = new = []
+        new.extend(map(go, v))
         return new
-
-    def make(v: Any) -> Any:
-        t = type(v)
-        if isinstance(v, torch.Tensor):
-            return v.detach().clone() if not v.requires_grad else unsupported("copy", "copy.deepcopy of a tensor that requires grad")
-        method = python_method(cap, v, "__deepcopy__")
-        if method is not None:
-            return cap.call(method, (v, {}))
-        if t is tuple:
-            return tuple(map(go, v))
-        if t is list:
-            return list(map(go, v))
-        if t is dict or t is OrderedDict:
-            return t((go(k), go(x)) for k, x in v.items())
-        if t is set or t is frozenset:
-            return t(map(go, v))
-        if t in (defaultdict, deque) or isinstance(v, torch.nn.Module):
-            unsupported("copy", "copy.deepcopy of this kind of object", saw=t.__qualname__)
-        if python_method(cap, v, "__reduce_ex__") or python_method(cap, v, "__reduce__"):
-            unsupported("copy", "copy.deepcopy of an object with its own pickling", saw=t.__qualname__)
-        return _clone(cap, v, go)
-
-    return go(args[0])
+    if t is dict or t is OrderedDict:
+        memo[id(v)] = new = t()
+        new.update((go(k), go(x)) for k, x in v.items())
+        return new
+    if t is set or t is frozenset:
+        return t(map(go, v))
+    if t is defaultdict:
+        return defaultdict(v.default_factory, [(go(k), go(x)) for k, x in v.items()])
+    if t is deque:
+        return deque(map(go, v), v.maxlen)
+    if t is types.MethodType:
+        return types.MethodType(v.__func__, go(v.__self__))
+    if _pickles_itself(cap, v):
+        unsupported("copy", "copy.deepcopy of an object with its own pickling", saw=t.__qualname__)
+    return _clone(cap, v, go, memo)
 
 
+def _pickles_itself(cap: Any, v: Any) -> bool:
+    """Whether the class says how it is copied. What nn.Module gives and takes is its dictionary, but for a compiled call."""
+    own = [python_method(cap, v, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")]
+    return any(m is not None and m not in _OF_MODULES for m in own)
+
+
+_OF_MODULES = (getattr(torch.nn.Module, "__getstate__", None), torch.nn.Module.__setstate__)
