@@ -289,7 +289,8 @@ def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     if owner is None or isinstance(owner, types.ModuleType) or (fn.__module__ or "").startswith("torch._C"):
         return _call_module_function(cap, fn, args, kwargs)
     if isinstance(owner, torch.Tensor):
-        return native(fn, *args, **(kwargs or {}))
+        found = RULES.get(id(getattr(torch.Tensor, fn.__name__, None)))
+        return native(fn, *args, **(kwargs or {})) if found is None else found(cap, (owner, *args), kwargs or {})
     if isinstance(owner, type):
         return _call_class_builtin(cap, fn, owner, args, kwargs)
     return call_c_method(cap, fn, fn.__name__, owner, args, kwargs)
@@ -384,7 +385,7 @@ def _call_descriptor(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     """An unbound C method: `list.append(x, 1)`, `dict.__getitem__(d, k)`, `object.__setattr__(o, n, v)`."""
     if not args:
         return native(fn)
-    if isinstance(args[0], torch.Tensor):
+    if isinstance(args[0], torch.Tensor) and fn.__name__ != "__setattr__":
         return native(fn, *args, **(kwargs or {}))
     if type(fn) is types.ClassMethodDescriptorType:
         return native(fn, *args, **(kwargs or {}))
@@ -399,7 +400,7 @@ def _call_descriptor(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
 
 def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: Any) -> Any:
     """A special method implemented in C, of `owner`; `fn` is bound."""
-    if isinstance(owner, torch.Tensor):
+    if isinstance(owner, torch.Tensor) and name != "__setattr__":
         return native(fn, *args, **(kwargs or {}))
     base = getattr(fn, "func", fn)
     objclass = getattr(base, "__objclass__", None)
@@ -436,6 +437,8 @@ def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: 
         return native(fn, *args, **(kwargs or {}))
     if type(owner).__module__ in ("builtins", "types", "functools", "collections", "itertools", "enum", "typing"):
         return native(fn, *args, **(kwargs or {}))
+    if isinstance(owner, (torch._C.DisableTorchFunctionSubclass, torch._C.DisableTorchFunction)):
+        unsupported("dispatch-state", "switching overrides by an object made outside of the captured code", saw=name)
     unsupported("c-call", "a call of a special method implemented in C", saw=f"{type(owner).__qualname__}.{name}")
 
 
@@ -469,7 +472,7 @@ def call_type(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
         if hook[1].__module__ == "enum":
             return native(cls, *args, **(kwargs or {}))
         return call(cap, hook[0], (cls, *args), kwargs)
-    if issubclass(cls, torch.Tensor):
+    if issubclass(cls, torch.Tensor) and is_torch_owned(cls.__module__):
         unsupported("tensor-class", "making a tensor through a class", saw=cls.__qualname__, hint="use torch.tensor or a factory function")
     return instantiate(cap, cls, args, kwargs)
 
@@ -481,22 +484,22 @@ def instantiate(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
     if type(new) is staticmethod:
         new = new.__func__
     py_new, py_init = type(new) is _FUNCTION, type(init) is _FUNCTION
-    if not py_new and not py_init and new is not object.__new__:
+    if not py_new and not py_init and new is not object.__new__ and not issubclass(cls, torch.Tensor):
         if _is_c_pure(cls):
             return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
         if not issubclass(cls, (dict, list, tuple, set, deque, int, float, str)):
             unsupported("c-call", "making an object of a class implemented in C", saw=f"{cls.__module__}.{cls.__qualname__}")
     if py_new:
         obj = call(cap, new, (cls, *args), kwargs)
-        if not isinstance(obj, cls):
+        if not issubclass(cap.type_of(obj), cls):
             return obj
     else:
-        obj = cap.new_object(new, (cls, *args) if not py_init else (cls,) if not issubclass(cls, tuple) else (cls, *args), kwargs if not py_init else None)
+        obj = cap.new_object(new, (cls, *args) if not py_init or issubclass(cls, (tuple, torch.Tensor)) else (cls,), kwargs if not py_init else None)
     if py_init:
         out = call(cap, init, (obj, *args), kwargs)
         if out is not None:
             observe(TypeError(f"__init__() should return None, not {type(out).__name__!r}"))
-    elif init is not object.__init__ and type(init) is types.WrapperDescriptorType and not issubclass(cls, tuple):
+    elif init is not object.__init__ and type(init) is types.WrapperDescriptorType and not issubclass(cls, (tuple, torch.Tensor)):
         native(init, obj, *cap.plain_iterables(args), **(kwargs or {}))
     return obj
 

@@ -133,18 +133,21 @@ class Lifting:
                 self.guard(source, K.ALIAS, first)
 
     def _lift_tensor(self, v: torch.Tensor, source: Source) -> Any:
+        from .overrides import class_as_fake
+
         with torch._C.DisableTorchFunction():
             if self.is_fake(v):
                 return v
             if id(v) in self.recorder.ended:
                 unsupported("functorch", "a tensor that outlives its functorch transform")
-            if type(v) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
-                unsupported("tensor-subclass", "a tensor subclass", saw=type(v).__qualname__)
+            cls = class_as_fake(v)
             if v.layout is not torch.strided:
                 unsupported("tensor-layout", "a tensor that is not strided", saw=str(v.layout))
             role = "parameter" if isinstance(v, torch.nn.Parameter) else "buffer" if _is_buffer(source) else "input"
             fake = self.add_input(v, source, role)
             inp = self.inputs[id(fake)]
+            if cls is not None:
+                self.class_of[id(fake)] = cls
             if type(source) is not ConstantSource:
                 self.guards.add(source, K.TENSOR, TensorSpec.of(v, dynamic=inp.dynamic))
         return fake

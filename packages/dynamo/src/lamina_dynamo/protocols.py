@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from .attributes import InstanceDict, class_lookup, load_attr
+from .attributes import InstanceDict, class_lookup, load_attr, tensor_class_lookup
 from . import lift
 from .control import CopyDict, Observed, native, observe, unsupported
+from .overrides import new_tensor
 from .generators import InterpretedGenerator
 from .guards import GuardKind
 from .control import MISSING
@@ -106,7 +107,8 @@ class Protocols:
                 self.refuse_foreign(v)
             return native(iter, v)
         if isinstance(v, torch.Tensor):
-            return native(iter, v)
+            method = tensor_class_lookup(self, v, "__iter__")
+            return native(iter, v) if method is MISSING else self.call(method[0], (v,))
         found = class_lookup(self, t, "__iter__")
         if found is MISSING:
             if class_lookup(self, t, "__getitem__") is not MISSING:
@@ -354,6 +356,8 @@ class Protocols:
     def new_object(self, new: Any, args: Any, kwargs: Any) -> Any:
         """`new(cls, ...)` where `new` is a `__new__` written in C."""
         cls = args[0]
+        if issubclass(cls, torch.Tensor):
+            return new_tensor(self, cls, args[1:], kwargs or {})
         if getattr(new, "__self__", None) is object or new is object.__new__:
             return native(object.__new__, cls)
         return native(new, *self.plain_iterables(args), **(kwargs or {}))

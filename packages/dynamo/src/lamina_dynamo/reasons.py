@@ -62,9 +62,9 @@ REASONS: dict[str, Reason] = {
     "functorch": Reason("a functorch transform", "call it outside of the compiled function"),
     "inference-mode": Reason("inference_mode inside the compiled function", "use torch.no_grad, or enter it outside"),
     "global-state": Reason("changing PyTorch's global state", _OUTSIDE),
-    "dispatch-state": Reason("switching PyTorch's dispatcher", _OUTSIDE),
+    "dispatch-state": Reason("switching PyTorch's dispatcher, or a graph break inside of a torch function mode", _OUTSIDE),
     # -- tensors of another kind
-    "tensor-subclass": Reason("a tensor subclass without a capture rule", "pass plain tensors and wrap them outside"),
+    "tensor-subclass": Reason("a tensor subclass with __torch_dispatch__, or one of PyTorch's own", "pass plain tensors and wrap them outside"),
     "tensor-layout": Reason("a tensor that is not strided (sparse, nested, mkldnn)", "convert it with to_dense() outside of the compiled function"),
     "tensor-kind": Reason("a tensor without ordinary storage", "pass ordinary tensors"),
     "tensor-class": Reason("making a tensor through a class", "use torch.tensor or a factory function"),

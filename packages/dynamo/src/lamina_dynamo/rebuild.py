@@ -146,11 +146,13 @@ class Codegen:
         if id(v) not in self.cap.recorder.nodes:
             self._refuse(v, type(v), "a tensor that the graph did not record")
         expr = self.output(v)
-        over = self.cap.overlay.get(id(v))
-        if over:
-            self.names[id(v)] = expr
-            for k, x in over.items():
-                self.emit(f"{self.constant(setattr)}({expr}, {k!r}, {self.value(x)})")
+        cls = self.cap.class_of.get(id(v))
+        if cls is not None:
+            plain, expr = expr, self.fresh()
+            self.emit(f"{expr} = {self.constant(torch.Tensor.as_subclass)}({plain}, {self.value(cls)})")
+        self.names[id(v)] = expr
+        for k, x in self.cap.overlay.get(id(v), {}).items():
+            self.emit(f"{self.constant(object.__setattr__)}({expr}, {k!r}, {self.value(x)})")
         return expr
 
     def _made(self, v: Any, t: type) -> str:

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .control import InternalError, plain_numbers, unsupported
+from .overrides import overridden
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -99,6 +100,9 @@ class Recorder(TorchFunctionMode):
         self.scope: Scope | None = None  # innermost function under a transform that is being recorded
         self.ended: dict[int, Any] = {}  # wrappers that outlived their transform
         self.is_paused = False  # PyTorch's own code of a transform runs: nothing is recorded
+        self.modes: list[Any] = []  # the program's modes, innermost last
+        self.is_direct = not torch._C._is_torch_function_enabled()  # overrides of arguments are not asked
+        self.switched: list[int] = []  # root steps at which the modes and switches that are open now were entered
         self.failure: Exception | None = None  # the last exception of an operator on fakes, whose text is not eager's
 
     @classmethod
@@ -106,10 +110,14 @@ class Recorder(TorchFunctionMode):
         return False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if self.is_paused:
             with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
+                return func(*args, **(kwargs or {}))
+        if self.modes or types or self.cap.class_of:
+            out = overridden(self, func, args, kwargs)
+            if out is not NotImplemented:
+                return out
+        kwargs = kwargs or {}
         rule = FUNCTION_RULES.get(func)
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
@@ -120,6 +128,10 @@ class Recorder(TorchFunctionMode):
         if rule is not None:
             return rule(self, func, args, kwargs)
         return self.run(func, args, kwargs)
+
+    def is_overridden(self, t: Any) -> bool:
+        """Whether a question about this tensor is the program's to answer."""
+        return bool(self.modes) or not self.is_direct and id(t) in self.cap.class_of
 
     # ---- functions under a transform -----------------------------------------------------------------------------------
     @contextlib.contextmanager

@@ -54,6 +54,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.opaque: set[int] = set()  # ids of outside objects whose C state cannot be guarded
         self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
         self.inputs: dict[int, Input] = {}  # id(fake) -> input
+        self.class_of: dict[int, type] = {}  # id(fake) -> the subclass of Tensor that it stands for an instance of
         self.shadow_of: dict[int, Any] = {}  # id(original container) -> shadow
         self.original_of: dict[int, Any] = {}  # id(shadow) -> original container
         self.pristine: dict[int, Any] = {}  # id(shadow) -> shallow copy at creation, to find what changed
@@ -209,7 +210,7 @@ class Capture(Lifting, Protocols, Dynamic):
         """`type(v)`: fakes and stand-ins say what they stand for."""
         if isinstance(v, torch.Tensor):
             inp = self.inputs.get(id(v))
-            return type(inp.real) if inp is not None else torch.Tensor
+            return type(inp.real) if inp is not None else self.class_of.get(id(v), torch.Tensor)
         return STANDS_FOR.get(type(v)) or type(v)
 
     def store_global(self, globals_: dict[str, Any], name: str, value: Any) -> None:

@@ -32,7 +32,7 @@ MAX_STRAIGHT = 150
 
 def _branch(f: Frame, v: Any, target: int) -> bool:
     """Truth of a jump's condition. A tensor whose one outcome only raises is taken not to: the entry checks it after the graph."""
-    if not isinstance(v, torch.Tensor) or f.cap.no_checks or v.numel() != 1 or f.cap.recorder.number(v) is not None:
+    if not isinstance(v, torch.Tensor) or f.cap.no_checks or f.cap.recorder.is_overridden(v) or v.numel() != 1 or f.cap.recorder.number(v) is not None:
         return truth(f.cap, v)
     jumps_if = "TRUE" in f.program.instructions[f.pc - 1].op
     if _leads_to_raise(f, f.pc):

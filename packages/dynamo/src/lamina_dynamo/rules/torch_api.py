@@ -94,7 +94,7 @@ def RUN_STATE(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 _state_setters()
 
 
-@rule(torch.autograd.profiler.record_function, torch._C.DisableTorchFunctionSubclass, torch.autograd.profiler.emit_nvtx)
+@rule(torch.autograd.profiler.record_function, torch.autograd.profiler.emit_nvtx)
 def no_context(cap: Any, args: Any, kwargs: Any) -> Any:
     """Contexts that change nothing of what is computed."""
     return contextlib.nullcontext()
@@ -333,14 +333,6 @@ def cond(cap: Any, args: Any, kwargs: Any) -> Any:
     pred, true_fn, false_fn, *operands = inspect.signature(torch.cond).bind(*args, **kwargs).args
     truth = cap.tensor_truth(pred) if isinstance(pred, torch.Tensor) else bool(pred)
     return cap.call(true_fn if truth else false_fn, *operands or [()])
-
-
-@rule(torch.overrides.has_torch_function, torch.overrides.has_torch_function_unary, torch.overrides.has_torch_function_variadic)
-def no_overrides(cap: Any, args: Any, kwargs: Any) -> bool:
-    """Python code that we interpret must take its plain path: the mode records what it calls."""
-    return False
-
-
 
 
 # ---- names of the peer that programs use ------------------------------------------------------------------------
