@@ -241,7 +241,7 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         if type(policy) is _Rule:
             return policy.run(cap, fn, args, kwargs or {})
         if policy is _NATIVE or policy is _OWN:
-            if not is_torch_owned(fn.__module__):
+            if policy is _NATIVE and not is_torch_owned(fn.__module__):
                 args, kwargs = map(cap.concrete, args), {k: cap.concrete(v) for k, v in (kwargs or {}).items()}
             return native(fn, *args, **(kwargs or {}))
         if policy is _HIDDEN:  # torch's lazy wrapper of what it keeps from compilers: go to the function itself

@@ -35,7 +35,7 @@ REASONS: dict[str, Reason] = {
     "symbolic-operator": Reason("an operator of PyTorch whose C++ takes no symbolic sizes, at sizes that change", "mark_static the sizes, or compile with dynamic=False"),
     "operator-error": Reason("an exception of a torch operator that the program handles, with a text that only the run knows", "ask for sizes and dtypes before the call", "try: y = x @ w\nexcept RuntimeError: y = x\n->\ny = x @ w if x.shape[-1] == w.shape[0] else x"),
     "tensor-text": Reason("the text of a tensor's value (print, str, an f-string)", "format outside of the compiled function"),
-    "tensor-memory": Reason("reading a tensor's memory (numpy(), data_ptr(), storage)", _OUTSIDE),
+    "tensor-memory": Reason("reading a tensor's memory (data_ptr(), storage, numpy() of what is no plain memory)", _OUTSIDE),
     # -- calls that may not run while capturing
     "c-call": Reason(
         "a call of a function, method or object that is implemented in C and not known to be free of effects",
@@ -48,7 +48,7 @@ REASONS: dict[str, Reason] = {
     "debugger": Reason("the debugger", "remove the breakpoint"),
     "random": Reason("random numbers of Python or NumPy", "draw them outside of the compiled function and pass them in, or use torch's"),
     "generator": Reason("a torch.Generator made or used inside", "pass random tensors in"),
-    "numpy": Reason("a NumPy function on values of the compiled function", "use the torch function of the same name"),
+    "numpy": Reason("a NumPy function that has no entry in the table of those that run as torch, on values of the compiled function", "use the torch function of the same name"),
     "torchscript": Reason("a call of a TorchScript function", "compile the Python function instead"),
     "disabled": Reason("a call of a function marked by lamina.disable", "remove the mark, or accept the graph break"),
     "graph-break": Reason("the program asked for a graph break", "remove the call of graph_break()"),

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 
 from .attributes import InstanceDict, raw_dict
-from .control import MISSING, CannotRebuild, refusal
+from .control import MISSING, STANDS_FOR, CannotRebuild, refusal
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .source import ConstantSource, LocalSource, Source
@@ -146,6 +146,9 @@ class Codegen:
         if id(v) not in self.cap.recorder.nodes:
             self._refuse(v, type(v), "a tensor that the graph did not record")
         expr = self.output(v)
+        if id(v) in self.cap.over_arrays and not v.requires_grad:
+            array, expr = expr, self.fresh()
+            self.emit(f"{expr} = {self.constant(torch.from_numpy)}({array}.numpy())")
         cls = self.cap.class_of.get(id(v))
         if cls is not None:
             plain, expr = expr, self.fresh()
@@ -185,12 +188,18 @@ class Codegen:
         if isinstance(v, type) and id(v) in self.cap.own:
             self._refuse(v, t, "a class made in the frame")
         if t.__module__ == "numpy" and t.__name__ == "ndarray":  # another array at each call
+            if id(v) in self.cap.opaque:
+                self._refuse(v, t, "an array that shares memory with a tensor")
             return self._named(v, lambda: f"{self.constant(v)}.copy()", None)
+        if t in STANDS_FOR and hasattr(t, "__array_ufunc__"):
+            from .arrays import rebuilt
+
+            return self._named(v, lambda: rebuilt(v, self.value(v.tensor)), None)
         if t is float or t is complex or isinstance(v, _HELD):
             return self.constant(v)
         if t is types.FunctionType:
             return self._function(v) if id(v) in self.cap.own else self.constant(v)
-        if t is types.MethodType and isinstance(v.__self__, (torch.Tensor, InstanceDict)):
+        if t is types.MethodType and (isinstance(v.__self__, (torch.Tensor, InstanceDict)) or hasattr(type(v.__self__), "__array_ufunc__")):
             return f"{self.value(v.__self__)}.{v.__name__}"  # the function is the fake's or the stand-in's, the real object has its own
         if t is types.MethodType:
             return self._named(v, lambda: f"{self.constant(types.MethodType)}({self.value(v.__func__)}, {self.value(v.__self__)})", None)

@@ -54,6 +54,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.opaque: set[int] = set()  # ids of outside objects whose C state cannot be guarded
         self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
         self.inputs: dict[int, Input] = {}  # id(fake) -> input
+        self.over_arrays: set[int] = set()  # ids of fakes that stand for tensors made over an array's memory, which have a storage of their own
         self.class_of: dict[int, type] = {}  # id(fake) -> the subclass of Tensor that it stands for an instance of
         self.shadow_of: dict[int, Any] = {}  # id(original container) -> shadow
         self.original_of: dict[int, Any] = {}  # id(shadow) -> original container

@@ -141,12 +141,13 @@ def vars_(cap: Any, args: Any, kwargs: Any) -> Any:
 def len_(cap: Any, args: Any, kwargs: Any) -> Any:
     (v,) = args
     method = python_method(cap, v, "__len__")
-    if method is not None and not method.__module__.startswith("lamina_dynamo"):
+    if method is not None and (not method.__module__.startswith("lamina_dynamo") or hasattr(type(v), "__array_ufunc__")):
         return cap.call(method, (v,))
     if cap.is_large_dict(v):
         return cap.large_dict_method(v, "__len__", ())
     if isinstance(v, torch.Tensor) and not cap.recorder.is_overridden(v) and v.dim() > 0:
         return v.shape[0]
+    cap.refuse_opaque(v)
     return native(len, v)
 
 
