@@ -60,6 +60,7 @@ REASONS: dict[str, Reason] = {
     "autograd-function": Reason("a custom autograd function called in a form that is not modelled", "call apply with positional arguments"),
     "checkpoint": Reason("torch.utils.checkpoint in a form that is not modelled", "pass use_reentrant=False, and no context managers of one's own"),
     "functorch": Reason("a functorch transform", "call it outside of the compiled function"),
+    "control-flow": Reason("torch.cond or torch.while_loop in a form that is not modelled", "let both functions give new tensors of one shape, and change nothing else"),
     "inference-mode": Reason("inference_mode inside the compiled function", "use torch.no_grad, or enter it outside"),
     "global-state": Reason("changing PyTorch's global state", _OUTSIDE),
     "dispatch-state": Reason("switching PyTorch's dispatcher, or a graph break inside of a torch function mode", _OUTSIDE),

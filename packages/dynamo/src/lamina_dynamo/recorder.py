@@ -152,7 +152,8 @@ class Recorder(TorchFunctionMode):
             yield
         finally:
             scope.impure = self.impure
-            self.ended.update((id(t), t) for t in scope.held)
+            outside = {id(t) for t in scope.outside}
+            self.ended.update((id(t), t) for t in scope.held if id(t) not in outside)
             self.graph, self.nodes, self.scope, self.is_paused, self.impure = before
 
     def in_scope(self, t: Any) -> bool:

@@ -8,6 +8,7 @@ Keeps:   `sources` knows every outside object with identity, by `id`, and holds 
 from __future__ import annotations
 
 import functools
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from types import CellType
 from typing import Any
@@ -21,7 +22,7 @@ from torch import fx
 from .control import DELETED, MISSING, STANDS_FOR, unsupported
 from .dynamic import Dynamic, DynamicPolicy
 from .guards import GuardKind, GuardSet
-from .lift import Lifting, _contents
+from .lift import Lifting, _contents, _items
 from .protocols import Protocols
 from .recorder import Recorder
 from .source import ConstantSource, InstanceDictSource, Source
@@ -179,8 +180,8 @@ class Capture(Lifting, Protocols, Dynamic):
 
     def changes(self) -> tuple[Any, ...]:
         """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""
-        shadows = tuple(tuple(map(id, s.values() if isinstance(s, dict) else s)) for s in self.shadow_of.values())
-        cells = tuple(id(_contents(cell)) for cell, outside, *_ in self.own_cells.values() if outside is not None)
+        shadows = tuple(now for s in self.shadow_of.values() if (now := _identities(s)) != _identities(self.pristine[id(s)]))
+        cells = tuple(id(now) for cell, outside, _, before in self.own_cells.values() if outside is not None and (now := _contents(cell)) is not before)
         return len(self.graph.nodes), sum(map(len, self.overlay.values())), len(self.globals_overlay), shadows, cells
 
     def release(self) -> None:
@@ -224,6 +225,13 @@ class Capture(Lifting, Protocols, Dynamic):
 
         self.call = functools.partial(call, self)  # type: ignore[method-assign]
         return call(self, fn, args, kwargs)
+
+
+def _identities(items: Any) -> Any:
+    """What a container holds, by identity."""
+    if isinstance(items, dict):
+        return tuple((id(k), id(x)) for k, x in _items(items))
+    return frozenset(map(id, set.__iter__(items))) if isinstance(items, set) else tuple(map(id, (deque if isinstance(items, deque) else list).__iter__(items)))
 
 
 def _without_transforms(make: Any) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from lamina_dynshape import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..arrays import TensorArray
 from ..calls import rule
 from ..control import native, unsupported
 from ..recorder import Recorder
@@ -18,8 +20,6 @@ _T = torch.Tensor
 @rule(_T.numpy, FakeTensor.numpy)
 def numpy_(cap: Any, args: Any, kwargs: Any) -> Any:
     """`tensor.numpy()`, with eager's errors."""
-    from ..arrays import TensorArray
-
     rec, t, force = cap.recorder, args[0], kwargs.get("force", False)
     if rec.scope is not None or t.device.type != "cpu" or t.is_conj() or t.is_neg():
         unsupported("tensor-memory", "numpy() of a tensor that is not plain memory", saw=cap.describe(t))
@@ -56,43 +56,32 @@ def from_array(rec: Recorder, func: Any, array: Any, dtype: Any = None, device: 
     return rec.run(_T.requires_grad_, (out,), {}) if requires_grad else out
 
 
-def _rules() -> None:
-    try:
-        import numpy as np
-    except ImportError:
-        return
+def _as_array(make: Any) -> Any:
+    """`np.array` or `np.asarray`; of a tensor, its array."""
 
-    def as_array(copies: bool) -> Any:
-        def run(cap: Any, args: Any, kwargs: Any) -> Any:
-            from ..arrays import TensorArray
+    def run(cap: Any, args: Any, kwargs: Any) -> Any:
+        data = args[0] if args else kwargs.get("a", kwargs.get("object"))
+        if isinstance(data, torch.Tensor):
+            data = numpy_(cap, (data,), {})
+        if not isinstance(data, TensorArray):
+            if cap.any_tensor(args, kwargs) or _has_array(data):
+                unsupported("numpy", "an array made of tensors", hint="use torch.stack")
+            cap.refuse_opaque(*args, *kwargs.values())
+            return native(make, *args, **kwargs)
+        dtype = args[1] if len(args) > 1 else kwargs.get("dtype")
+        if kwargs.keys() - {"dtype", "a", "object", "copy"}:
+            unsupported("numpy", "a form of making an array", saw=", ".join(kwargs))
+        if dtype is not None and np.dtype(dtype) != data.dtype:
+            return data.astype(dtype)
+        return data.copy() if make is np.array and kwargs.get("copy", True) is not False else data
 
-            data = args[0] if args else kwargs.get("a", kwargs.get("object"))
-            if isinstance(data, torch.Tensor):
-                data = numpy_(cap, (data,), {})
-            if not isinstance(data, TensorArray):
-                if cap.any_tensor(args, kwargs) or _has_array(data):
-                    unsupported("numpy", "an array made of tensors", hint="use torch.stack")
-                cap.refuse_opaque(*args, *kwargs.values())
-                return native(fn_of[copies], *args, **kwargs)
-            dtype = args[1] if len(args) > 1 else kwargs.get("dtype")
-            if kwargs.keys() - {"dtype", "a", "object", "copy"}:
-                unsupported("numpy", "a form of making an array", saw=", ".join(kwargs))
-            copy = copies and kwargs.get("copy", True) is not False
-            if dtype is not None and np.dtype(dtype) != data.dtype:
-                return data.astype(dtype)
-            return data.copy() if copy else data
+    return run
 
-        return run
 
-    fn_of = {True: np.array, False: np.asarray}
-    rule(np.array)(as_array(True))
-    rule(np.asarray)(as_array(False))
+rule(np.array)(_as_array(np.array))
+rule(np.asarray)(_as_array(np.asarray))
 
 
 def _has_array(data: Any) -> bool:
-    from ..arrays import TensorArray
-
     return isinstance(data, TensorArray) or isinstance(data, (list, tuple)) and any(map(_has_array, data))
 
-
-_rules()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -321,14 +320,6 @@ def _policy(cap: Any, context_fn: Any) -> Any:
 def selective_contexts(cap: Any, args: Any, kwargs: Any) -> Any:
     """Two dispatch modes of which the policy is read; they are never entered."""
     return native(torch.utils.checkpoint.create_selective_checkpoint_contexts, *args, **kwargs)
-
-
-@rule(torch.cond)
-def cond(cap: Any, args: Any, kwargs: Any) -> Any:
-    """A branch like any other: taken at capture where the condition is known there."""
-    pred, true_fn, false_fn, *operands = inspect.signature(torch.cond).bind(*args, **kwargs).args
-    truth = cap.tensor_truth(pred) if isinstance(pred, torch.Tensor) else bool(pred)
-    return cap.call(true_fn if truth else false_fn, *operands or [()])
 
 
 # ---- names of the peer that programs use ------------------------------------------------------------------------
