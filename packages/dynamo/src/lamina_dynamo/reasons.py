@@ -32,6 +32,7 @@ REASONS: dict[str, Reason] = {
     "data-dependent-value": Reason(
         "the value of a tensor is wanted as a Python number", "keep the computation in tensors", "scale = float(x.max()); y = x / scale\n->\ny = x / x.max()"
     ),
+    "packed-sequence": Reason("a packed sequence whose lengths only the run knows", "give the lengths as a list of numbers, or compile the parts around the recurrent layer"),
     "symbolic-operator": Reason("an operator of PyTorch whose C++ takes no symbolic sizes, at sizes that change", "mark_static the sizes, or compile with dynamic=False"),
     "operator-error": Reason("an exception of a torch operator that the program handles, with a text that only the run knows", "ask for sizes and dtypes before the call", "try: y = x @ w\nexcept RuntimeError: y = x\n->\ny = x @ w if x.shape[-1] == w.shape[0] else x"),
     "tensor-text": Reason("the text of a tensor's value (print, str, an f-string)", "format outside of the compiled function"),

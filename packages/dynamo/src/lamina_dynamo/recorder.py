@@ -182,6 +182,8 @@ class Recorder(TorchFunctionMode):
         """(function, arguments as they are to be recorded, result)."""
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
+        if func in _FACTORIES:  # a tensor among their arguments is a number
+            args = tuple([self._plain_number(a) if isinstance(a, torch.Tensor) else a for a in args])
         run = symbolic_form(func)
         try:
             with torch._C.DisableTorchFunctionSubclass():
@@ -434,6 +436,7 @@ class Recorder(TorchFunctionMode):
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
 _RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
+_FACTORIES = frozenset({torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.arange, torch.eye, torch.linspace})
 _UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})

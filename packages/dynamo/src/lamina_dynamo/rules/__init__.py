@@ -3,4 +3,4 @@
 Loading this package fills `calls.RULES` and `recorder.FUNCTION_RULES`.
 """
 
-from . import backward, builtins, control_flow, foreach, functorch, libraries, modules, numpy_api, overrides, own_api, torch_api  # noqa: F401
+from . import backward, builtins, control_flow, foreach, functorch, libraries, modules, numpy_api, overrides, own_api, packed, torch_api  # noqa: F401
