@@ -25,6 +25,7 @@ from .frames import Frame, run
 from .guards import GuardKind
 from .lift import is_torch_owned
 from .peer import STAND_INS
+from .texts import format_text
 from .control import MISSING
 from .source import CallSource, ClosureSource, CodeSource, ConstantSource
 
@@ -197,7 +198,7 @@ def _policy_of(fn: Any) -> Any:
         return _OWN
     if module in _REFUSED_MODULES:
         return _REFUSED_MODULES[module]
-    if module in NATIVE_MODULES and fn.__code__.co_name not in _INLINE_ANYWAY:
+    if module in NATIVE_MODULES and fn.__code__.co_qualname.partition(".")[0] not in _INLINE_ANYWAY:
         return _NATIVE
     if module == "torch" or module.startswith(("torch._C.", "torch.fx.experimental", "torch.utils._device_", "torch.backends.", "torch.cuda.", "importlib.", "packaging.", "email.", "urllib.")):
         return _NATIVE
@@ -302,12 +303,11 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         if cap.is_large_dict(owner):
             return cap.large_dict_method(owner, name, args)
         if name in _CONSUMERS:
-            args = cap.plain_iterables(args)
+            args = cap.plain_iterables(map(cap.pairs_of, args) if isinstance(owner, dict) else args)
         if name == "sort" and kwargs and kwargs.get("key") is not None:
             kwargs = {**kwargs, "key": cap.trampoline(kwargs["key"])}
         if isinstance(owner, str) and name == "format":
-            args = [cap.printable(a) for a in args]
-            kwargs = {k: cap.printable(v) for k, v in (kwargs or {}).items()}
+            return native(format_text, cap, owner, args, kwargs or {})
         if name == "__missing__" and isinstance(owner, defaultdict):
             value = call(cap, owner.default_factory, ())
             dict.__setitem__(owner, args[0], value)
@@ -355,7 +355,7 @@ def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     module = (fn.__module__ or "") if (fn.__module__ or "").startswith("torch") else getattr(fn.__self__, "__name__", None) or fn.__module__ or ""
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
-    if module in _PURE_C_MODULES:
+    if module in _PURE_C_MODULES or not module and fn.__qualname__ in ("str.maketrans", "bytes.maketrans"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
     if module in ("time", "_random", "random"):
         unsupported(*_REFUSED_MODULES["time"][:2], saw=f"{module}.{fn.__name__}", hint=_REFUSED_MODULES["time"][2])
@@ -462,6 +462,8 @@ def call_type(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
         out = native(cls, *cap.plain_iterables(args), **(kwargs or {}))
         cap.note_iterator(out)
         return out
+    if issubclass(cls, dict) and args:
+        args = [cap.pairs_of(args[0]) if cls is not defaultdict else args[0], *map(cap.pairs_of, args[1:])]
     if cls in _NATIVE_CLASSES:
         return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
     if issubclass(cls, BaseException):
@@ -487,7 +489,7 @@ def instantiate(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
     if not py_new and not py_init and new is not object.__new__ and not issubclass(cls, torch.Tensor):
         if _is_c_pure(cls):
             return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
-        if not issubclass(cls, (dict, list, tuple, set, deque, int, float, str)):
+        if not issubclass(cls, (dict, list, tuple, set, deque, int, float, str, types.SimpleNamespace)):
             unsupported("c-call", "making an object of a class implemented in C", saw=f"{cls.__module__}.{cls.__qualname__}")
     if py_new:
         obj = call(cap, new, (cls, *args), kwargs)

@@ -371,6 +371,8 @@ def _is_opaque(v: Any) -> bool:
     t = type(v)
     known = _opaque_types.get(t)
     if known is None:
+        if t is object:  # a sentinel
+            return False
         base = next(k for k in t.__mro__ if not k.__flags__ & HEAP_TYPE)
         made_in_c = base is not object or not hasattr(v, "__dict__") and not any("__slots__" in k.__dict__ for k in t.__mro__)
         known = _opaque_types[t] = made_in_c and not issubclass(t, _READ_BY_RULES) and not any((k.__module__ or "").startswith(("torch", "pybind11", "lamina")) for k in t.__mro__)

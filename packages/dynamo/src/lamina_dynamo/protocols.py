@@ -114,6 +114,8 @@ class Protocols:
             if class_lookup(self, t, "__getitem__") is not MISSING:
                 return SequenceIterator(self, v)
             observe(TypeError(f"{t.__name__!r} object is not iterable"))
+        if isinstance(v, type) and found[1].__module__ == "enum":  # a generator of the metaclass
+            return iter(native(list, v))
         if type(found[0]) is _FUNCTION and not found[0].__module__.startswith("lamina_dynamo"):
             return self.call(found[0], (v,))
         if isinstance(v, type):
@@ -176,6 +178,12 @@ class Protocols:
 
     def plain_iterables(self, args: Any) -> Any:
         return [self.plain_iterable(a) for a in args]
+
+    def pairs_of(self, v: Any) -> Any:
+        """A mapping written in Python as the pairs that C code would ask it for; other values as they are."""
+        if type(v) in _PLAIN or isinstance(v, dict) or class_lookup(self, type(v), "keys") is MISSING:
+            return v
+        return [(k, self.call(load_attr(self, v, "__getitem__"), (k,))) for k in self.sequence(self.call(load_attr(self, v, "keys"), ()))]
 
     def note_iterator(self, it: Any) -> None:
         self.created[id(it)] = (it, self.step)

@@ -301,14 +301,14 @@ class Codegen:
             if t.__module__ in ("re", "_sre", "inspect", "typing", "types", "functools", "operator", "datetime", "numpy", "decimal", "uuid", "pathlib", "torch", "weakref"):
                 return self.constant(v)
             self._refuse(v, t)
-        base = next((b for b in (OrderedDict, defaultdict, dict, list, set, deque) if isinstance(v, b)), None)
+        base = next((b for b in (OrderedDict, defaultdict, dict, list, set, deque, types.SimpleNamespace) if isinstance(v, b)), None)
         if base is None and t.__new__ is not object.__new__ and not isinstance(t.__new__, types.FunctionType):
             self._refuse(v, t)
         self.hold.append(v)
         name = self.names[id(v)] = self.fresh()
         new = base.__new__ if base is not None else object.__new__
         self.emit(f"{name} = {self.constant(new)}({self.constant(t)})")
-        if base is not None:
+        if base is not None and base is not types.SimpleNamespace:
             self._contents(v, base, name)
         for k, x in (d or {}).items():
             self.emit(f"{name}.__dict__[{k!r}] = {self.value(x)}")
