@@ -613,6 +613,315 @@ def uses_modules(x):
     return out, [n for n, _ in NET.named_parameters()], sum(p.numel() for p in NET.parameters()), NET["a"].cache, NET["b"].seen.clone(), NET.training, type(NET["b"]).__mro__[1] is Layer
 
 
+# ---- more of the language -------------------------------------------------------------------------------------------------
+T = typing.TypeVar("T")
+
+
+class Box(typing.Generic[T]):
+    def __init__(self, item: T):
+        self.item = item
+
+    def map(self, f: typing.Callable[[T], T]) -> "Box[T]":
+        return type(self)(f(self.item))
+
+
+@typing.runtime_checkable
+class HasArea(typing.Protocol):
+    def area(self) -> float: ...
+
+
+class Hooks:
+    def __init__(self):
+        object.__setattr__(self, "log", [])
+        self.a = 1
+
+    def __setattr__(self, name, value):
+        self.log.append(("set", name))
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name):
+        self.log.append(("del", name))
+        super().__delattr__(name)
+
+    def __getattribute__(self, name):
+        if name == "virtual":
+            return 42
+        return super().__getattribute__(name)
+
+
+class Missing(dict):
+    def __missing__(self, key):
+        self[key] = key * 2
+        return self[key]
+
+
+class Memo:
+    def __init__(self, fn):
+        self.fn, self.hits, self.table = fn, 0, {}
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, n):
+        if n in self.table:
+            self.hits += 1
+        else:
+            self.table[n] = self.fn(n)
+        return self.table[n]
+
+
+def plus(cls):
+    cls.extra = lambda self, x: x + self.amount
+    return cls
+
+
+@plus
+class Decorated:
+    __slots__ = ("amount",)
+    kinds = ("a", "b")
+
+    def __init__(self, amount=2):
+        self.amount = amount
+
+    def __class_getitem__(cls, item):
+        return f"{cls.__name__}[{item}]"
+
+    def __iter__(self):
+        return iter(self.kinds)
+
+    def __enter__(self):
+        self.amount += 1
+        return self
+
+    def __exit__(self, *exc):
+        self.amount -= 1
+        return exc[0] is ZeroDivisionError
+
+    def __index__(self):
+        return self.amount
+
+    def __call__(self, *args, **kwargs):
+        return args, kwargs
+
+
+def uses_generic_classes(x):
+    b = Box[torch.Tensor](x).map(torch.sin)
+    return b.item, isinstance(b, Box), isinstance(Square(2), HasArea), typing.cast(int, "s"), typing.get_args(typing.Dict[str, int]), typing.Optional[int] == typing.Union[int, None], list[int].__origin__ is list, Decorated[3]
+
+
+def uses_attribute_hooks(x):
+    h = Hooks()
+    h.b = x
+    del h.a
+    return h.log, h.virtual, h.b * 2, hasattr(h, "a"), Missing(a=1)["a"], Missing()["ab"], getattr(h, "c", None)
+
+
+def uses_callables(x):
+    fib = Memo(lambda n: n if n < 2 else fib(n - 1) + fib(n - 2))
+    d = Decorated()
+    with d as e, contextlib.suppress(ValueError):
+        inside = e.amount
+        int("x")
+    with d:
+        1 / 0
+    return fib(10), fib.hits, d.extra(x), list(d), inside, d.amount, [0, 1, 2, 3][d], d(1, *[2], k=3, **{"j": 4}), range(5)[d]
+
+
+def uses_control_flow(x):
+    out = []
+    for i in range(10):
+        if i % 2:
+            continue
+        if i > 6:
+            break
+        for j in range(3):
+            if j == i:
+                break
+        else:
+            out.append(("else", i))
+    else:
+        out.append("never")
+    n = 0
+    while (n := n + 1) < 5:
+        try:
+            if n == 3:
+                continue
+            out.append(n)
+        finally:
+            out.append(-n)
+    else:
+        out.append("end")
+
+    def early():
+        try:
+            return 1
+        finally:
+            out.append("finally")
+
+    def overridden():
+        for i in range(3):
+            try:
+                return i
+            finally:
+                break
+        return "after"
+
+    assert x.dim() == 1, "a vector"
+    return out, early(), overridden(), x[1:], [*range(3)][::-1], (lambda: (yield))().__next__()
+
+
+def mutable_default(v, seen=[]):  # noqa: B006
+    seen.append(v)
+    return len(seen)
+
+
+def uses_arguments(x):
+    def f(a, /, b, *rest, c=1, **more):
+        return a, b, rest, c, sorted(more)
+
+    def g(*, key):
+        return key
+
+    try:
+        f(1)
+    except TypeError as e:
+        text = str(e)
+    try:
+        g()
+    except TypeError as e:
+        text += str(e)
+    return f(1, 2, 3, c=4, d=5), f(*(1, 2), **{"z": 1}), text, f.__defaults__, g(key=x), mutable_default.__defaults__ is not None
+
+
+def uses_comprehensions(x):
+    grid = [[i * j for j in range(3)] for i in range(2)]
+    flat = [v for row in grid for v in row if v]
+    lazy = (v for v in flat if v > 1)
+    return flat, {v: k for k, v in enumerate("ab")}, {v % 2 for v in flat}, next(lazy), list(lazy), [(a, b) for a in "ab" for b in (1, 2) if b > 1], [x * i for i in range(2)], dict(zip(*[iter("abcd")] * 2)), sum(1 for _ in flat), all(isinstance(v, int) for v in flat), [y for t in x.unbind() if (y := t.shape) == ()]
+
+
+def uses_unpacking(x):
+    a, (b, *c), d = 1, (2, 3, 4), {"k": x}
+    first, *_, last = "abcd"
+    (p, q), r = divmod(7, 2), 0
+    p, q = q, p
+    data = list(range(6))
+    data[::2] = [9, 9, 9]
+    data[1:3] = []
+    data += (7,)
+    del data[-1], data[0]
+    i = [0, 0]
+    i[0], i[i[0]] = 1, 5
+    return a, b, c, d, first, last, p, q, r, data, i, [*data, *"xy"], {**d, "z": 1}
+
+
+def uses_bytes_and_encodings(x):
+    import base64
+    import hashlib
+    import json
+    import struct
+
+    text = json.dumps({"b": [1, 2.5, None], "a": "é"}, sort_keys=True)
+    return json.loads(text), text, struct.unpack("<hf", struct.pack("<hf", 3, 0.5)), hashlib.sha256(b"x").hexdigest()[:8], base64.b64encode(b"hi").decode(), bytes([1, 2]).hex(), bytearray(b"ab") + b"c", int.from_bytes(b"\x01\x00", "little"), x + len(text)
+
+
+def uses_heaps(x):
+    import bisect
+    import heapq
+
+    h = [5, 1, 4]
+    heapq.heapify(h)
+    heapq.heappush(h, 0)
+    order = [heapq.heappop(h) for _ in range(3)]
+    pos = bisect.bisect_left([1, 3, 5], 3)
+    keep = [1, 3]
+    bisect.insort(keep, 2)
+    return order, pos, keep, heapq.nlargest(2, [3, 1, 2]), heapq.nsmallest(1, [(2, "b"), (1, "a")]), list(heapq.merge([1, 4], [2])), x
+
+
+def uses_classes_made_inside(x):
+    class Local:
+        shared = [1]
+
+        def __init__(self, v):
+            self.v = v
+
+        def twice(self):
+            return self.v * 2
+
+    class Child(Local):
+        def twice(self):
+            return super().twice() + len(self.shared)
+
+    made = type("Made", (Local,), {"twice": lambda self: self.v * 3})
+    return Child(x).twice(), made(x).twice(), Child.__mro__[1] is Local, Local.__name__, isinstance(Child(1), Local)
+
+
+def uses_named_tuples_made_inside(x):
+    pair = collections.namedtuple("pair", ["a", "b"], defaults=[2])
+    p = pair(x)
+    return p.a, p.b, pair._fields, p._replace(b=3).b
+
+
+def uses_dataclasses_made_inside(x):
+    @dataclasses.dataclass
+    class Pair:
+        a: int
+        b: list = dataclasses.field(default_factory=list)
+
+    p = Pair(1)
+    p.b.append(x)
+    return p.a, p.b, p == Pair(1, [x]) or True, [f.name for f in dataclasses.fields(Pair)], repr(Pair(2))
+
+
+def is_even(n):
+    return True if n == 0 else is_odd(n - 1)
+
+
+def is_odd(n):
+    return False if n == 0 else is_even(n - 1)
+
+
+def uses_recursion(x):
+    def walk(tree, path=()):
+        if isinstance(tree, dict):
+            for k, v in tree.items():
+                yield from walk(v, (*path, k))
+        else:
+            yield path, tree
+
+    def power(base, n):
+        return 1 if n == 0 else base * power(base, n - 1)
+
+    return is_even(10), list(walk({"a": {"b": x, "c": 1}, "d": 2})), power(2, 8), power(x, 3)
+
+
+def uses_weak_references(x):
+    import weakref
+
+    class Node:
+        pass
+
+    n = Node()
+    r = weakref.ref(n)
+    return r() is n, x
+
+
+def uses_torch_containers(x):
+    p = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(3)) for _ in range(2)]) if False else NET["a"].weight
+    sizes = x.shape + (2,)
+    a, b = torch.max(x, 0)
+    named = torch.max(x, 0)
+    q, r = torch.linalg.qr(x.reshape(3, 1))
+    return sizes, a, b, named.values, named.indices, q.shape, p * x, torch.Size([1, 2]).numel(), x.new_tensor([1, 2]), x.tolist.__name__, torch.einsum("i,i->", x, x), x.expand(2, -1).reshape(2, 1, 3).permute(2, 0, 1).flatten(1)
+
+
+def uses_pytrees(x):
+    from torch.utils import _pytree as pytree
+
+    tree = {"a": [x, (x + 1, None)], "b": Step(x * 2)}
+    leaves, spec = pytree.tree_flatten(tree)
+    return pytree.tree_unflatten([v if v is None else v + 1 for v in leaves], spec)["a"], len(leaves), pytree.tree_map_only(torch.Tensor, torch.neg, tree)["b"].value
+
+
 PROGRAMS = [v for k, v in list(globals().items()) if k.startswith("uses_")]
 BREAKS: dict = {}
 

@@ -60,7 +60,7 @@ NATIVE_MODULES = frozenset({
     "torch.distributed.distributed_c10d", "torch.distributed.device_mesh", "torch.cuda", "torch.cuda.amp", "torch.backends.cuda", "torch.backends.cudnn", "torch.backends.mkldnn", "torch.backends.mps", "torch.backends.openmp", "torch.fx._symbolic_trace", "torch.version", "torch.xpu", "torch.mps", "torch.mtia", "torch.accelerator",
     "torch.torch_version", "torch._sources", "torch.hub", "torch.nn.utils.rnn", "torch.masked", "torch._namedtensor_internals",
     "re", "re._compiler", "re._parser", "enum", "typing", "inspect", "string", "textwrap", "os", "posixpath", "genericpath", "importlib", "importlib.metadata", "importlib.util", "importlib._bootstrap", "packaging.version", "packaging",
-    "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "heapq", "operator", "colorsys",
+    "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "operator", "colorsys",
     "typing_extensions", "statistics", "dataclasses", "annotationlib", "importlib.resources", "importlib.machinery", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({"replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance"})
@@ -73,7 +73,7 @@ _REFUSED_MODULES = {
 }  # fmt: skip
 _PURE_C_MODULES = frozenset({
     "builtins", "math", "cmath", "operator", "_operator", "itertools", "_functools", "functools", "_collections", "collections", "_struct", "_bisect", "_heapq", "unicodedata", "_sre", "_statistics", "_abc", "_typing", "_weakref",
-    "binascii", "zlib", "_json", "_string", "sys", "posix", "_imp", "_stat", "_codecs", "_random_", "_warnings", "atexit_", "_contextvars", "gc", "_tracemalloc_", "_weakrefset", "types", "einops",
+    "binascii", "zlib", "_json", "_string", "sys", "posix", "_imp", "_stat", "_codecs", "_random_", "_warnings", "atexit_", "_contextvars", "gc", "_tracemalloc_", "_weakrefset", "types", "einops", "_hashlib", "_sha2", "_sha256", "_md5", "_sha1", "_blake2",
 })  # fmt: skip
 
 
@@ -332,7 +332,7 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         unsupported("autograd", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
     if isinstance(owner, BaseException) and id(owner) in cap.sources:
         cap.refuse_mutation(owner)
-    if t.__module__ in ("re", "_sre", "types", "builtins", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
+    if t.__module__ in ("re", "_sre", "types", "builtins", "_hashlib", "_blake2", "_struct", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
         return native(fn, *args, **(kwargs or {}))
     if t.__module__.startswith("torch"):
         return _torch_object_method(cap, fn, name, owner, args, kwargs)

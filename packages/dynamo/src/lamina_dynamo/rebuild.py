@@ -195,6 +195,8 @@ class Codegen:
             from .arrays import rebuilt
 
             return self._named(v, lambda: rebuilt(v, self.value(v.tensor)), None)
+        if t is bytearray:
+            return self._named(v, lambda: f"{self.constant(bytearray)}({bytes(v)!r})", None)
         if t is float or t is complex or isinstance(v, _HELD):
             return self.constant(v)
         if t is types.FunctionType:

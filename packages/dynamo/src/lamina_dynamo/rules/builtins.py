@@ -70,7 +70,7 @@ def _make_class(cap: Any, meta: type, args: Any, kwargs: Any) -> type:
     return cls
 
 
-_QUIET_HOOKS = frozenset({"abc", "enum", "typing", "functools", "torch.autograd.function", "torch.nn.modules.module", "torch._C"})
+_QUIET_HOOKS = frozenset({"abc", "enum", "typing", "functools", "dataclasses", "torch.autograd.function", "torch.nn.modules.module", "torch._C"})
 
 
 @rule(super)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import functools
@@ -104,6 +105,16 @@ _native_rules()
 def fields(cap: Any, args: Any, kwargs: Any) -> Any:
     v = args[0]
     return native(dataclasses.fields, v if isinstance(v, type) else type(v))
+
+
+# ---- collections -------------------------------------------------------------------------------------------------------
+@rule(collections.namedtuple)
+def namedtuple(cap: Any, args: Any, kwargs: Any) -> Any:
+    """A class made in the frame, by code that the library writes."""
+    made = native(collections.namedtuple, *args, **{"module": cap.frame.globals.get("__name__"), **kwargs})
+    cap.own[id(made)] = made
+    cap.created[id(made)] = (made, cap.step)
+    return made
 
 
 # ---- functools ---------------------------------------------------------------------------------------------------------
