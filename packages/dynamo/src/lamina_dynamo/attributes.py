@@ -449,6 +449,11 @@ def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
 
 
 def _store_tensor_attr(cap: Capture, t: Any, name: str, value: Any) -> None:
+    if id(t) in cap.wrapper_of:  # its __torch_dispatch__ runs natively, and reads it there
+        if cap.wrapper_of[id(t)] is not None:
+            unsupported("tensor-attribute-write", "assigning an attribute of a tensor subclass with __torch_dispatch__", saw=name)
+        native(object.__setattr__, t, name, value)
+        return
     raw = tensor_class_lookup(cap, t, name)
     if raw is not MISSING and type(raw[0]) is property:
         if raw[0].fset is None:

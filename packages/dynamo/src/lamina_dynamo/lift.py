@@ -134,12 +134,15 @@ class Lifting:
 
     def _lift_tensor(self, v: torch.Tensor, source: Source) -> Any:
         from .overrides import class_as_fake
+        from .wrappers import is_wrapper_class, lift_wrapper
 
         with torch._C.DisableTorchFunction():
             if self.is_fake(v):
                 return v
             if id(v) in self.recorder.ended:
                 unsupported("functorch", "a tensor that outlives its functorch transform")
+            if is_wrapper_class(type(v)) and self.recorder.scope is None:
+                return lift_wrapper(self, v, source)
             cls = class_as_fake(v)
             if v.layout is not torch.strided:
                 unsupported("tensor-layout", "a tensor that is not strided", saw=str(v.layout))

@@ -25,6 +25,7 @@ from .control import MISSING, STANDS_FOR, CannotRebuild, refusal
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .source import ConstantSource, LocalSource, Source
+from .wrappers import parts_of
 
 __all__ = ["Codegen"]
 
@@ -139,6 +140,8 @@ class Codegen:
         inp = self.cap.inputs.get(id(v))
         if inp is not None:
             return self.source(inp.source)
+        if id(v) in self.cap.wrapper_of:
+            return self._wrapper(v)
         if id(v) in self.cap.recorder.ended:
             self._refuse(v, type(v), "a tensor that outlives its functorch transform")
         if not self.cap.is_fake(v):
@@ -157,6 +160,17 @@ class Codegen:
         for k, x in self.cap.overlay.get(id(v), {}).items():
             self.emit(f"{self.constant(object.__setattr__)}({expr}, {k!r}, {self.value(x)})")
         return expr
+
+    def _wrapper(self, v: Any) -> str:
+        """A wrapper subclass: the outside one, or another around the rebuilt inner tensors."""
+        src = self.cap.sources.get(id(v))
+        if src is not None:
+            return self.source(src)
+        names, context = parts_of(v)
+        with torch._C.DisableTorchFunction():
+            inner, size, stride = {n: getattr(v, n) for n in names}, tuple(v.shape), tuple(v.stride())
+        text = ", ".join([self.value(x) for x in (inner, context, size, stride)])
+        return self._named(v, lambda: f"{self.constant(type(v).__tensor_unflatten__)}({text})", None)
 
     def _made(self, v: Any, t: type) -> str:
         """An object that the frame made."""

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .control import InternalError, plain_numbers, unsupported
 from .overrides import overridden
+from .wrappers import run_on_wrappers
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -118,6 +119,8 @@ class Recorder(TorchFunctionMode):
             if out is not NotImplemented:
                 return out
         kwargs = kwargs or {}
+        if self.cap.wrapper_of and self._has_wrapper((*args, *kwargs.values())):
+            return run_on_wrappers(self, func, args, kwargs)
         rule = FUNCTION_RULES.get(func)
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
@@ -132,6 +135,9 @@ class Recorder(TorchFunctionMode):
     def is_overridden(self, t: Any) -> bool:
         """Whether a question about this tensor is the program's to answer."""
         return bool(self.modes) or not self.is_direct and id(t) in self.cap.class_of
+
+    def _has_wrapper(self, values: Any) -> bool:
+        return any(self._has_wrapper(v) if type(v) in (tuple, list) else id(v) in self.cap.wrapper_of for v in values)
 
     # ---- functions under a transform -----------------------------------------------------------------------------------
     @contextlib.contextmanager

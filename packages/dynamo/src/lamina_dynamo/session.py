@@ -56,6 +56,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
         self.inputs: dict[int, Input] = {}  # id(fake) -> input
         self.over_arrays: set[int] = set()  # ids of fakes that stand for tensors made over an array's memory, which have a storage of their own
+        self.wrapper_of: dict[int, Any] = {}  # id(wrapper around fakes) -> the outside tensor that it stands for, None for one made in the frame
         self.class_of: dict[int, type] = {}  # id(fake) -> the subclass of Tensor that it stands for an instance of
         self.shadow_of: dict[int, Any] = {}  # id(original container) -> shadow
         self.original_of: dict[int, Any] = {}  # id(shadow) -> original container
@@ -127,7 +128,7 @@ class Capture(Lifting, Protocols, Dynamic):
 
     def is_fake(self, t: Any) -> bool:
         """Whether the interpreter may see this tensor: a fake, or a transform's wrapper of one."""
-        return isinstance(t, FakeTensor) or (self.recorder.scope is not None and self.recorder.in_scope(t))
+        return isinstance(t, FakeTensor) or id(t) in self.wrapper_of or (self.recorder.scope is not None and self.recorder.in_scope(t))
 
     # ---- symbols -----------------------------------------------------------------------------------------------------
     def bind_symbol(self, value: Any, node: fx.Node) -> None:

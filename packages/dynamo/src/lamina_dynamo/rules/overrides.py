@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import overrides as torch_overrides
 
-from .. import overrides
+from .. import overrides, wrappers
 from ..calls import rule
 from ..control import native
 
@@ -38,6 +38,9 @@ def has_overrides(cap: Any, args: Any, kwargs: Any) -> bool:
 def as_subclass(cap: Any, args: Any, kwargs: Any) -> Any:
     """No mode sees this call."""
     return overrides.given_class(cap, args[0], args[1] if len(args) > 1 else kwargs["cls"])
+
+
+rule(_T._make_wrapper_subclass)(wrappers.made_wrapper)
 
 
 @rule(_T._make_subclass)
