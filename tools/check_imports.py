@@ -25,7 +25,7 @@ MAY_IMPORT = {
 THIRD_PARTY = {
     "lamina_dynshape": {"torch", "sympy"},
     "lamina_primops": {"torch"},
-    "lamina_dynamo": {"torch"},
+    "lamina_dynamo": {"torch", "numpy"},
     "lamina_aotgrad": {"torch", "networkx"},
     "lamina_inductor": {"torch", "sympy", "numpy", "triton"},
     "lamina": {"torch"},

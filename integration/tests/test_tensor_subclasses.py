@@ -132,12 +132,26 @@ def test_a_subclass_made_inside(backend):
     torch.testing.assert_close(lamina.compile(fn, backend=backend)(x), fn(x))
 
 
-def test_the_reason_is_recorded():
+def test_gradients_are_the_reason():
+    make = lambda: TwoTensor(torch.ones(2), torch.ones(2)).requires_grad_()
     lamina.counters.clear()
-    lamina.compile(lambda x: x + 1, backend="eager")(TwoTensor(torch.ones(2), torch.ones(2)))
+    lamina.compile(lambda x: x + 1, backend="eager")(make())
     assert lamina.counters["graph_breaks"]["tensor-subclass"] == 1
     with pytest.raises(lamina.exc.Unsupported, match="subclass"):
-        lamina.compile(lambda x: x + 1, backend="eager", fullgraph=True)(TwoTensor(torch.ones(2), torch.ones(2)))
+        lamina.compile(lambda x: x + 1, backend="eager", fullgraph=True)(make())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_gradients_it_is_one_graph_of_inner_tensors(backend):
+    fn = lambda x: (x.sin() @ x.t() + 1).relu()
+    make = lambda: TwoTensor(torch.arange(6.0).reshape(2, 3), torch.ones(2, 3))
+    lamina.counters.clear()
+    compiled = lamina.compile(fn, backend=backend, fullgraph=True)
+    want = fn(make())
+    for _ in range(2):
+        got = compiled(make())
+        torch.testing.assert_close((got.a, got.b), (want.a, want.b))
+    assert lamina.counters["graphs"]["captured"] == 1 and not lamina.counters["fallbacks"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,7 +9,7 @@ Source:  CPython Objects/object.c `_PyObject_GenericGetAttrWithDict`, Objects/ty
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, 
 if TYPE_CHECKING:
     from .session import Capture
 
-__all__ = ["class_lookup", "delete_attr", "has_attr", "instance_dict", "load_attr", "store_attr"]
+__all__ = ["TensorSuper", "class_lookup", "delete_attr", "has_attr", "instance_dict", "load_attr", "store_attr", "tensor_class_lookup"]
 
 K = GuardKind
 _FUNCTION = types.FunctionType
@@ -60,7 +60,7 @@ def class_lookup(cap: Capture, t: type, name: str) -> Any:
 
 def _guard_class_attr(cap: Capture, t: type, raw: Any, name: str) -> None:
     """The class still holds this very attribute, or still none. One guard per class and name, however many instances."""
-    if is_torch_owned(t.__module__) or not t.__flags__ & HEAP_TYPE:
+    if is_torch_owned(t.__module__) or not t.__flags__ & HEAP_TYPE or t.__module__.startswith("lamina_dynamo."):
         return
     if id(t) in cap.own:  # what it inherits may still change
         if raw is MISSING or id(raw[1]) in cap.own or not raw[1].__flags__ & HEAP_TYPE:
@@ -90,7 +90,7 @@ def load_attr(cap: Capture, obj: Any, name: str) -> Any:
         return _module_attr(cap, obj, name)
     if isinstance(obj, type):
         return _type_attr(cap, obj, name)
-    if t is super:
+    if t is super or t is TensorSuper:
         return _super_attr(cap, obj, name)
     if t is _FUNCTION or t is types.MethodType:
         return _function_attr(cap, obj, name)
@@ -261,11 +261,34 @@ def _tensor_attr(cap: Capture, t: Any, name: str) -> Any:
             return cap.lift(extra[name], instance_attr(inp.source, name))
     if name == "__class__":
         return cap.type_of(t)
+    cls = cap.class_of.get(id(t))
+    if cls is not None and (found := _subclass_attr(cap, t, cls, name)) is not MISSING:
+        return found
     if name == "__dict__":
         unsupported("tensor-dict", "reading __dict__ of a tensor")
     if name not in _TENSOR_NAMES and name in getattr(t, "__dict__", ()) and inp is not None:
         raise Observed(AttributeError(f"'Tensor' object has no attribute '{name}'"))
     return native(getattr, t, name)
+
+
+def tensor_class_lookup(cap: Capture, t: Any, name: str) -> Any:
+    """What a subclass of Tensor itself has under `name`: (raw attribute, class that holds it), or MISSING."""
+    cls = cap.class_of.get(id(t))
+    found = class_lookup(cap, cls, name) if cls is not None else MISSING
+    return MISSING if found is MISSING or found[1] in torch.Tensor.__mro__ else found
+
+
+def _subclass_attr(cap: Capture, t: Any, cls: type, name: str) -> Any:
+    raw = tensor_class_lookup(cap, t, name)
+    if raw is MISSING:
+        if name in _TENSOR_NAMES or (hook := tensor_class_lookup(cap, t, "__getattr__")) is MISSING:
+            return MISSING
+        return cap.call(hook[0], (t, name))
+    if type(raw[0]) is _FUNCTION:
+        return types.MethodType(raw[0], t)
+    if type(raw[0]) is property:
+        return cap.call(raw[0].fget, (t,))
+    return _class_value(cap, t, cls, name, raw, class_lookup(cap, type(raw[0]), "__get__"))
 
 
 _TENSOR_NAMES = frozenset(dir(torch.Tensor))
@@ -340,7 +363,7 @@ def _function_attr(cap: Capture, fn: Any, name: str) -> Any:
     return cap.lift(value, AttrSource(cap.base_source(fn), name))
 
 
-def _super_attr(cap: Capture, sup: super, name: str) -> Any:
+def _super_attr(cap: Capture, sup: Any, name: str) -> Any:
     start, obj, cls = _super_parts(sup)
     mro = cls.__mro__
     if not is_torch_owned(start.__module__) and id(cls) not in cap.own:
@@ -371,7 +394,17 @@ def _super_attr(cap: Capture, sup: super, name: str) -> Any:
     raise Observed(AttributeError(f"'super' object has no attribute {name!r}"))
 
 
-def _super_parts(sup: super) -> tuple[type, Any, type]:
+class TensorSuper(NamedTuple):
+    """`super(cls, t)` of a fake, whose own class is another."""
+
+    start: type
+    obj: Any
+    cls: type
+
+
+def _super_parts(sup: Any) -> tuple[type, Any, type]:
+    if type(sup) is TensorSuper:
+        return sup
     return super.__getattribute__(sup, "__thisclass__"), super.__getattribute__(sup, "__self__"), super.__getattribute__(sup, "__self_class__")
 
 
@@ -380,10 +413,11 @@ def store_attr(cap: Capture, obj: Any, name: str, value: Any) -> None:
     """`obj.name = value`."""
     t = type(obj)
     if isinstance(obj, torch.Tensor):
-        if name in _TENSOR_NAMES:
-            native(setattr, obj, name, value)
+        setter = tensor_class_lookup(cap, obj, "__setattr__")
+        if setter is not MISSING:
+            cap.call(setter[0], (obj, name, value))
         else:
-            _overlay_store(cap, obj, name, value)
+            _store_tensor_attr(cap, obj, name, value)
         return
     if isinstance(obj, (type, types.ModuleType)):
         if id(obj) in cap.own:
@@ -426,6 +460,9 @@ _PLAIN = (int, float, bool, str, bytes)
 
 def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
     """object.__setattr__."""
+    if isinstance(obj, torch.Tensor):
+        _store_tensor_attr(cap, obj, name, value)
+        return
     t = type(obj)
     raw = class_lookup(cap, t, name)
     if raw is not MISSING:
@@ -447,6 +484,23 @@ def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
         _overlay_store(cap, obj, name, value)
     else:
         native(object.__setattr__, obj, name, value)
+
+
+def _store_tensor_attr(cap: Capture, t: Any, name: str, value: Any) -> None:
+    if id(t) in cap.wrapper_of:  # its __torch_dispatch__ runs natively, and reads it there
+        if cap.wrapper_of[id(t)] is not None:
+            unsupported("tensor-attribute-write", "assigning an attribute of a tensor subclass with __torch_dispatch__", saw=name)
+        native(object.__setattr__, t, name, value)
+        return
+    raw = tensor_class_lookup(cap, t, name)
+    if raw is not MISSING and type(raw[0]) is property:
+        if raw[0].fset is None:
+            raise Observed(AttributeError(f"property {name!r} of {cap.type_of(t).__qualname__!r} object has no setter"))
+        cap.call(raw[0].fset, (t, value))
+    elif raw is MISSING and name in _TENSOR_NAMES:
+        native(setattr, t, name, value)
+    else:
+        _overlay_store(cap, t, name, value)
 
 
 def _overlay_store(cap: Capture, obj: Any, name: str, value: Any) -> None:

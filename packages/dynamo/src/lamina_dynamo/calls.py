@@ -26,6 +26,7 @@ from .guards import GuardKind
 from .lift import is_torch_owned
 from .locks import LOCKS
 from .peer import STAND_INS
+from .texts import format_text
 from .control import MISSING
 from .source import CallSource, ClosureSource, CodeSource, ConstantSource
 
@@ -60,7 +61,7 @@ NATIVE_MODULES = frozenset({
     "torch.distributed.distributed_c10d", "torch.distributed.device_mesh", "torch.cuda", "torch.cuda.amp", "torch.fx._symbolic_trace", "torch.version", "torch.xpu", "torch.mps", "torch.mtia", "torch.accelerator",
     "torch.torch_version", "torch._sources", "torch.hub", "torch.nn.utils.rnn", "torch.masked", "torch._namedtensor_internals",
     "re", "re._compiler", "re._parser", "enum", "typing", "inspect", "string", "textwrap", "os", "posixpath", "genericpath", "importlib", "importlib.metadata", "importlib.util", "importlib._bootstrap", "packaging.version", "packaging",
-    "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "heapq", "operator", "colorsys",
+    "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "operator", "colorsys",
     "typing_extensions", "statistics", "dataclasses", "annotationlib", "importlib.resources", "importlib.machinery", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({"replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance"})
@@ -74,7 +75,7 @@ _REFUSED_MODULES = {
 }  # fmt: skip
 _PURE_C_MODULES = frozenset({
     "builtins", "math", "cmath", "operator", "_operator", "itertools", "_functools", "functools", "_collections", "collections", "_struct", "_bisect", "_heapq", "unicodedata", "_sre", "_statistics", "_abc", "_typing", "_weakref",
-    "binascii", "zlib", "_json", "_string", "sys", "posix", "_imp", "_stat", "_codecs", "_random_", "_warnings", "atexit_", "_contextvars", "gc", "_tracemalloc_", "_weakrefset", "types", "einops",
+    "binascii", "zlib", "_json", "_string", "sys", "posix", "_imp", "_stat", "_codecs", "_random_", "_warnings", "atexit_", "_contextvars", "gc", "_tracemalloc_", "_weakrefset", "types", "einops", "_hashlib", "_sha2", "_sha256", "_md5", "_sha1", "_blake2",
 })  # fmt: skip
 
 
@@ -203,7 +204,7 @@ def _policy_of(fn: Any) -> Any:
         return _REFUSED_MODULES[module]
     if _is_communication(module, fn.__code__.co_name):
         return ("distributed", "a function of torch.distributed", "call it outside of the compiled function")
-    if module in NATIVE_MODULES and fn.__code__.co_name not in _INLINE_ANYWAY:
+    if module in NATIVE_MODULES and fn.__code__.co_qualname.partition(".")[0] not in _INLINE_ANYWAY:
         return _NATIVE
     if module == "torch" and fn.__code__.co_name in _READ_OR_SET_STATE:
         return _INLINE
@@ -258,7 +259,7 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         if type(policy) is _Rule:
             return policy.run(cap, fn, args, kwargs or {})
         if policy is _NATIVE or policy is _OWN:
-            if not is_torch_owned(fn.__module__):
+            if policy is _NATIVE and not is_torch_owned(fn.__module__):
                 args, kwargs = map(cap.concrete, args), {k: cap.concrete(v) for k, v in (kwargs or {}).items()}
             return native(fn, *args, **(kwargs or {}))
         if policy is _HIDDEN:  # torch's lazy wrapper of what it keeps from compilers: go to the function itself
@@ -308,7 +309,8 @@ def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     if owner is None or isinstance(owner, types.ModuleType) or (fn.__module__ or "").startswith("torch._C"):
         return _call_module_function(cap, fn, args, kwargs)
     if isinstance(owner, torch.Tensor):
-        return native(fn, *args, **(kwargs or {}))
+        found = RULES.get(id(getattr(torch.Tensor, fn.__name__, None)))
+        return native(fn, *args, **(kwargs or {})) if found is None else found(cap, (owner, *args), kwargs or {})
     if isinstance(owner, type):
         return _call_class_builtin(cap, fn, owner, args, kwargs)
     return call_c_method(cap, fn, fn.__name__, owner, args, kwargs)
@@ -320,12 +322,11 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         if cap.is_large_dict(owner):
             return cap.large_dict_method(owner, name, args)
         if name in _CONSUMERS:
-            args = cap.plain_iterables(args)
+            args = cap.plain_iterables(map(cap.pairs_of, args) if isinstance(owner, dict) else args)
         if name == "sort" and kwargs and kwargs.get("key") is not None:
             kwargs = {**kwargs, "key": cap.trampoline(kwargs["key"])}
         if isinstance(owner, str) and name == "format":
-            args = [cap.printable(a) for a in args]
-            kwargs = {k: cap.printable(v) for k, v in (kwargs or {}).items()}
+            return native(format_text, cap, owner, args, kwargs or {})
         if name == "__missing__" and isinstance(owner, defaultdict):
             value = call(cap, owner.default_factory, ())
             dict.__setitem__(owner, args[0], value)
@@ -348,7 +349,7 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         unsupported("tensor-hook", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
     if isinstance(owner, BaseException) and id(owner) in cap.sources:
         cap.refuse_mutation(owner)
-    if t.__module__ in ("re", "_sre", "types", "builtins", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
+    if t.__module__ in ("re", "_sre", "types", "builtins", "_hashlib", "_blake2", "_struct", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
         return native(fn, *args, **(kwargs or {}))
     if t.__module__.startswith("torch"):
         return _torch_object_method(cap, fn, name, owner, args, kwargs)
@@ -377,7 +378,7 @@ def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
-    if module in _PURE_C_MODULES:
+    if module in _PURE_C_MODULES or not module and fn.__qualname__ in ("str.maketrans", "bytes.maketrans"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
     if module in ("time", "_random", "random"):
         unsupported(*_REFUSED_MODULES["time"][:2], saw=f"{module}.{fn.__name__}", hint=_REFUSED_MODULES["time"][2])
@@ -407,7 +408,7 @@ def _call_descriptor(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     """An unbound C method: `list.append(x, 1)`, `dict.__getitem__(d, k)`, `object.__setattr__(o, n, v)`."""
     if not args:
         return native(fn)
-    if isinstance(args[0], torch.Tensor):
+    if isinstance(args[0], torch.Tensor) and fn.__name__ != "__setattr__":
         return native(fn, *args, **(kwargs or {}))
     if type(fn) is types.ClassMethodDescriptorType:
         return native(fn, *args, **(kwargs or {}))
@@ -422,7 +423,7 @@ def _call_descriptor(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
 
 def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: Any) -> Any:
     """A special method implemented in C, of `owner`; `fn` is bound."""
-    if isinstance(owner, torch.Tensor):
+    if isinstance(owner, torch.Tensor) and name != "__setattr__":
         return native(fn, *args, **(kwargs or {}))
     base = getattr(fn, "func", fn)
     objclass = getattr(base, "__objclass__", None)
@@ -463,6 +464,8 @@ def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: 
         return native(fn, *args, **(kwargs or {}))
     if type(owner).__module__ in ("builtins", "types", "functools", "collections", "itertools", "enum", "typing"):
         return native(fn, *args, **(kwargs or {}))
+    if isinstance(owner, (torch._C.DisableTorchFunctionSubclass, torch._C.DisableTorchFunction)):
+        unsupported("dispatch-state", "switching overrides by an object made outside of the captured code", saw=name)
     unsupported("c-call", "a call of a special method implemented in C", saw=f"{type(owner).__qualname__}.{name}")
 
 
@@ -487,6 +490,8 @@ def call_type(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
         out = native(cls, *cap.plain_iterables(args), **(kwargs or {}))
         cap.note_iterator(out)
         return out
+    if issubclass(cls, dict) and args:
+        args = [cap.pairs_of(args[0]) if cls is not defaultdict else args[0], *map(cap.pairs_of, args[1:])]
     if cls in _NATIVE_CLASSES:
         return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
     if issubclass(cls, BaseException):
@@ -497,7 +502,7 @@ def call_type(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
         if hook[1].__module__ == "enum":
             return native(cls, *args, **(kwargs or {}))
         return call(cap, hook[0], (cls, *args), kwargs)
-    if issubclass(cls, torch.Tensor):
+    if issubclass(cls, torch.Tensor) and is_torch_owned(cls.__module__):
         unsupported("tensor-class", "making a tensor through a class", saw=cls.__qualname__, hint="use torch.tensor or a factory function")
     return instantiate(cap, cls, args, kwargs)
 
@@ -509,22 +514,22 @@ def instantiate(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
     if type(new) is staticmethod:
         new = new.__func__
     py_new, py_init = type(new) is _FUNCTION, type(init) is _FUNCTION
-    if not py_new and not py_init and new is not object.__new__:
+    if not py_new and not py_init and new is not object.__new__ and not issubclass(cls, torch.Tensor):
         if _is_c_pure(cls):
             return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
-        if not issubclass(cls, (dict, list, tuple, set, deque, int, float, str)):
+        if not issubclass(cls, (dict, list, tuple, set, deque, int, float, str, types.SimpleNamespace)):
             unsupported("c-call", "making an object of a class implemented in C", saw=f"{cls.__module__}.{cls.__qualname__}")
     if py_new:
         obj = call(cap, new, (cls, *args), kwargs)
-        if not isinstance(obj, cls):
+        if not issubclass(cap.type_of(obj), cls):
             return obj
     else:
-        obj = cap.new_object(new, (cls, *args) if not py_init else (cls,) if not issubclass(cls, tuple) else (cls, *args), kwargs if not py_init else None)
+        obj = cap.new_object(new, (cls, *args) if not py_init or issubclass(cls, (tuple, torch.Tensor)) else (cls,), kwargs if not py_init else None)
     if py_init:
         out = call(cap, init, (obj, *args), kwargs)
         if out is not None:
             observe(TypeError(f"__init__() should return None, not {type(out).__name__!r}"))
-    elif init is not object.__init__ and type(init) is types.WrapperDescriptorType and not issubclass(cls, tuple):
+    elif init is not object.__init__ and type(init) is types.WrapperDescriptorType and not issubclass(cls, (tuple, torch.Tensor)):
         native(init, obj, *cap.plain_iterables(args), **(kwargs or {}))
     return obj
 

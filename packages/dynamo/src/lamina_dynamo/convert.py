@@ -32,13 +32,14 @@ from .frames import BREAK, NULL, Frame, run_root
 from .generators import InterpretedGenerator
 from .guards import Guard, GuardKind, state_guard
 from .native import extension, program as _program
+from .overrides import plain_tensor, refuse_open_switches
 from .rebuild import Codegen
 from .session import Capture
 from .resume import emit_break
 from .side_effects import emit_side_effects
 from .sizes import SizeReport, size_report
 from .state import emit_state, inference_outputs, leave_state, preserved, start_state, state_left
-from .source import CellSource, LocalSource
+from .source import CallSource, CellSource, ConstantSource, LocalSource
 
 __all__ = ["Converted", "convert_frame", "listening"]
 
@@ -252,6 +253,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     code = frame.code
     cap.locks.refuse_held()
     _refuse_abandoned(cap)
+    refuse_open_switches(cap)
     cg = Codegen(cap, _program.arg_names_of(code))
     state = emit_state(cap, cg)
     emit_hooks(cap, cg)
@@ -350,7 +352,10 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
     for n in graph.nodes:
         if n.op == "placeholder":
             inp = by_node.get(n)
-            if inp is not None:
+            if inp is not None and id(inp.fake) in cap.class_of:
+                sources.append(_plain_source(cap, inp))
+                examples.append(plain_tensor(inp.real))
+            elif inp is not None:
                 sources.append(inp.source)
                 examples.append(inp.real)
             else:
@@ -367,6 +372,17 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
         verify(gm, "torch")
     counters["graphs"]["captured"] += 1
     return gm, sources, examples
+
+
+def _plain_source(cap: Capture, inp: Any) -> Any:
+    """Where the graph reads an input of a subclass from: through another tensor on the same memory, whose shape the graph must leave alone."""
+    fake, real = inp.fake, inp.real
+    with torch._C.DisableTorchFunction():
+        now, before = (*fake.sizes, *fake.strides), (*real.shape, *real.stride())
+    if len(now) != len(before) or any(type(n) is int and n != b for n, b in zip(now, before)):
+        raise CannotRebuild(None, refusal("tensor-subclass", "changing the shape of a tensor subclass in place", saw=type(real).__qualname__))
+    source = inp.source
+    return ConstantSource(plain_tensor(source.value)) if isinstance(source, ConstantSource) else CallSource(plain_tensor, source)
 
 
 def _number(cap: Capture, v: Any) -> Any:

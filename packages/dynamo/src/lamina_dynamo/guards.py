@@ -62,13 +62,14 @@ class TensorSpec:
     @staticmethod
     def of(t: torch.Tensor, *, dynamic: frozenset[int] | set[int] = frozenset(), dynamic_strides: frozenset[int] | set[int] | None = None) -> TensorSpec:
         """The spec of a real tensor. `dynamic` dims match any size; by default strides that a dynamic size feeds match any stride."""
-        plain = t.layout is torch.strided
-        sizes = tuple(None if d in dynamic else n for d, n in enumerate(t.shape))
-        strides: tuple[int | None, ...] | None = None
-        if plain:
-            free = dynamic_strides if dynamic_strides is not None else _strides_fed_by(t, dynamic)
-            strides = tuple(None if d in free else n for d, n in enumerate(t.stride()))
-        return TensorSpec(type(t), t.dtype, t.device, torch._C._dispatch_keys(t).raw_repr(), sizes, strides, t.requires_grad)
+        with torch._C.DisableTorchFunctionSubclass():  # questions of ours, not of the program
+            plain = t.layout is torch.strided
+            sizes = tuple(None if d in dynamic else n for d, n in enumerate(t.shape))
+            strides: tuple[int | None, ...] | None = None
+            if plain:
+                free = dynamic_strides if dynamic_strides is not None else _strides_fed_by(t, dynamic)
+                strides = tuple(None if d in free else n for d, n in enumerate(t.stride()))
+            return TensorSpec(type(t), t.dtype, t.device, torch._C._dispatch_keys(t).raw_repr(), sizes, strides, t.requires_grad)
 
     def __str__(self) -> str:
         def shape(values: tuple[int | None, ...]) -> str:

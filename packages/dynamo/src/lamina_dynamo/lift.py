@@ -133,6 +133,9 @@ class Lifting:
                 self.guard(source, K.ALIAS, first)
 
     def _lift_tensor(self, v: torch.Tensor, source: Source) -> Any:
+        from .overrides import class_as_fake
+        from .wrappers import is_wrapper_class, lift_wrapper
+
         with torch._C.DisableTorchFunction():
             if self.is_fake(v):
                 return v
@@ -140,13 +143,16 @@ class Lifting:
                 unsupported("functorch", "a tensor that outlives its functorch transform")
             if torch.nn.parameter.is_lazy(v):
                 raise NotYet(refusal("lazy-module", "a parameter that the first call of a lazy module makes", saw=source.name()))
-            if type(v) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
-                unsupported("tensor-subclass", "a tensor subclass", saw=type(v).__qualname__)
+            if is_wrapper_class(type(v)) and self.recorder.scope is None:
+                return lift_wrapper(self, v, source)
+            cls = class_as_fake(v)
             if v.layout is not torch.strided:
                 unsupported("tensor-layout", "a tensor that is not strided", saw=str(v.layout))
             role = "parameter" if isinstance(v, torch.nn.Parameter) else "buffer" if _is_buffer(source) else "input"
             fake = self.add_input(v, source, role)
             inp = self.inputs[id(fake)]
+            if cls is not None:
+                self.class_of[id(fake)] = cls
             if type(source) is not ConstantSource:
                 self.guards.add(source, K.TENSOR, TensorSpec.of(v, dynamic=inp.dynamic))
         return fake
@@ -370,6 +376,8 @@ def _is_opaque(v: Any) -> bool:
     t = type(v)
     known = _opaque_types.get(t)
     if known is None:
+        if t is object:  # a sentinel
+            return False
         base = next(k for k in t.__mro__ if not k.__flags__ & HEAP_TYPE)
         made_in_c = base is not object or not hasattr(v, "__dict__") and not any("__slots__" in k.__dict__ for k in t.__mro__)
         known = _opaque_types[t] = made_in_c and not issubclass(t, _READ_BY_RULES) and not any((k.__module__ or "").startswith(("torch", "pybind11", "lamina")) for k in t.__mro__)

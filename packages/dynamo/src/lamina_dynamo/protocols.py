@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from .attributes import InstanceDict, class_lookup, load_attr
+from .attributes import InstanceDict, class_lookup, load_attr, tensor_class_lookup
 from . import lift
 from .control import CopyDict, Observed, native, observe, unsupported
+from .overrides import new_tensor
 from .generators import InterpretedGenerator
 from .guards import GuardKind
 from .control import MISSING
@@ -106,12 +107,15 @@ class Protocols:
                 self.refuse_foreign(v)
             return native(iter, v)
         if isinstance(v, torch.Tensor):
-            return native(iter, v)
+            method = tensor_class_lookup(self, v, "__iter__")
+            return native(iter, v) if method is MISSING else self.call(method[0], (v,))
         found = class_lookup(self, t, "__iter__")
         if found is MISSING:
             if class_lookup(self, t, "__getitem__") is not MISSING:
                 return SequenceIterator(self, v)
             observe(TypeError(f"{t.__name__!r} object is not iterable"))
+        if isinstance(v, type) and found[1].__module__ == "enum":  # a generator of the metaclass
+            return iter(native(list, v))
         if type(found[0]) is _FUNCTION and not found[0].__module__.startswith("lamina_dynamo"):
             return self.call(found[0], (v,))
         if isinstance(v, type):
@@ -174,6 +178,12 @@ class Protocols:
 
     def plain_iterables(self, args: Any) -> Any:
         return [self.plain_iterable(a) for a in args]
+
+    def pairs_of(self, v: Any) -> Any:
+        """A mapping written in Python as the pairs that C code would ask it for; other values as they are."""
+        if type(v) in _PLAIN or isinstance(v, dict) or class_lookup(self, type(v), "keys") is MISSING:
+            return v
+        return [(k, self.call(load_attr(self, v, "__getitem__"), (k,))) for k in self.sequence(self.call(load_attr(self, v, "keys"), ()))]
 
     def note_iterator(self, it: Any) -> None:
         self.created[id(it)] = (it, self.step)
@@ -354,6 +364,8 @@ class Protocols:
     def new_object(self, new: Any, args: Any, kwargs: Any) -> Any:
         """`new(cls, ...)` where `new` is a `__new__` written in C."""
         cls = args[0]
+        if issubclass(cls, torch.Tensor):
+            return new_tensor(self, cls, args[1:], kwargs or {})
         if getattr(new, "__self__", None) is object or new is object.__new__:
             return native(object.__new__, cls)
         return native(new, *self.plain_iterables(args), **(kwargs or {}))

@@ -32,10 +32,11 @@ REASONS: dict[str, Reason] = {
     "data-dependent-value": Reason(
         "the value of a tensor is wanted as a Python number", "keep the computation in tensors", "scale = float(x.max()); y = x / scale\n->\ny = x / x.max()"
     ),
+    "packed-sequence": Reason("a packed sequence whose lengths only the run knows", "give the lengths as a list of numbers, or compile the parts around the recurrent layer"),
     "symbolic-operator": Reason("an operator of PyTorch whose C++ takes no symbolic sizes, at sizes that change", "mark_static the sizes, or compile with dynamic=False"),
     "operator-error": Reason("an exception of a torch operator that the program handles, with a text that only the run knows", "ask for sizes and dtypes before the call", "try: y = x @ w\nexcept RuntimeError: y = x\n->\ny = x @ w if x.shape[-1] == w.shape[0] else x"),
     "tensor-text": Reason("the text of a tensor's value (print, str, an f-string)", "format outside of the compiled function"),
-    "tensor-memory": Reason("reading a tensor's memory (numpy(), data_ptr(), storage)", _OUTSIDE),
+    "tensor-memory": Reason("reading a tensor's memory (data_ptr(), storage, numpy() of what is no plain memory)", _OUTSIDE),
     # -- calls that may not run while capturing
     "c-call": Reason(
         "a call of a function, method or object that is implemented in C and not known to be free of effects",
@@ -49,7 +50,7 @@ REASONS: dict[str, Reason] = {
     "debugger": Reason("the debugger", "remove the breakpoint"),
     "random": Reason("random numbers of Python or NumPy", "draw them outside of the compiled function and pass them in, or use torch's"),
     "generator": Reason("a torch.Generator made or used inside", "pass random tensors in"),
-    "numpy": Reason("a NumPy function on values of the compiled function", "use the torch function of the same name"),
+    "numpy": Reason("a NumPy function that has no entry in the table of those that run as torch, on values of the compiled function", "use the torch function of the same name"),
     "torchscript": Reason("a call of a TorchScript function", "compile the Python function instead"),
     "disabled": Reason("a call of a function marked by lamina.disable", "remove the mark, or accept the graph break"),
     "graph-break": Reason("the program asked for a graph break", "remove the call of graph_break()"),
@@ -62,11 +63,12 @@ REASONS: dict[str, Reason] = {
     "autograd-function": Reason("a custom autograd function called in a form that is not modelled", "call apply with positional arguments"),
     "checkpoint": Reason("torch.utils.checkpoint in a form that is not modelled", "pass use_reentrant=False, and no context managers of one's own"),
     "functorch": Reason("a functorch transform", "call it outside of the compiled function"),
+    "control-flow": Reason("torch.cond or torch.while_loop in a form that is not modelled", "let both functions give new tensors of one shape, and change nothing else"),
     "inference-mode": Reason("leaving an inference mode that was entered before the compiled part", "enter and leave it in the same function"),
     "global-state": Reason("changing PyTorch's state in a way that is not modelled (the seed of the moment, a device context left that was not entered)", _OUTSIDE),
-    "dispatch-state": Reason("switching PyTorch's dispatcher", _OUTSIDE),
+    "dispatch-state": Reason("switching PyTorch's dispatcher, or a graph break inside of a torch function mode", _OUTSIDE),
     # -- tensors of another kind
-    "tensor-subclass": Reason("a tensor subclass without a capture rule", "pass plain tensors and wrap them outside"),
+    "tensor-subclass": Reason("a tensor subclass with __torch_dispatch__ where gradients are taken or it is written, one that cannot be taken apart, or one of PyTorch's own", "pass plain tensors and wrap them outside"),
     "tensor-layout": Reason("a tensor that is not strided (sparse, nested, mkldnn)", "convert it with to_dense() outside of the compiled function"),
     "tensor-kind": Reason("a tensor without ordinary storage", "pass ordinary tensors"),
     "tensor-class": Reason("making a tensor through a class", "use torch.tensor or a factory function"),

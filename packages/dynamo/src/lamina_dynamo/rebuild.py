@@ -21,11 +21,12 @@ from typing import Any, NoReturn
 import torch
 
 from .attributes import InstanceDict, raw_dict
-from .control import MISSING, CannotRebuild, refusal
+from .control import MISSING, STANDS_FOR, CannotRebuild, refusal
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .state import spent_inference_mode
 from .source import ConstantSource, LocalSource, Source
+from .wrappers import parts_of
 
 __all__ = ["Codegen"]
 
@@ -140,6 +141,8 @@ class Codegen:
         inp = self.cap.inputs.get(id(v))
         if inp is not None:
             return self.source(inp.source)
+        if id(v) in self.cap.wrapper_of:
+            return self._wrapper(v)
         if id(v) in self.cap.recorder.ended:
             self._refuse(v, type(v), "a tensor that outlives its functorch transform")
         if not self.cap.is_fake(v):
@@ -147,12 +150,28 @@ class Codegen:
         if id(v) not in self.cap.recorder.nodes:
             self._refuse(v, type(v), "a tensor that the graph did not record")
         expr = self.output(v)
-        over = self.cap.overlay.get(id(v))
-        if over:
-            self.names[id(v)] = expr
-            for k, x in over.items():
-                self.emit(f"{self.constant(setattr)}({expr}, {k!r}, {self.value(x)})")
+        if id(v) in self.cap.over_arrays and not v.requires_grad:
+            array, expr = expr, self.fresh()
+            self.emit(f"{expr} = {self.constant(torch.from_numpy)}({array}.numpy())")
+        cls = self.cap.class_of.get(id(v))
+        if cls is not None:
+            plain, expr = expr, self.fresh()
+            self.emit(f"{expr} = {self.constant(torch.Tensor.as_subclass)}({plain}, {self.value(cls)})")
+        self.names[id(v)] = expr
+        for k, x in self.cap.overlay.get(id(v), {}).items():
+            self.emit(f"{self.constant(object.__setattr__)}({expr}, {k!r}, {self.value(x)})")
         return expr
+
+    def _wrapper(self, v: Any) -> str:
+        """A wrapper subclass: the outside one, or another around the rebuilt inner tensors."""
+        src = self.cap.sources.get(id(v))
+        if src is not None:
+            return self.source(src)
+        names, context = parts_of(v)
+        with torch._C.DisableTorchFunction():
+            inner, size, stride = {n: getattr(v, n) for n in names}, tuple(v.shape), tuple(v.stride())
+        text = ", ".join([self.value(x) for x in (inner, context, size, stride)])
+        return self._named(v, lambda: f"{self.constant(type(v).__tensor_unflatten__)}({text})", None)
 
     def _made(self, v: Any, t: type) -> str:
         """An object that the frame made."""
@@ -184,12 +203,20 @@ class Codegen:
         if isinstance(v, type) and id(v) in self.cap.own:
             self._refuse(v, t, "a class made in the frame")
         if t.__module__ == "numpy" and t.__name__ == "ndarray":  # another array at each call
+            if id(v) in self.cap.opaque:
+                self._refuse(v, t, "an array that shares memory with a tensor")
             return self._named(v, lambda: f"{self.constant(v)}.copy()", None)
+        if t in STANDS_FOR and hasattr(t, "__array_ufunc__"):
+            from .arrays import rebuilt
+
+            return self._named(v, lambda: rebuilt(v, self.value(v.tensor)), None)
+        if t is bytearray:
+            return self._named(v, lambda: f"{self.constant(bytearray)}({bytes(v)!r})", None)
         if t is float or t is complex or isinstance(v, _HELD):
             return self.constant(v)
         if t is types.FunctionType:
             return self._function(v) if id(v) in self.cap.own else self.constant(v)
-        if t is types.MethodType and isinstance(v.__self__, (torch.Tensor, InstanceDict)):
+        if t is types.MethodType and (isinstance(v.__self__, (torch.Tensor, InstanceDict)) or hasattr(type(v.__self__), "__array_ufunc__")):
             return f"{self.value(v.__self__)}.{v.__name__}"  # the function is the fake's or the stand-in's, the real object has its own
         if t is types.MethodType:
             return self._named(v, lambda: f"{self.constant(types.MethodType)}({self.value(v.__func__)}, {self.value(v.__self__)})", None)
@@ -295,14 +322,14 @@ class Codegen:
             if t.__module__ in ("re", "_sre", "inspect", "typing", "types", "functools", "operator", "datetime", "numpy", "decimal", "uuid", "pathlib", "torch", "weakref"):
                 return self.constant(v)
             self._refuse(v, t)
-        base = next((b for b in (OrderedDict, defaultdict, dict, list, set, deque) if isinstance(v, b)), None)
+        base = next((b for b in (OrderedDict, defaultdict, dict, list, set, deque, types.SimpleNamespace) if isinstance(v, b)), None)
         if base is None and t.__new__ is not object.__new__ and not isinstance(t.__new__, types.FunctionType):
             self._refuse(v, t)
         self.hold.append(v)
         name = self.names[id(v)] = self.fresh()
         new = base.__new__ if base is not None else object.__new__
         self.emit(f"{name} = {self.constant(new)}({self.constant(t)})")
-        if base is not None:
+        if base is not None and base is not types.SimpleNamespace:
             self._contents(v, base, name)
         for k, x in (d or {}).items():
             self.emit(f"{name}.__dict__[{k!r}] = {self.value(x)}")

@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .control import InternalError, plain_numbers, unsupported
+from .overrides import overridden
+from .wrappers import run_on_wrappers
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -105,6 +107,9 @@ class Recorder(TorchFunctionMode):
         self.scope: Scope | None = None  # innermost function under a transform that is being recorded
         self.ended: dict[int, Any] = {}  # wrappers that outlived their transform
         self.is_paused = False  # PyTorch's own code of a transform runs: nothing is recorded
+        self.modes: list[Any] = []  # the program's modes, innermost last
+        self.is_direct = not torch._C._is_torch_function_enabled()  # overrides of arguments are not asked
+        self.switched: list[int] = []  # root steps at which the modes and switches that are open now were entered
         self.failure: Exception | None = None  # the last exception of an operator on fakes, whose text is not eager's
 
     @classmethod
@@ -112,14 +117,20 @@ class Recorder(TorchFunctionMode):
         return False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if self.is_paused:
             with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
+                return func(*args, **(kwargs or {}))
+        if self.modes or types or self.cap.class_of:
+            out = overridden(self, func, args, kwargs)
+            if out is not NotImplemented:
+                return out
+        kwargs = kwargs or {}
         if self.cap.devices:
             from .rules.contexts import with_default_device
 
             kwargs = with_default_device(self.cap, func, kwargs)
+        if self.cap.wrapper_of and self._has_wrapper((*args, *kwargs.values())):
+            return run_on_wrappers(self, func, args, kwargs)
         rule = FUNCTION_RULES.get(func)
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
@@ -130,6 +141,13 @@ class Recorder(TorchFunctionMode):
         if rule is not None:
             return rule(self, func, args, kwargs)
         return self.run(func, args, kwargs)
+
+    def is_overridden(self, t: Any) -> bool:
+        """Whether a question about this tensor is the program's to answer."""
+        return bool(self.modes) or not self.is_direct and id(t) in self.cap.class_of
+
+    def _has_wrapper(self, values: Any) -> bool:
+        return any(self._has_wrapper(v) if type(v) in (tuple, list) else id(v) in self.cap.wrapper_of for v in values)
 
     # ---- functions under a transform -----------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -150,7 +168,8 @@ class Recorder(TorchFunctionMode):
             yield
         finally:
             scope.impure = self.impure
-            self.ended.update((id(t), t) for t in scope.held)
+            outside = {id(t) for t in scope.outside}
+            self.ended.update((id(t), t) for t in scope.held if id(t) not in outside)
             self.graph, self.nodes, self.scope, self.is_paused, self.impure = before
 
     def in_scope(self, t: Any) -> bool:
@@ -183,6 +202,8 @@ class Recorder(TorchFunctionMode):
         """(function, arguments as they are to be recorded, result)."""
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
+        if func in _FACTORIES:  # a tensor among their arguments is a number
+            args = tuple([self._plain_number(a) if isinstance(a, torch.Tensor) else a for a in args])
         run = symbolic_form(func)
         try:
             with torch._C.DisableTorchFunctionSubclass():
@@ -458,6 +479,7 @@ class Recorder(TorchFunctionMode):
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
 _RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
+_FACTORIES = frozenset({torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.arange, torch.eye, torch.linspace})
 _UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})

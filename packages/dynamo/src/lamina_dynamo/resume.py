@@ -21,6 +21,8 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .assembler import Asm, assemble, call_sequence, copy_instructions
 from .bytecode import VERSION, ByCode, Program, live_locals, program_of
 from .control import CannotRebuild, refusal
@@ -105,6 +107,7 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
         if k == SLOT:
             args.append(cg.value(handled[i]))
         elif k == PLAIN:
+            v = _without_the_peer(v) if i == called else v
             expr = cg.value(v)
             if i == called and _runs_python(v) and getattr(v, "__module__", None) not in _REPEATS_OR_TRANSFORMS:
                 from .eval_frame import call_with_hook
@@ -152,6 +155,13 @@ def _handled(stack: list[Any], now: Any) -> dict[int, Any]:
 
 # Functions whose Python callees stay eager: they run them again later and compare what was saved, or under a transform.
 _REPEATS_OR_TRANSFORMS = frozenset({"torch.utils.checkpoint", "torch._functorch.apis", "torch._functorch.eager_transforms"})
+
+
+def _without_the_peer(v: Any) -> Any:
+    """What runs in the place of functions that would start the reference compiler."""
+    from .rules.control_flow import run_cond, run_while_loop
+
+    return run_cond if v is torch.cond else run_while_loop if v is torch.while_loop else v
 
 
 def _callable_position(ins: Any, stack: list[Any]) -> int | None:

@@ -8,6 +8,7 @@ Keeps:   `sources` knows every outside object with identity, by `id`, and holds 
 from __future__ import annotations
 
 import functools
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from types import CellType
 from typing import Any
@@ -21,7 +22,7 @@ from torch import fx
 from .control import DELETED, MISSING, STANDS_FOR, unsupported
 from .dynamic import Dynamic, DynamicPolicy
 from .guards import GuardKind, GuardSet
-from .lift import Lifting, _contents
+from .lift import Lifting, _contents, _items
 from .locks import Locks
 from .protocols import Protocols
 from .recorder import Recorder
@@ -55,6 +56,9 @@ class Capture(Lifting, Protocols, Dynamic):
         self.opaque: set[int] = set()  # ids of outside objects whose C state cannot be guarded
         self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
         self.inputs: dict[int, Input] = {}  # id(fake) -> input
+        self.over_arrays: set[int] = set()  # ids of fakes that stand for tensors made over an array's memory, which have a storage of their own
+        self.wrapper_of: dict[int, Any] = {}  # id(wrapper around fakes) -> the outside tensor that it stands for, None for one made in the frame
+        self.class_of: dict[int, type] = {}  # id(fake) -> the subclass of Tensor that it stands for an instance of
         self.shadow_of: dict[int, Any] = {}  # id(original container) -> shadow
         self.original_of: dict[int, Any] = {}  # id(shadow) -> original container
         self.pristine: dict[int, Any] = {}  # id(shadow) -> shallow copy at creation, to find what changed
@@ -136,7 +140,7 @@ class Capture(Lifting, Protocols, Dynamic):
 
     def is_fake(self, t: Any) -> bool:
         """Whether the interpreter may see this tensor: a fake, or a transform's wrapper of one."""
-        return isinstance(t, FakeTensor) or (self.recorder.scope is not None and self.recorder.in_scope(t))
+        return isinstance(t, FakeTensor) or id(t) in self.wrapper_of or (self.recorder.scope is not None and self.recorder.in_scope(t))
 
     # ---- symbols -----------------------------------------------------------------------------------------------------
     def bind_symbol(self, value: Any, node: fx.Node) -> None:
@@ -200,8 +204,8 @@ class Capture(Lifting, Protocols, Dynamic):
 
     def changes(self) -> tuple[Any, ...]:
         """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""
-        shadows = tuple(tuple(map(id, s.values() if isinstance(s, dict) else s)) for s in self.shadow_of.values())
-        cells = tuple(id(_contents(cell)) for cell, outside, *_ in self.own_cells.values() if outside is not None)
+        shadows = tuple(now for s in self.shadow_of.values() if (now := _identities(s)) != _identities(self.pristine[id(s)]))
+        cells = tuple(id(now) for cell, outside, _, before in self.own_cells.values() if outside is not None and (now := _contents(cell)) is not before)
         return len(self.graph.nodes), sum(map(len, self.overlay.values())), len(self.globals_overlay), shadows, cells
 
     @property
@@ -237,7 +241,7 @@ class Capture(Lifting, Protocols, Dynamic):
         """`type(v)`: fakes and stand-ins say what they stand for."""
         if isinstance(v, torch.Tensor):
             inp = self.inputs.get(id(v))
-            return type(inp.real) if inp is not None else torch.Tensor
+            return type(inp.real) if inp is not None else self.class_of.get(id(v), torch.Tensor)
         return STANDS_FOR.get(type(v)) or type(v)
 
     def store_global(self, globals_: dict[str, Any], name: str, value: Any) -> None:
@@ -250,6 +254,13 @@ class Capture(Lifting, Protocols, Dynamic):
 
         self.call = functools.partial(call, self)  # type: ignore[method-assign]
         return call(self, fn, args, kwargs)
+
+
+def _identities(items: Any) -> Any:
+    """What a container holds, by identity."""
+    if isinstance(items, dict):
+        return tuple((id(k), id(x)) for k, x in _items(items))
+    return frozenset(map(id, set.__iter__(items))) if isinstance(items, set) else tuple(map(id, (deque if isinstance(items, deque) else list).__iter__(items)))
 
 
 def _without_transforms(make: Any) -> Any:

@@ -83,7 +83,7 @@ def _attributes(cap: Any, cg: Codegen, stores: list[str]) -> None:
                 if not tensor and attr not in (raw_dict(obj) or (attr,)):
                     continue  # made and deleted within the frame
                 stores.append(f"{cg.constant(object.__delattr__)}({name}, {attr!r})")
-            elif tensor or isinstance(obj, type):
+            elif isinstance(obj, type):
                 stores.append(f"{cg.constant(setattr)}({name}, {attr!r}, {cg.value(v)})")
             else:
                 stores.append(f"{cg.constant(object.__setattr__)}({name}, {attr!r}, {cg.value(v)})")

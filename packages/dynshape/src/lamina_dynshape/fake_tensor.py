@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DataDependent", "FakeTensor", "fake_mode_of"]
 
+_NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
 _storage_keys = itertools.count()
 _BIG_STORAGE_BYTES = 1 << 50
 _big_storages: dict[torch.device, torch.UntypedStorage] = {}
@@ -52,6 +53,8 @@ class FakeTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(t is not cls and t.__torch_dispatch__ is not _NO_DISPATCH for t in types):
+            return NotImplemented  # a wrapper around fakes answers for itself
         mode = fake_mode_of(args, kwargs)
         assert mode is not None
         return mode.dispatch(func, args, kwargs or {})

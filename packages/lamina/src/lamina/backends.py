@@ -171,7 +171,9 @@ def aot_eager(gm: Any, example_inputs: Sequence[Any], options: CompileOptions = 
     """Run the functional ATen graphs that aotgrad makes, forward and backward, operator by operator."""
     from lamina_aotgrad import aot_function
 
-    return aot_function(gm, example_inputs, fw_compiler=_run_graph, bw_compiler=_run_graph, inference_compiler=_run_graph)
+    from .control_flow import by_parts
+
+    return by_parts(gm, example_inputs, lambda part, inputs: aot_function(part, inputs, fw_compiler=_run_graph, bw_compiler=_run_graph, inference_compiler=_run_graph))
 
 
 def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions = _DEFAULT) -> Callable[..., Any]:
@@ -181,6 +183,8 @@ def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions = _
     from lamina_inductor.compile import prepare_graph
     from lamina_inductor.config import config as settings
     from lamina_inductor.layout import assign
+
+    from .control_flow import by_parts
 
     def partition(joint: Any) -> Any:
         assign(joint.graph_module)  # before the cut: both halves then agree on the layout of what is saved
@@ -196,7 +200,7 @@ def inductor(gm: Any, example_inputs: Sequence[Any], options: CompileOptions = _
 
     compiler.prepare = prepare  # type: ignore[attr-defined]
     compiler.supports_input_mutation = getattr(compile_graph, "supports_input_mutation", False)  # type: ignore[attr-defined]
-    return aot_function(gm, example_inputs, fw_compiler=compiler, bw_compiler=compiler, inference_compiler=compiler, partition=partition)
+    return by_parts(gm, example_inputs, lambda part, inputs: aot_function(part, inputs, fw_compiler=compiler, bw_compiler=compiler, inference_compiler=compiler, partition=partition))
 
 
 _OWN: tuple[Backend, ...] = (eager, aot_eager, inductor)

@@ -20,7 +20,7 @@ def jump(f: Frame, target: int) -> None:
 
 def _branch(f: Frame, v: Any, target: int) -> bool:
     """Truth of a jump's condition."""
-    if isinstance(v, (torch.Tensor, torch.SymBool)):
+    if isinstance(v, torch.SymBool) or (isinstance(v, torch.Tensor) and not f.cap.recorder.is_overridden(v)):
         taken = assume(f, v, "TRUE" in f.program.instructions[f.pc - 1].op, target)
         if taken is not None:
             return taken

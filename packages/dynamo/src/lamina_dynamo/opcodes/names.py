@@ -108,6 +108,13 @@ def load_from_dict_or_globals(f: Frame, name: str) -> None:
     load_name(f, name)
 
 
+@handler("SETUP_ANNOTATIONS")
+def setup_annotations(f: Frame, arg: Any) -> None:
+    """Of a class body."""
+    assert f.namespace is not None
+    f.namespace.setdefault("__annotations__", {})
+
+
 @handler("STORE_NAME", arg="name")
 def store_name(f: Frame, name: str) -> None:
     ns = f.namespace

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..attributes import class_lookup
+from ..attributes import class_lookup, tensor_class_lookup
 from ..control import native, observe, unsupported
 from ..frames import Frame
 from ..lift import is_torch_owned
@@ -30,9 +30,14 @@ _SIMPLE = frozenset({int, float, bool, str, bytes, complex, type(None), list, di
 def python_method(cap: Any, obj: Any, name: str) -> Any:
     """The special method `name` of the object's class if it is written in Python, else None."""
     t = type(obj)
-    if t in _SIMPLE or isinstance(obj, torch.Tensor):
+    if t in _SIMPLE:
         return None
-    found = class_lookup(cap, t, name)
+    if isinstance(obj, torch.Tensor):
+        if id(obj) not in cap.class_of:
+            return None
+        found = tensor_class_lookup(cap, obj, name)
+    else:
+        found = class_lookup(cap, t, name)
     return found[0] if found is not MISSING and type(found[0]) is FunctionType else None
 
 
@@ -51,7 +56,7 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
                 return out
         plain = "__" + name[3:]
     forward, backward = python_method(cap, a, plain), python_method(cap, b, f"__r{plain[2:]}")
-    if backward is not None and type(b) is not type(a) and isinstance(b, type(a)):
+    if backward is not None and _is_more_derived(cap, b, a):
         out = cap.call(backward, (b, a))
         if out is not NotImplemented:
             return out
@@ -73,6 +78,12 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
         cap.refuse_opaque(a, b)
         return native(op, a, b)
     observe(TypeError(f"unsupported operand type(s) for {_SYMBOLS[op]}: {type(a).__name__!r} and {type(b).__name__!r}"))
+
+
+def _is_more_derived(cap: Any, b: Any, a: Any) -> bool:
+    """Whether the right operand is asked first: its class is derived from the left one's."""
+    of_a, of_b = cap.type_of(a), cap.type_of(b)
+    return of_b is not of_a and issubclass(of_b, of_a)
 
 
 @handler("BINARY_OP", arg=lambda p, i: _BINARY[i.arg])
@@ -196,7 +207,7 @@ def truth(cap: Any, v: Any) -> bool:
     if t in _SIMPLE:
         cap.refuse_opaque(v)
         return bool(native(operator.truth, v))
-    if isinstance(v, torch.Tensor):
+    if isinstance(v, torch.Tensor) and id(v) not in cap.class_of:
         return cap.tensor_truth(v)
     method = python_method(cap, v, "__bool__")
     if method is not None:
@@ -205,6 +216,8 @@ def truth(cap: Any, v: Any) -> bool:
     if method is not None and class_lookup(cap, t, "__bool__") is MISSING:
         return cap.call(method, (v,)) != 0
     cap.refuse_opaque(v)
+    if isinstance(v, torch.Tensor) and not cap.recorder.is_overridden(v):
+        return cap.tensor_truth(v)
     return native(operator.truth, v)
 
 
@@ -243,7 +256,7 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
             return cap.large_dict_item(container, key)
         refuse_user_keys(cap, key)
         return native(operator.getitem, container, key)
-    if isinstance(container, torch.Tensor):
+    if isinstance(container, torch.Tensor) and id(container) not in cap.class_of:
         return native(operator.getitem, container, key)
     method = python_method(cap, container, "__getitem__")
     if method is not None:

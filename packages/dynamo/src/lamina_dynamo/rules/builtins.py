@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..attributes import class_lookup, delete_attr, guard_missing, has_attr, instance_dict, load_attr, store_attr
+from ..attributes import TensorSuper, class_lookup, delete_attr, guard_missing, has_attr, instance_dict, load_attr, store_attr
 from ..calls import rule
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
 from ..frames import NULL
@@ -37,6 +37,10 @@ def _instance_of(cap: Any, obj: Any, cls: Any) -> bool:
         return native(issubclass, played, cls)
     if isinstance(obj, torch.Tensor) and isinstance(cls, type):
         t = cap.type_of(obj)
+        if id(obj) in cap.class_of and id(obj) in cap.inputs:
+            return native(isinstance, cap.inputs[id(obj)].real, cls)
+        if cap.wrapper_of.get(id(obj)) is not None:
+            return native(isinstance, cap.wrapper_of[id(obj)], cls)
         return cls in t.__mro__ or (cls is torch.nn.Parameter and t is torch.nn.Parameter) or (type(cls) is not type and cls not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer) and native(isinstance, obj, cls))
     meta = type(cls)
     if meta is not type:
@@ -68,13 +72,13 @@ def _make_class(cap: Any, meta: type, args: Any, kwargs: Any) -> type:
     return cls
 
 
-_QUIET_HOOKS = frozenset({"abc", "enum", "typing", "functools", "torch.autograd.function", "torch.nn.modules.module", "torch._C"})
+_QUIET_HOOKS = frozenset({"abc", "enum", "typing", "functools", "dataclasses", "torch.autograd.function", "torch.nn.modules.module", "torch._C"})
 
 
 @rule(super)
 def super_(cap: Any, args: Any, kwargs: Any) -> Any:
     if args:
-        return native(super, *args)
+        return _super(cap, *args)
     f = cap.frame
     code = f.code
     names = code.co_varnames + tuple(v for v in code.co_cellvars if v not in code.co_varnames) + code.co_freevars
@@ -86,7 +90,13 @@ def super_(cap: Any, args: Any, kwargs: Any) -> Any:
         first = first.cell_contents
     if first is NULL:
         observe(RuntimeError("super(): arg[0] deleted"))
-    return native(super, cls, first)
+    return _super(cap, cls, first)
+
+
+def _super(cap: Any, cls: Any, *first: Any) -> Any:
+    if first and isinstance(first[0], torch.Tensor) and issubclass(cap.type_of(first[0]), cls):
+        return TensorSuper(cls, first[0], cap.type_of(first[0]))
+    return native(super, cls, *first)
 
 
 @rule(getattr)
@@ -133,12 +143,13 @@ def vars_(cap: Any, args: Any, kwargs: Any) -> Any:
 def len_(cap: Any, args: Any, kwargs: Any) -> Any:
     (v,) = args
     method = python_method(cap, v, "__len__")
-    if method is not None and not method.__module__.startswith("lamina_dynamo"):
+    if method is not None and (not method.__module__.startswith("lamina_dynamo") or hasattr(type(v), "__array_ufunc__")):
         return cap.call(method, (v,))
     if cap.is_large_dict(v):
         return cap.large_dict_method(v, "__len__", ())
-    if isinstance(v, torch.Tensor) and v.dim() > 0:
+    if isinstance(v, torch.Tensor) and not cap.recorder.is_overridden(v) and v.dim() > 0:
         return v.shape[0]
+    cap.refuse_opaque(v)
     return native(len, v)
 
 
@@ -170,7 +181,7 @@ def int_(cap: Any, args: Any, kwargs: Any) -> Any:
         v = args[0]
         if type(v) is torch.SymInt:
             return v
-        if isinstance(v, torch.Tensor):
+        if isinstance(v, torch.Tensor) and not cap.recorder.is_overridden(v):
             return v.to(torch.int64).item() if v.dtype.is_floating_point else v.item()
         method = python_method(cap, v, "__int__")
         if method is not None:
@@ -182,7 +193,7 @@ def int_(cap: Any, args: Any, kwargs: Any) -> Any:
 def float_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1:
         v = args[0]
-        if isinstance(v, torch.Tensor):
+        if isinstance(v, torch.Tensor) and not cap.recorder.is_overridden(v):
             return v.item()
         method = python_method(cap, v, "__float__")
         if method is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
+import functools
 import inspect
 import logging
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..attributes import class_lookup, load_attr, raw_dict
+from ..attributes import class_lookup, instance_dict, load_attr, raw_dict
 from ..calls import rule
 from ..control import native, unsupported
 from ..opcodes.operators import python_method
@@ -29,12 +31,22 @@ _SHOW = warnings.showwarning
 @rule(warnings.warn)
 def warn(cap: Any, args: Any, kwargs: Any) -> None:
     """Shown once, at capture, at the user's line: what the default filter does in eager. Filters that the program itself set ask for more."""
+    if _is_ignored(cap, args[0], args[1] if len(args) > 1 else kwargs.get("category")):
+        return
     if warnings.showwarning is not _SHOW or warnings.filters[:1] and warnings.filters[0][0] in ("always", "error") or _changes_warnings(cap):
         unsupported("warning", "a warning under filters that show or raise each one", saw=str(args[0])[:80], hint="warn outside of the compiled function")
     message = args[0]
     category = args[1] if len(args) > 1 else kwargs.get("category") or (type(message) if isinstance(message, Warning) else UserWarning)
     f = cap.frame
     native(warnings.warn_explicit, message, category, f.code.co_filename, f.line, f.globals.get("__name__"), f.globals.setdefault("__warningregistry__", {}))
+
+
+def _is_ignored(cap: Any, message: Any, category: Any) -> bool:
+    """Whether the first filter, set by the frame, ignores all warnings of this category."""
+    filters = cap.globals_overlay.get((id(warnings.__dict__), "filters"), cap.shadow_of.get(id(warnings.filters), ()))
+    category = type(message) if isinstance(message, Warning) else category or UserWarning
+    action, text, kind, module, line = next(iter(filters), ("", None, None, None, None))
+    return action == "ignore" and text is None and module is None and not line and issubclass(category, kind)
 
 
 def _changes_warnings(cap: Any) -> bool:
@@ -95,6 +107,28 @@ _native_rules()
 def fields(cap: Any, args: Any, kwargs: Any) -> Any:
     v = args[0]
     return native(dataclasses.fields, v if isinstance(v, type) else type(v))
+
+
+# ---- collections -------------------------------------------------------------------------------------------------------
+@rule(collections.namedtuple)
+def namedtuple(cap: Any, args: Any, kwargs: Any) -> Any:
+    """A class made in the frame, by code that the library writes."""
+    made = native(collections.namedtuple, *args, **{"module": cap.frame.globals.get("__name__"), **kwargs})
+    cap.own[id(made)] = made
+    cap.created[id(made)] = (made, cap.step)
+    return made
+
+
+# ---- functools ---------------------------------------------------------------------------------------------------------
+@rule(functools.cached_property.__get__)
+def cached_property(cap: Any, args: Any, kwargs: Any) -> Any:
+    """Computed once, and kept in the instance's dictionary; the lock of older Pythons is not taken."""
+    descriptor, obj, *_ = args
+    if obj is None:
+        return descriptor
+    value = cap.call(descriptor.func, (obj,))
+    instance_dict(cap, obj)[descriptor.attrname] = value
+    return value
 
 
 # ---- copy --------------------------------------------------------------------------------------------------------------

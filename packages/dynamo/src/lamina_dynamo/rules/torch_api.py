@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import operator
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.utils.checkpoint
-from torch.utils._python_dispatch import _disable_current_modes
 
 from lamina_primops.regions import Region
 
 from ..calls import rule
 from ..control import native, unsupported
 from ..recorder import Recorder, function_rule
+from .numpy_api import from_array
 
 # ---- "are we compiling?" -----------------------------------------------------------------------------------------------
 _TRUE = ("torch.compiler.is_compiling", "torch.compiler.is_dynamo_compiling", "torch._utils.is_compiling")
@@ -59,7 +58,7 @@ def unwrap_disabled(fn: Any) -> Any:
     return None
 
 
-@rule(torch.autograd.profiler.record_function, torch._C.DisableTorchFunctionSubclass, torch.autograd.profiler.emit_nvtx)
+@rule(torch.autograd.profiler.record_function, torch.autograd.profiler.emit_nvtx)
 def no_context(cap: Any, args: Any, kwargs: Any) -> Any:
     """Contexts that change nothing of what is computed."""
     return contextlib.nullcontext()
@@ -75,7 +74,7 @@ def _refuse(code: str, what: str, hint: str) -> Any:
 
 
 _T = torch.Tensor
-function_rule(_T.numpy, _T.data_ptr, _T.untyped_storage, _T.__array__, _T.storage)(_refuse("tensor-memory", "reading a tensor's memory", "move it outside of the compiled function"))
+function_rule(_T.data_ptr, _T.untyped_storage, _T.__array__, _T.storage)(_refuse("tensor-memory", "reading a tensor's memory", "move it outside of the compiled function"))
 function_rule(_T.tolist)(_refuse("data-dependent-value", "the values of a tensor as Python numbers", "keep the computation in tensors"))
 function_rule(_T.__repr__, _T.__str__, _T.__format__)(_refuse("tensor-text", "the text of a tensor's value", "format outside of the compiled function"))
 function_rule(_T.share_memory_, _T.pin_memory, _T.set_, _T.resize_, _T.resize_as_)(_refuse("tensor-storage", "changing a tensor's storage", "move it outside of the compiled function"))
@@ -190,15 +189,11 @@ def _plain_slice(rec: Recorder, index: Any) -> Any:
     return slice(*[tensor_item(rec, _T.__index__, (b,), {}) if isinstance(b, torch.Tensor) else b for b in (index.start, index.stop, index.step)])
 
 
-@function_rule(torch.tensor, torch.as_tensor, torch.from_numpy)
+@function_rule(torch.tensor, torch.as_tensor)
 def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """A NumPy array that is a constant of the capture gives a constant tensor."""
-    if args and type(args[0]).__module__ == "numpy" and type(args[0]).__name__ == "ndarray":
-        if func is not torch.tensor:
-            unsupported("numpy", "a tensor that shares memory with a NumPy array", hint="torch.tensor copies")
-        with torch._C.DisableTorchFunction(), _disable_current_modes():
-            real = func(*args, **kwargs)
-        return rec.run(_T.clone, (rec.cap.lift_constant(real),), {})
+    """Symbolic numbers are stacked; a NumPy array is a constant of the capture, or was made from a tensor."""
+    if args and hasattr(args[0], "__array_ufunc__"):
+        return from_array(rec, func, *args, **kwargs)
     data, options = args[0] if args else None, {k: kwargs[k] for k in ("dtype", "device") if kwargs.get(k) is not None}
     if len(args) == 1 and _holds_symbols(data) and not kwargs.get("requires_grad"):
         return _from_symbols(rec, data, options)
@@ -324,22 +319,6 @@ def _policy(cap: Any, context_fn: Any) -> Any:
 def selective_contexts(cap: Any, args: Any, kwargs: Any) -> Any:
     """Two dispatch modes of which the policy is read; they are never entered."""
     return native(torch.utils.checkpoint.create_selective_checkpoint_contexts, *args, **kwargs)
-
-
-@rule(torch.cond)
-def cond(cap: Any, args: Any, kwargs: Any) -> Any:
-    """A branch like any other: taken at capture where the condition is known there."""
-    pred, true_fn, false_fn, *operands = inspect.signature(torch.cond).bind(*args, **kwargs).args
-    truth = cap.tensor_truth(pred) if isinstance(pred, torch.Tensor) else bool(pred)
-    return cap.call(true_fn if truth else false_fn, *operands or [()])
-
-
-@rule(torch.overrides.has_torch_function, torch.overrides.has_torch_function_unary, torch.overrides.has_torch_function_variadic)
-def no_overrides(cap: Any, args: Any, kwargs: Any) -> bool:
-    """Python code that we interpret must take its plain path: the mode records what it calls."""
-    return False
-
-
 
 
 # ---- names of the peer that programs use ------------------------------------------------------------------------

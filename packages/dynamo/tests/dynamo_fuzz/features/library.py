@@ -178,7 +178,7 @@ def imports_in_function(x):
     return m.pi, dq([1]), F.relu(x)
 
 def numpy_on_arrays(x):
-    a = x.detach().numpy(); b = np.sin(a) + a.mean(); c = torch.from_numpy(np.ascontiguousarray(b)); d = np.concatenate([a, a]); e = a.reshape(-1)[:2].copy()
+    a = x.detach().numpy(); b = np.abs(a) + a.max(); c = torch.from_numpy(np.ascontiguousarray(b)); d = np.concatenate([a, a]); e = a.reshape(-1)[:2].copy()
     return c, d.shape, d.dtype, e, torch.as_tensor(e) + 1, np.asarray([1, 2]).sum(), np.float32(2.5) * 2, np.array(x.detach()), (a > 0).any()
 
 def numpy_shares_memory(x):
