@@ -32,7 +32,7 @@ from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .repeated import RegionWrites, repeat_writes
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import is_dense, program_root, view_chain, view_parent
+from .views import is_dense, memory_root, program_root, view_chain, view_parent
 from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
@@ -465,7 +465,7 @@ def _new_geometry(run: _Run, table: OutputTable, i: int, node: fx.Node, placehol
     """Data node with the input's first geometry, and the view of it that the input has become (`t_`, `unsqueeze_`, ...)."""
     if run.args[i].requires_grad:
         raise Unsupported("change of an input's shape in place while it requires gradients")
-    root = node
+    root = placeholder if memory_root(node) is placeholder else node  # nothing is written
     while root is not placeholder and not _same_shape(root, placeholder) and (parent := view_parent(root)) is not None:
         root = parent[0]
     view = view_chain(node, root, table.symbol)
