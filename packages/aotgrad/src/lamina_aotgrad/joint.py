@@ -371,7 +371,7 @@ def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owners: Sequence[
 
 
 def _is_cut_off(run: _Run, out: Tensor) -> bool:
-    """Whether the history of a view of an input reaches no input: it starts at a view that was made with gradients off."""
+    """Whether the history of a view reaches no input: it starts at a view that was made with gradients off."""
     known = {id(t) for t in run.leaves}
     todo = [out.grad_fn] if out.requires_grad and out.grad_fn is not None else []
     while todo:
@@ -402,6 +402,8 @@ def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[Output
         if out is base:
             specs.append(OutputSpec(OutputKind.FRESH, index, requires_grad=out.requires_grad))
             continue
+        if _is_cut_off(run, out):
+            raise Unsupported("view of a view that was made with gradients off", saw=str(node))
         view = view_chain(node, base_node, table.symbol) or table.by_geometry(node, base_node)
         if view is None:
             raise Unsupported("outputs that share memory in a way that is no view", saw=str(node))

@@ -7,6 +7,8 @@ Keeps:   no write reaches functionalization through a view whose elements share 
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,6 +39,8 @@ class WriteWatch(TorchFunctionMode):
             if isinstance(t, Tensor):
                 self._of_storage.setdefault(storage_id(t), []).append(t)
         self._gapped = {storage_id(t) for t in inputs if isinstance(t, Tensor) and not (is_dense(t) and type(t.storage_offset()) is int and t.storage_offset() == 0)}
+        self._first: dict[int, weakref.ref[Tensor]] = {}  # the first result seen of each storage
+        self._shared: set[int] = set()  # storages with several
         self._overlapping = {id(t): t for t in inputs if isinstance(t, Tensor) and _overlaps(t)}
 
     @classmethod
@@ -61,6 +65,9 @@ class WriteWatch(TorchFunctionMode):
                 _keep_strides(t, stride)
         if args and is_functional(args[0]):
             self._remember(args[0], out)
+        for t in _tensors(out):
+            if is_functional(t) and self._first.setdefault(storage_id(t), weakref.ref(t))() is not t:
+                self._shared.add(storage_id(t))
         return out
 
     def _is_cut_off(self, t: Tensor) -> bool:
@@ -81,6 +88,10 @@ class WriteWatch(TorchFunctionMode):
             raise Unsupported("as_strided of a tensor that is a part of its storage", code="as_strided_of_part")
         if name == "resize_" and not args[0].is_contiguous():
             raise Unsupported("resize_ of a tensor that is not contiguous")
+        if name == "resize_" and math.prod(_flat_sizes(args[1:])) > math.prod(args[0].shape):  # `numel` is stale after `as_strided_`
+            raise Unsupported("resize_ to more elements")
+        if name in _NEW_GEOMETRY and args[0].requires_grad and not torch.is_grad_enabled():
+            raise Unsupported("change of a tensor's shape in place outside of its history")
         if name in _NEW_GEOMETRY and id(args[0]) in self._inputs and args[0].requires_grad:
             raise Unsupported("change of an input's shape in place while it requires gradients")
         if name == "as_strided_" and args[0].requires_grad:
@@ -111,8 +122,8 @@ class WriteWatch(TorchFunctionMode):
         return kwargs["out"] if isinstance(kwargs["out"], Tensor) else type(made)(targets)
 
     def _is_own(self, t: Tensor) -> bool:
-        """Whether the program made a tensor, and did not make it as a view."""
-        return is_functional(t) and storage_id(t) not in self._of_storage and t._base is None
+        """Whether the program made a tensor, and no other one of its memory."""
+        return is_functional(t) and storage_id(t) not in self._of_storage and storage_id(t) not in self._shared
 
     def _remember(self, base: Tensor, out: Any) -> None:
         """Views of `base` that overlap, or that `base` does."""
@@ -120,6 +131,10 @@ class WriteWatch(TorchFunctionMode):
         for t in _tensors(out):
             if is_functional(t) and (inherited or _overlaps(t)) and storage_id(t) == storage_id(base):
                 self._overlapping[id(t)] = t
+
+
+def _flat_sizes(args: Sequence[Any]) -> list[Any]:
+    return list(args[0]) if args and isinstance(args[0], (tuple, list)) else list(args)
 
 
 def _is_part(t: Tensor) -> bool:
