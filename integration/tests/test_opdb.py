@@ -64,6 +64,14 @@ def test_comparison():
     assert compare([x.int()], [x], same)[0] == "wrong" and compare([], [x], same)[0] == "wrong" and compare([None], [x], same)[0] == "wrong"
 
 
+def test_where_eager_overflows_float64_decides():
+    inf, exact = torch.tensor([float("inf"), 1.0], dtype=torch.float16), torch.tensor([7.64, 1.0], dtype=torch.float64)
+
+    assert compare([exact.half()], [inf], lambda: [exact]) == ("pass", "")
+    assert compare([exact.half() * 1.1], [inf], lambda: [exact])[0] == "wrong"
+    assert compare([inf], [exact.half()], lambda: [exact])[0] == "wrong"
+
+
 def test_how_far_an_entry_is_lowered():
     assert lowered_as({}) == "prims"
     assert lowered_as({"aten.sort.stable: sorting": 1}) == "aten"

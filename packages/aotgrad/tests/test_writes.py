@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from lamina_aotgrad import aot_function, run_graph
 from lamina_dynshape.support.errors import Unsupported
 
+def cut_off(x):
+    total = x.sum()
+    with torch.no_grad():
+        view = total.expand(2)
+    return total, view.split(1)[0]  # eager: a history that ends at the expand
+
+
+def reshaped_without_history(x):
+    y = x.clone()
+    with torch.no_grad():
+        y.transpose_(0, 1)
+    return (y,)
+
+
 REFUSED = {
     "overlapping_write": lambda x: (x.expand(2, 3, 4)[0].fill_(2.0),),
-    "out_resized": lambda x: (torch.sum(x, 0, out=torch.zeros(2, 2)),),
+    "out_resized": lambda x: (torch.sum(x, 0, out=torch.zeros(2, 2)[0]),),
     "detach_of_an_input": lambda x: (x.detach_(),),
-    "as_strided_of_part": lambda x: (x[1:].as_strided((2, 2), (1, 1)).clone(),),
+    "as_strided_of_part": lambda x: (x.as_strided((2, 2), (1, 1)).clone(),),
     "detached_write": lambda x: (x.detach().lerp_(x, 0.5),),
+    "resize_to_more_elements": lambda x: (x.as_strided_((2,), (1,)).resize_(2, 2),),
+    "view_of_a_view_that_was_made_with_gradients_off": cut_off,
+    "change_of_a_tensor_s_shape_in_place_outside_of_its_history": reshaped_without_history,
     "set_or_assignment_to_data_of_an_input": lambda x: (x.set_(x[1:]),),
 }
 
 
 @pytest.mark.parametrize("code", REFUSED)
 def test_refused_with_a_reason(code):
-    x = torch.zeros(3, 4, requires_grad=code.startswith("detach"))
+    x = torch.zeros(4, 4)[1:] if code == "as_strided_of_part" else torch.zeros(3, 4, requires_grad=code.startswith(("detach", "view", "change")))
     with pytest.raises(Unsupported) as refusal:
         aot_function(REFUSED[code], [x], fw_compiler=run_graph)
     assert refusal.value.code == code
@@ -43,13 +62,54 @@ def test_a_slice_of_a_value_keeps_its_gaps(same):
     same(lambda x: (x.clone()[:, 1:],), lambda: [torch.randn(3, 4)])
 
 
-def test_an_input_that_changes_shape_is_saved_as_it_was(same):
+@pytest.mark.parametrize("make", [lambda: torch.randn(3, 4), lambda: torch.randn(1, 4).expand(3, 4)], ids=["dense", "expanded"])
+def test_an_input_that_changes_shape_is_saved_as_it_was(same, make):
     def program(x, w):
         y = w * x.clone()
         x.t_()
         return (y.relu(),)
 
-    same(program, lambda: [torch.randn(3, 4), torch.randn(3, 4, requires_grad=True)])
+    same(program, lambda: [make(), torch.randn(3, 4, requires_grad=True)])
+
+
+@pytest.mark.parametrize("program", [lambda x: (x.squeeze_() + 1,), lambda x: (x.t_().t_() + 1,)], ids=["squeeze_", "t_ twice"])
+def test_shapes_that_lead_back_write_nothing(same, program):
+    same(program, lambda: [torch.randn(1, 4).expand(3, 4)])
+
+
+def test_what_is_saved_is_no_output_of_a_program_that_changes_a_shape():
+    def program(x, w):
+        x.t_()
+        return (w.exp() @ x.t().exp(),)  # the backward needs values that are neither inputs nor outputs
+
+    compiled = aot_function(program, [torch.ones(4, 3), torch.ones(3, 4, requires_grad=True)], fw_compiler=run_graph)
+    assert len(compiled(torch.ones(4, 3), torch.ones(3, 4, requires_grad=True))) == 1
+
+
+@pytest.mark.parametrize("start", [(0,), (2, 2), (3, 4, 5)])
+def test_out_of_another_shape_is_resized_where_the_program_made_it(same, start):
+    def program(x):
+        out = torch.empty(start)
+        torch.sum(x, 0, out=out)
+        return out + 1, out
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "An output with one or more elements was resized")
+        same(program, lambda: [torch.randn(3, 4)])
+
+
+def test_out_of_another_shape_is_refused_where_views_of_it_exist():
+    def program(x):
+        out = x + 1
+        view = out.view(-1)
+        return view, torch.mul(x.t(), 2, out=out)
+
+    with pytest.raises(Unsupported, match="another shape"):
+        aot_function(program, [torch.randn(3, 4)], fw_compiler=run_graph)
+
+
+def test_as_strided_reaches_all_the_memory_of_a_value(same):
+    same(lambda x: (x.sin()[1:].as_strided((2, 2), (1, 1)) + 1, x.cos()[:, 1:].as_strided((3,), (4,), 0)), lambda: [torch.randn(3, 4)])
 
 
 def test_views_made_with_gradients_off_are_eagers(same):

@@ -49,6 +49,9 @@ WHOLE = [
     lambda x, i: torch.repeat_interleave(x, i, dim=0) * 2,
     lambda x, i: x / float(x.abs().max()),
     lambda x, i: torch.unique(i) + 1,
+    lambda x, i: torch.unique_consecutive(i, return_inverse=True, return_counts=True),
+    lambda x, i: torch.unique(x.round().t(), dim=1, return_counts=True),
+    lambda x, i: (torch.bincount(i), torch.bincount(i, x[:, 0], minlength=9)),
     lambda x, i: x[x > 0].view(-1, 1).shape[0],
     checked, relies_on_equal_sizes, unpacked,
 ]

@@ -55,6 +55,16 @@ def test_one_compilation_for_all_sizes(name):
         assert_same(call(x, w), want if isinstance(want, tuple) else (want,), tol=2e-4)
 
 
+def test_large_intermediates_of_symbolic_size():
+    fn = lambda x, w: ((x @ w).relu() @ w).tanh() @ w
+    w = torch.randn(256, 256) / 16
+    call, compiled = compile_dynamic(fn, torch.randn(600, 256), [0], w)
+    assert compiled.source.count("_pb.drop();") >= 2
+    for n in (600, 3, 2000):
+        x = torch.randn(n, 256)
+        assert_same(call(x, w), (fn(x, w),), tol=2e-4)
+
+
 def test_two_symbolic_dimensions():
     fn = lambda x, w: (F.softmax(x * w, -1), x.sum(0), x.transpose(0, 1).contiguous())
     call, _ = compile_dynamic(fn, torch.randn(6, 24, 5), [0, 1], torch.randn(5))

@@ -32,7 +32,7 @@ from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .repeated import RegionWrites, repeat_writes
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import is_dense, program_root, view_chain, view_parent
+from .views import is_dense, memory_root, program_root, view_chain, view_parent
 from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
@@ -381,7 +381,7 @@ def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owners: Sequence[
 
 
 def _is_cut_off(run: _Run, out: Tensor) -> bool:
-    """Whether the history of a view of an input reaches no input: it starts at a view that was made with gradients off."""
+    """Whether the history of a view reaches no input: it starts at a view that was made with gradients off."""
     known = {id(t) for t in run.leaves}
     return out.requires_grad and out.grad_fn is not None and not any(id(leaf) in known for leaf in _leaves_behind(out))
 
@@ -422,6 +422,8 @@ def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[Output
         if out is base:
             specs.append(OutputSpec(OutputKind.FRESH, index, requires_grad=out.requires_grad))
             continue
+        if _is_cut_off(run, out):
+            raise Unsupported("view of a view that was made with gradients off", saw=str(node))
         view = view_chain(node, base_node, table.symbol) or table.by_geometry(node, base_node)
         if view is None:
             raise Unsupported("outputs that share memory in a way that is no view", saw=str(node))
@@ -497,7 +499,7 @@ def _new_geometry(run: _Run, table: OutputTable, i: int, node: fx.Node, placehol
     """Data node with the input's first geometry, and the view of it that the input has become (`t_`, `unsqueeze_`, ...)."""
     if run.args[i].requires_grad:
         raise Unsupported("change of an input's shape in place while it requires gradients")
-    root = node
+    root = placeholder if memory_root(node) is placeholder else node  # nothing is written
     while root is not placeholder and not _same_shape(root, placeholder) and (parent := view_parent(root)) is not None:
         root = parent[0]
     view = view_chain(node, root, table.symbol)

@@ -75,7 +75,7 @@ def _finisher(signature: GraphSignature, writes_inputs: bool) -> Callable[[Seque
     if write is None:
         return make
     if make is None:
-        make = lambda args, outs: tuple(outs)
+        make = lambda args, outs, n=signature.num_outputs: tuple(outs[:n])  # behind them a forward returns saved values
 
     def finish(args: Sequence[Any], outs: Sequence[Any]) -> tuple[Any, ...]:
         write(args, outs)

@@ -7,6 +7,8 @@ Keeps:   no write reaches functionalization through a view whose elements share 
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,6 +39,8 @@ class WriteWatch(TorchFunctionMode):
             if isinstance(t, Tensor):
                 self._of_storage.setdefault(storage_id(t), []).append(t)
         self._gapped = {storage_id(t) for t in inputs if isinstance(t, Tensor) and not (is_dense(t) and type(t.storage_offset()) is int and t.storage_offset() == 0)}
+        self._first: dict[int, weakref.ref[Tensor]] = {}  # the first result seen of each storage
+        self._shared: set[int] = set()  # storages with several
         self._overlapping = {id(t): t for t in inputs if isinstance(t, Tensor) and _overlaps(t)}
 
     @classmethod
@@ -45,24 +49,38 @@ class WriteWatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        written = list(_written(func, args, kwargs))
+        written = list(_written(func, args, kwargs)) if func.__name__ not in _NEW_GEOMETRY else []
         if self._overlapping and any(id(t) in self._overlapping for t in written):
             raise Unsupported("write to a tensor whose elements share memory", saw=func.__name__, code="overlapping_write")
+        if func.__name__ == "as_strided":
+            args, kwargs = self._of_whole(*args, **kwargs), {}
         self._refuse_geometry(func.__name__, args)
-        strides = [(t, t.stride()) for t in written if is_functional(t) and _may_change_strides(t)] if func.__name__ not in _NEW_GEOMETRY else ()
+        strides = [(t, t.shape, t.stride()) for t in written if is_functional(t) and _may_change_strides(t)]
         cut_off = [t for t in written if self._is_cut_off(t)]
-        out = _with_out(func, args, kwargs) if kwargs.get("out") is not None else func(*args, **kwargs)
+        out = self._with_out(func, args, kwargs) if kwargs.get("out") is not None else func(*args, **kwargs)
         if any(t.requires_grad for t in cut_off):
             raise Unsupported("differentiable write to a detached tensor that shares an input's memory", code="detached_write")
-        for t, stride in strides:
-            _keep_strides(t, stride)
+        for t, shape, stride in strides:
+            if t.shape == shape:
+                _keep_strides(t, stride)
         if args and is_functional(args[0]):
             self._remember(args[0], out)
+        for t in _tensors(out):
+            if is_functional(t) and self._first.setdefault(storage_id(t), weakref.ref(t))() is not t:
+                self._shared.add(storage_id(t))
         return out
 
     def _is_cut_off(self, t: Tensor) -> bool:
         """Whether a tensor shares the memory of an input that has gradients, and has none itself."""
         return is_functional(t) and not t.requires_grad and any(x.requires_grad for x in self._of_storage.get(storage_id(t), ()))
+
+    def _of_whole(self, t: Tensor, size: Any, stride: Any, storage_offset: Any = None) -> tuple[Any, ...]:
+        """Arguments of `as_strided`: of what `t` is a part of, whose value holds all the memory that may be reached. A gradient would go elsewhere."""
+        offset = t.storage_offset() if storage_offset is None else storage_offset
+        base = t._base
+        if base is not None and not base.requires_grad and not t.requires_grad and _is_part(t):
+            t = base
+        return t, size, stride, offset
 
     def _refuse_geometry(self, name: str, args: Sequence[Any]) -> None:
         """Views by geometry that reach memory which no value of the graph holds, and new geometry that functionalization loses."""
@@ -70,10 +88,42 @@ class WriteWatch(TorchFunctionMode):
             raise Unsupported("as_strided of a tensor that is a part of its storage", code="as_strided_of_part")
         if name == "resize_" and not args[0].is_contiguous():
             raise Unsupported("resize_ of a tensor that is not contiguous")
+        if name == "resize_" and math.prod(_flat_sizes(args[1:])) > math.prod(args[0].shape):  # `numel` is stale after `as_strided_`
+            raise Unsupported("resize_ to more elements")
+        if name in _NEW_GEOMETRY and args[0].requires_grad and not torch.is_grad_enabled():
+            raise Unsupported("change of a tensor's shape in place outside of its history")
         if name in _NEW_GEOMETRY and id(args[0]) in self._inputs and args[0].requires_grad:
             raise Unsupported("change of an input's shape in place while it requires gradients")
         if name == "as_strided_" and args[0].requires_grad:
             raise Unsupported("as_strided_ of a tensor that requires gradients")
+
+    def _with_out(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """A call with `out=` as the call and a copy: functionalization would give the written tensor the strides of the result.
+
+        As it is where eager raises (gradients) or where `out` decides the dtype. Eager resizes an `out` of another shape: so do we with tensors that the
+        program made; raises `Unsupported` for others.
+        """
+        targets = list(_tensors(kwargs["out"]))
+        operands = list(_tensors([*args, *[v for k, v in kwargs.items() if k != "out"]]))
+        if not operands or (torch.is_grad_enabled() and any(t.requires_grad for t in (*operands, *targets))):
+            return func(*args, **kwargs)
+        made = func(*args, **{k: v for k, v in kwargs.items() if k != "out"})
+        results = list(_tensors(made))
+        for target, result in zip(targets, results, strict=True):
+            if target.shape != result.shape and not (self._is_own(target) and result.is_contiguous()):
+                raise Unsupported("out= with a tensor of another shape", saw=f"{tuple(target.shape)}, needs {tuple(result.shape)}", code="out_resized")
+        if [r.dtype for r in results] != [t.dtype for t in targets]:
+            return func(*args, **kwargs)
+        for target, result in zip(targets, results, strict=True):
+            if target.shape == result.shape:
+                target.copy_(result)
+            else:
+                target.set_(result)
+        return kwargs["out"] if isinstance(kwargs["out"], Tensor) else type(made)(targets)
+
+    def _is_own(self, t: Tensor) -> bool:
+        """Whether the program made a tensor, and no other one of its memory."""
+        return is_functional(t) and storage_id(t) not in self._of_storage and storage_id(t) not in self._shared
 
     def _remember(self, base: Tensor, out: Any) -> None:
         """Views of `base` that overlap, or that `base` does."""
@@ -81,6 +131,10 @@ class WriteWatch(TorchFunctionMode):
         for t in _tensors(out):
             if is_functional(t) and (inherited or _overlaps(t)) and storage_id(t) == storage_id(base):
                 self._overlapping[id(t)] = t
+
+
+def _flat_sizes(args: Sequence[Any]) -> list[Any]:
+    return list(args[0]) if args and isinstance(args[0], (tuple, list)) else list(args)
 
 
 def _is_part(t: Tensor) -> bool:
@@ -114,27 +168,6 @@ def _with_strides(value: Tensor, stride: Sequence[Any]) -> Tensor:
     span = 1 + sum((size - 1) * step for size, step in zip(value.shape, stride, strict=True))
     whole = aten.empty_strided.default([span], [1], dtype=value.dtype, device=value.device)
     return aten.as_strided.default(aten.as_strided_scatter.default(whole, value, value.shape, stride, 0), value.shape, stride, 0)
-
-
-def _with_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """A call with `out=` as the call and a copy: functionalization would give the written tensor the strides of the result.
-
-    As it is where eager raises (gradients) or where `out` decides the dtype. Raises `Unsupported` where eager resizes `out`.
-    """
-    targets = list(_tensors(kwargs["out"]))
-    operands = list(_tensors([*args, *[v for k, v in kwargs.items() if k != "out"]]))
-    if not operands or (torch.is_grad_enabled() and any(t.requires_grad for t in (*operands, *targets))):
-        return func(*args, **kwargs)
-    made = func(*args, **{k: v for k, v in kwargs.items() if k != "out"})
-    results = list(_tensors(made))
-    for target, result in zip(targets, results, strict=True):
-        if target.shape != result.shape:
-            raise Unsupported("out= with a tensor of another shape", saw=f"{tuple(target.shape)}, needs {tuple(result.shape)}", code="out_resized")
-    if [r.dtype for r in results] != [t.dtype for t in targets]:
-        return func(*args, **kwargs)
-    for target, result in zip(targets, results, strict=True):
-        target.copy_(result)
-    return kwargs["out"] if isinstance(kwargs["out"], Tensor) else type(made)(targets)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

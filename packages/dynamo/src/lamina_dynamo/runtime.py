@@ -150,7 +150,8 @@ def _intercepted() -> bool:
     state = global_state()
     if state.function_modes and not _only_devices() or state.dispatch_modes or torch._C._are_functorch_transforms_active():
         return True
-    return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
+    below_autograd = torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
+    return below_autograd and not torch.is_inference_mode_enabled()
 
 
 def _only_devices() -> bool:

@@ -287,6 +287,8 @@ class FakeMode(TorchDispatchMode):
             self._inference_memory.add(storage_key)
         with torch.inference_mode(t.is_inference()):
             base = t._base if t._is_view() else None
+            if base is not None and t.requires_grad and not base.requires_grad:
+                base = None  # a view that a custom autograd function gave: its history is its own
             if base is not None and not (t.is_leaf and t.requires_grad) and self._static(sizes, strides, offset):
                 fake = self._view_of_base(t, self.from_real(base, dynamic_dims=()))
             else:
@@ -307,8 +309,6 @@ class FakeMode(TorchDispatchMode):
                 base = base.view(t.dtype) if base.dtype.itemsize == t.dtype.itemsize else base.detach().view(t.dtype)
             if base.requires_grad and base.is_leaf and t.requires_grad:
                 return base.as_strided(t.shape, t.stride(), t.storage_offset())
-            if t.requires_grad and not base.requires_grad:
-                raise Unsupported("input is a view that requires grad of a base that does not")
             return base.as_strided(t.shape, t.stride(), t.storage_offset())
 
 

@@ -80,7 +80,7 @@ def reset() -> None:
     forget()
     load = sys.modules.get("lamina_inductor.runtime.load")  # nothing is kept where nothing was compiled
     if load is not None:
-        load.entry_module().free_arena()
+        load.entry_module().trim_memory()
 
 
 def _original(model: Any) -> Any:

@@ -56,6 +56,46 @@ def _unique(mode: Any, x: Any, sorted: bool = True, return_inverse: bool = False
     return _unique2(mode, x, sorted, return_inverse)[:2]
 
 
+@rule("unique_consecutive")
+def _unique_consecutive(mode: Any, x: Any, return_inverse: bool = False, return_counts: bool = False, dim: Any = None) -> Any:
+    if dim is not None:
+        return _unique_along(mode, x, dim)
+    values, inverse, counts = _unique2(mode, x, True, return_inverse, return_counts)
+    return values, inverse if return_inverse else mode.make((0,), (1,), torch.int64, x.dev), counts
+
+
+@rule("unique_dim")
+def _unique_dim(mode: Any, x: Any, dim: int, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    return _unique_along(mode, x, dim)
+
+
+@rule("unique_dim_consecutive")
+def _unique_dim_consecutive(mode: Any, x: Any, dim: int, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    return _unique_along(mode, x, dim)
+
+
+def _unique_along(mode: Any, x: Any, dim: int) -> Any:
+    """Slices of `x`, laid out one after the other; where each came from and how often it comes are always made."""
+    dim %= len(x.sizes)
+    if not mode.has_unbacked():
+        raise DataDependent("data-dependent size of unique", saw=repr(x))
+    count = mode.unbacked_size((x.sizes[dim],))
+    rest = (*x.sizes[:dim], *x.sizes[dim + 1 :])
+    strides = list(contiguous((count, *rest)))
+    first = strides.pop(0)
+    strides.insert(dim, first)
+    slices = mode.make((*x.sizes[:dim], count, *x.sizes[dim + 1 :]), tuple(strides), x.scalar_type, x.dev)
+    return slices, mode.make((x.sizes[dim],), (1,), torch.int64, x.dev), mode.make((count,), (1,), torch.int64, x.dev)
+
+
+@rule("bincount")
+def _bincount(mode: Any, x: Any, weights: Any = None, minlength: int = 0) -> Any:
+    if not mode.has_unbacked():
+        raise DataDependent("data-dependent size of bincount", saw=repr(x))
+    dtype = torch.int64 if weights is None else torch.float32 if weights.scalar_type is torch.float32 else torch.float64
+    return mode.make((mode.unbacked_size(None),), (1,), dtype, x.dev)
+
+
 @rule("repeat_interleave.Tensor")
 def _repeat_interleave(mode: Any, repeats: Any, *, output_size: Any = None) -> Any:
     if output_size is not None:
@@ -72,7 +112,7 @@ def _truth(mode: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
     raise DataDependent("data-dependent branch", saw=repr(x), hint="torch.where, or move the branch outside of the compiled region")
 
 
-@rule("allclose", "is_nonzero", "bincount", "unique_consecutive", "unique_dim", "unique_dim_consecutive", "nonzero_numpy")
+@rule("allclose", "is_nonzero", "nonzero_numpy")
 def _other(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     raise DataDependent("data-dependent size", saw=repr(x))
 

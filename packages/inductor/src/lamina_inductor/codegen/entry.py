@@ -32,7 +32,7 @@ _DTYPE_CODE = {  # c10::ScalarType
     torch.complex32: 8, torch.float8_e5m2: 23, torch.float8_e4m3fn: 24, torch.float8_e5m2fnuz: 25, torch.float8_e4m3fnuz: 26,
 }
 
-_POOLED_BYTES = 512 << 10  # results from this size on live in recycled blocks (runtime/entry.cpp)
+_LARGE_BYTES = 64 << 10  # from this size on results are the pool's (runtime/pool.h), and intermediates have blocks of their own
 
 _HEAD = """
 typedef void* H;
@@ -83,6 +83,7 @@ class _EntryWriter:
         self.data_names: dict[Buffer, str] = {}
         self.scratch_bytes: Expr | None = None
         self._views: list[Any] = []
+        self._blocks: set[Buffer] = set()
 
     # -- CallWriter --------------------------------------------------------------------------------------------------------------
     def line(self, text: str) -> None:
@@ -178,7 +179,7 @@ class _EntryWriter:
         slot = self.new_owned()
         n, sizes, strides = self._shape(buffer.size, buffer.stride)
         code, nbytes = _DTYPE_CODE[buffer.dtype], buffer.extent() * buffer.itemsize
-        if nbytes.is_const and nbytes.const < _POOLED_BYTES:
+        if nbytes.is_const and nbytes.const < _LARGE_BYTES:
             self.check(f"aoti_torch_empty_strided({n}, {sizes}, {strides}, {code}, 0, 0, &{slot})")
         else:
             self.check(f"ctx->output(ctx, {n}, {sizes}, {strides}, {code}, {self.expr(nbytes)}, &{slot})")
@@ -191,9 +192,18 @@ class _EntryWriter:
             self._drop_views(buffer)
             self.line(f"lm_drop(ctx, {self.handles.pop(buffer)});")
 
+    def acquire(self, buffer: Buffer) -> None:
+        """A block for a large intermediate, from before its first use to after its last: other buffers, saved tensors and gradients share the memory."""
+        c, name = STORAGE[buffer.dtype], f"{buffer.name}_p"
+        self.line(f"Block {name}b(ctx, {self.expr(buffer.extent() * buffer.itemsize)}); {c}* {name} = ({c}*){name}b.p; if (!{name}) return lm_oom(ctx);")
+        self.data_names[buffer] = name
+        self._blocks.add(buffer)
+
     def drop(self, buffer: Buffer) -> None:
-        """Release what a library allocated once nothing reads it any more."""
+        """Release the block of an intermediate, or what a library allocated, once nothing reads it any more."""
         self._drop_views(buffer)
+        if buffer in self._blocks:
+            self.line(f"{buffer.name}_pb.drop();")
         slot = self.handles.pop(buffer, None)
         if slot is not None:
             self.line(f"aoti_torch_delete_tensor_object({slot}); {slot} = 0;")
@@ -244,7 +254,7 @@ def write_graph(graph: LoopGraph, units: list[Unit], *, drops_inputs: bool = Fal
             w.line(f"lm_tick({k});")
             labels.append(_label(call, kernels))
         for b in sorted(last_use.get(k, ()), key=lambda x: x.name):
-            if b.meta.get("allocated") and b not in outputs:
+            if b.kind == "intermediate":
                 w.drop(b)
         w.drop_inputs(x for x in inputs if x in last_use.get(k, ()))
     out_kinds, objects = _outputs(w, graph)
@@ -309,14 +319,14 @@ def _last_uses(calls: list[Any]) -> dict[int, list[Buffer]]:
 
 
 def _plan(w: _EntryWriter, graph: LoopGraph, calls: list[Any], outputs: set[Buffer]) -> None:
-    """Give every intermediate that a kernel touches a place in the block."""
+    """Give every small intermediate that a kernel touches a place in one block."""
     lives: dict[Buffer, tuple[int, int]] = {}
     for k, call in enumerate(calls):
         if isinstance(call, ExternKernel) and call.allocates:
             for b in call.outputs:
                 b.meta["allocated"] = True
         for b in _touched(call)[0]:
-            if b.kind == "intermediate" and not b.meta.get("allocated"):
+            if b.kind == "intermediate" and not b.meta.get("allocated") and not _is_large(w, b):
                 lives[b] = (lives[b][0], k) if b in lives else (k, k)
     plan = plan_memory(lives)
     if not plan.offsets:
@@ -328,12 +338,18 @@ def _plan(w: _EntryWriter, graph: LoopGraph, calls: list[Any], outputs: set[Buff
         w.data_names[b] = f"{b.name}_p"
 
 
+def _is_large(w: _EntryWriter, buffer: Buffer) -> bool:
+    return w.hint(buffer.extent() * buffer.itemsize) >= _LARGE_BYTES
+
+
 def _allocate_before(w: _EntryWriter, call: Any) -> None:
     if isinstance(call, ExternKernel) and call.allocates:
         return
     for b in sorted(_touched(call)[1], key=lambda x: x.name):
         if b.kind == "output" and b not in w.handles:
             w.allocate(b)
+        elif b.kind == "intermediate" and b not in w.data_names:
+            w.acquire(b)
 
 
 def _extern(w: _EntryWriter, call: ExternKernel) -> None:
@@ -408,7 +424,7 @@ static int lm_as_promised(H* h, int n, const i64* sizes, const i64* strides, int
   *h = copy;
   return failed;
 }}
-struct Block {{ Ctx* c; void* p; Block(Ctx* ctx, i64 bytes) : c(ctx), p(ctx->acquire(ctx, bytes)) {{}} ~Block() {{ if (p) c->release(c, p); }} }};
+struct Block {{ Ctx* c; void* p; Block(Ctx* ctx, i64 bytes) : c(ctx), p(ctx->acquire(ctx, bytes)) {{}} void drop() {{ if (p) c->release(c, p); p = 0; }} ~Block() {{ drop(); }} }};
 static inline void lm_drop(Ctx* ctx, H& h) {{ if (ctx->owned) {{ aoti_torch_delete_tensor_object(h); h = 0; }} }}
 static int lm_oom(Ctx* ctx) {{ ctx->message = "MemoryError: not enough memory for the intermediates of a compiled graph"; return 1; }}
 static int lm_bad(Ctx* ctx, int err) {{ ctx->message = err & 1 ? "IndexError: index out of range in self" : "RuntimeError: ZeroDivisionError"; return 1; }}

@@ -1,21 +1,16 @@
 // The native entry object: a vectorcall callable that hands tensor handles to a generated graph function and wraps what comes back.
 //
 // Invariants: handles of inputs are borrowed (the address of THPVariable.cdata), or, in a `boxed` call, owned and dropped by the generated code
-// after their last use; handles of outputs are owned and moved into Python tensors.
-// The arena is one block for the whole process (graphs do not overlap in time unless a callback runs another one: then that one gets its own).
+// after their last use; handles of outputs are owned and moved into Python tensors. Memory is the pool's (pool.h).
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stddef.h>
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 namespace at { class TensorBase; }
 PyObject* THPVariable_Wrap(const at::TensorBase& var);
 
-typedef long i64;
 typedef void* H;
 extern "C" {
 int aoti_torch_delete_tensor_object(H);
@@ -55,89 +50,16 @@ struct Entry {
 static PyTypeObject* tensor_type = NULL;
 static inline H handle_of(PyObject* o) { return (H)((char*)o + sizeof(PyObject)); }
 
-// -- arena ----------------------------------------------------------------------------------------------------------------------
-static void* arena = NULL;
-static i64 arena_bytes = 0;
-static char arena_busy = 0;
-
-static void* block(i64 bytes) {
-  void* p = NULL;
-  i64 align = bytes >= (4 << 20) ? (2 << 20) : 64;
-  if (posix_memalign(&p, align, bytes ? bytes : 64)) return NULL;
-  if (bytes >= (4 << 20)) madvise(p, bytes, MADV_HUGEPAGE);
-  return p;
-}
-static void* acquire(Ctx*, i64 bytes) {
-  if (__atomic_test_and_set(&arena_busy, __ATOMIC_ACQUIRE)) return block(bytes);   // another graph runs: in a callback of this one, or in another thread
-  if (bytes > arena_bytes) {
-    free(arena);
-    bytes += bytes / 8;
-    arena = block(bytes);
-    arena_bytes = arena ? bytes : 0;
-    if (!arena) __atomic_clear(&arena_busy, __ATOMIC_RELEASE);
-  }
-  return arena;
-}
-static void release(Ctx*, void* p) {
-  if (p == arena) __atomic_clear(&arena_busy, __ATOMIC_RELEASE);
-  else free(p);
-}
-
-// -- large results -----------------------------------------------------------------------------------------------------------------
-// malloc gives large blocks back to the system, and each call would fault every page in again (1 to 2 us per page, more than computing it).
-// So results of some size live in blocks that return here when their last tensor dies, from whatever thread.
-struct Block { void* p; i64 bytes; Block* next; };
-static Block* free_blocks = NULL;      // most recently freed first
-static i64 free_bytes = 0;
-static char pool_lock = 0;
-static void lock() { while (__atomic_test_and_set(&pool_lock, __ATOMIC_ACQUIRE)) __builtin_ia32_pause(); }
-static void unlock() { __atomic_clear(&pool_lock, __ATOMIC_RELEASE); }
-static i64 pool_limit() {
-  static i64 limit = 0;
-  if (!limit) limit = (i64)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / 8;
-  return limit;
-}
-static void destroy(Block* b) { while (b) { Block* next = b->next; free(b->p); delete b; b = next; } }
-static void give_back(void*, void* context) {
-  Block* b = (Block*)context;
-  Block* dropped = NULL;
-  lock();
-  b->next = free_blocks;
-  free_blocks = b;
-  free_bytes += b->bytes;
-  if (free_bytes > pool_limit()) {     // keep the most recent half
-    i64 kept = 0;
-    Block** at = &free_blocks;
-    while (*at && kept + (*at)->bytes <= pool_limit() / 2) { kept += (*at)->bytes; at = &(*at)->next; }
-    dropped = *at;
-    *at = NULL;
-    free_bytes = kept;
-  }
-  unlock();
-  destroy(dropped);
-}
-static Block* take(i64 bytes) {
-  Block** best = NULL;
-  lock();
-  for (Block** at = &free_blocks; *at; at = &(*at)->next)
-    if ((*at)->bytes >= bytes && (*at)->bytes <= bytes + bytes / 4 && (!best || (*at)->bytes < (*best)->bytes)) {
-      best = at;
-      if ((*at)->bytes == bytes) break;
-    }
-  Block* b = best ? *best : NULL;
-  if (b) { *best = b->next; free_bytes -= b->bytes; }
-  unlock();
-  if (b) return b;
-  void* p = block(bytes);
-  return p ? new Block{p, bytes, NULL} : NULL;
-}
+// -- memory ---------------------------------------------------------------------------------------------------------------------
+static void* acquire(Ctx*, i64 bytes) { return take(bytes); }
+static void release(Ctx*, void* p) { give(p); }
+static void give_back(void*, void* block) { give(block); }     // the last tensor on a block died, in whatever thread
 static int output(Ctx* ctx, i64 ndim, const i64* sizes, const i64* strides, int dtype, i64 bytes, H* out) {
-  if (bytes < (512 << 10)) return aoti_torch_empty_strided(ndim, sizes, strides, dtype, 0, 0, out);
-  bytes = (bytes + 65535) & ~(i64)65535;
-  Block* b = take(bytes);
-  if (!b) { ctx->message = "MemoryError: not enough memory for a result of a compiled graph"; return 1; }
-  int failed = torch_from_blob(b->p, ndim, sizes, strides, 0, dtype, 0, -1, out, aoti_torch_layout_strided(), NULL, 0, give_back, b);
-  if (failed) give_back(NULL, b);
+  if (bytes < (64 << 10)) return aoti_torch_empty_strided(ndim, sizes, strides, dtype, 0, 0, out);
+  void* p = take(bytes);
+  if (!p) { ctx->message = "MemoryError: not enough memory for a result of a compiled graph"; return 1; }
+  int failed = torch_from_blob(p, ndim, sizes, strides, 0, dtype, 0, -1, out, aoti_torch_layout_strided(), NULL, 0, give_back, p);
+  if (failed) give(p);
   return failed;
 }
 
@@ -370,18 +292,18 @@ static PyObject* symbol(PyObject*, PyObject* args) {
   return PyLong_FromUnsignedLongLong((unsigned long long)f);
 }
 
-static PyObject* free_arena(PyObject*, PyObject*) {
-  if (!__atomic_test_and_set(&arena_busy, __ATOMIC_ACQUIRE)) {
-    free(arena); arena = NULL; arena_bytes = 0;
-    __atomic_clear(&arena_busy, __ATOMIC_RELEASE);
-  }
+static PyObject* trim_memory(PyObject*, PyObject*) {
   lock();
-  Block* all = free_blocks;
-  free_blocks = NULL;
-  free_bytes = 0;
+  trim();
   unlock();
-  destroy(all);
   Py_RETURN_NONE;
+}
+
+static PyObject* memory(PyObject*, PyObject*) {
+  lock();
+  i64 mapped = pool_mapped, used = pool_used, idle = pool_resident;
+  unlock();
+  return Py_BuildValue("lll", mapped, used, idle);
 }
 
 // cdata_ok(tensor, address): is the tensor's implementation pointer where handle_of expects it?
@@ -394,7 +316,8 @@ static PyObject* cdata_ok(PyObject*, PyObject* args) {
 static PyMethodDef methods[] = {
   {"make", make, METH_VARARGS, "make(name, address, in_kinds, out_kinds, constants, objects, callbacks) -> Entry"},
   {"symbol", symbol, METH_VARARGS, "symbol(path, name) -> address"},
-  {"free_arena", free_arena, METH_NOARGS, "give the memory of intermediates and of freed results back"},
+  {"trim_memory", trim_memory, METH_NOARGS, "give memory that is kept for later calls back to the system"},
+  {"memory", memory, METH_NOARGS, "memory() -> (address space, bytes in use, bytes kept for later calls)"},
   {"cdata_ok", cdata_ok, METH_VARARGS, "cdata_ok(tensor, tensor._cdata) -> bool"},
   {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "lamina_entry", NULL, -1, methods, NULL, NULL, NULL, NULL};

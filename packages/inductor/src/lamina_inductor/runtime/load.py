@@ -22,9 +22,9 @@ def promote_torch_symbols() -> None:
 
 @cache
 def entry_module() -> Any:
-    """The extension `entry.cpp`, built once per Python and torch."""
+    """The extension of `pool.h` and `entry.cpp`, built once per Python and torch."""
     promote_torch_symbols()
-    source = (Path(__file__).parent / "entry.cpp").read_text()
+    source = "".join((Path(__file__).parent / part).read_text() for part in ("pool.h", "entry.cpp"))
     lib = Path(torch.__file__).parent / "lib" / "libtorch_python.so"
     module = python_extension("lamina_entry", source, flags=(str(lib), f"-Wl,-rpath,{lib.parent}"), torch=False)
     probe = torch.empty(0)
