@@ -97,11 +97,11 @@ def test_sequence_lengths_in_attention():
 
 
 def test_the_limit_of_recompiles_leads_to_eager_with_one_warning():
-    compiled = lamina.compile(lambda x, k: x * k, backend="eager")
+    compiled = lamina.compile(lambda x, k: x * len(k), backend="eager")
     with pytest.warns(RuntimeWarning) as caught:
         for k in range(20):
             x = torch.ones(2)
-            assert torch.equal(compiled(x, f"{k}" and float(k) + 0.5), x * (k + 0.5))
+            assert torch.equal(compiled(x, "a" * k), x * k)
     assert len(caught) == 1 and "8" in str(caught[0].message)
 
 
@@ -226,6 +226,34 @@ def test_marks():
         assert len(sizes.symbols) == symbols
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_mark_unbacked(backend, foreign):
+    """Nothing is assumed of the size, so one graph serves 0 and 1, too."""
+
+    def f(x):
+        return (x * 2 + x.shape[0]).sum(1)
+
+    counting = Counting(backend)
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for n in (5, 1, 0, 8):
+        x = torch.randn(n, 3)
+        if foreign:
+            x._dynamo_unbacked_indices = {0}
+        else:
+            lamina.mark_unbacked(x, 0)
+        close(compiled(x), f(x))
+    assert counting.calls == 1
+
+
+def test_a_branch_on_an_unbacked_size_is_a_break_with_the_line():
+    x = torch.ones(8, 3)
+    lamina.mark_unbacked(x, 0)
+    with pytest.raises(lamina.exc.Unsupported, match=r"(?s)test_dynamic_sizes.py:\d+ in branch_on_eight: +if x.shape\[0\] == 8"):
+        lamina.compile(branch_on_eight, backend="eager", fullgraph=True)(x)
+    assert torch.equal(lamina.compile(branch_on_eight, backend="eager")(x), x * 2)
+
+
 def test_explain_lists_sizes():
     def f(x, n):
         if x.shape[0] % 4 == 0:
@@ -244,6 +272,9 @@ def test_explain_lists_sizes():
 
 
 NUMBERS = {
+    "tensor of a size as a bound": lambda x: x[torch.tensor(x.shape[0]) - 3 : torch.tensor(max(x.shape)) + 1],
+    "tensor of a size in a test": lambda x: x * 2 if torch.tensor(x.shape[0]) > 2 else x,
+    "item of a tensor of sizes": lambda x: torch.ones(torch.minimum(torch.tensor(x.shape[0]), torch.tensor(5)).item(), 3),
     "linspace": lambda x: x + torch.linspace(-1, 1, x.shape[0])[:, None],
     "index by a size": lambda x: x * x[x.shape[0] - 1] + x[..., x.shape[1] - 1 :],
     "size as a factor": lambda x: x * x.shape[0] / x.shape[1] ** 0.5,

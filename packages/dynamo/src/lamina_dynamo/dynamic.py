@@ -1,6 +1,6 @@
-"""Which sizes and Python ints are symbolic: from the user's wish, from marks, and from what changed between compilations.
+"""Which sizes and Python numbers are symbolic: from the user's wish, from marks, and from what changed between compilations.
 
-Between: the sizes seen at earlier compilations of a code object (`frame_state`) -> fakes of inputs, lifted ints.
+Between: the sizes seen at earlier compilations of a code object (`frame_state`) -> fakes of inputs, lifted numbers.
 Keeps:   `dynamic=None`: static at first, symbolic for what was seen to change, and for tensors that first come once something has; True:
          symbolic at once; False: never.
 """
@@ -13,10 +13,11 @@ import torch
 from lamina_dynshape import ShapeEnv
 from lamina_dynshape.boolean import expr_text
 from lamina_dynshape.expr import as_expr
+from lamina_dynshape.float_expr import FloatRelation
 from lamina_dynshape.marks import dim_marks
 
-from .guards import Guard, shape_guard
-from .source import AttrSource, SizeSource, Source, StrideSource
+from .guards import Guard, GuardKind, shape_guard
+from .source import AttrSource, CallSource, SizeSource, Source, StrideSource
 
 __all__ = ["Dynamic", "DynamicPolicy"]
 
@@ -30,7 +31,7 @@ class DynamicPolicy:
     def __init__(self, dynamic: bool | None, state: dict[str, Any]) -> None:
         self.dynamic = dynamic
         self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
-        self.ints: dict[str, int | None] = state.setdefault("ints", {})
+        self.numbers: dict[str, Any] = state.setdefault("numbers", {})
 
     def dims(self, name: str, t: torch.Tensor, role: str) -> frozenset[int]:
         """Dims of an input to make symbolic; notes its sizes."""
@@ -56,11 +57,39 @@ class DynamicPolicy:
         """Why a dimension of an input is symbolic."""
         return "marked" if dim in dim_marks(t) else "dynamic=True" if self.dynamic else CHANGED
 
-    def is_dynamic_int(self, name: str, v: int) -> bool:
-        """Whether a Python int from outside becomes symbolic; notes its value."""
-        old = self.ints.get(name, v)
-        self.ints[name] = v if old == v else None
-        return self.dynamic is not False and self.ints[name] is None and v > 1
+    def varies(self, name: str, v: Any) -> bool:
+        """Whether a Python number from outside, or a tuple with numbers, was seen to change; notes its value."""
+        old = self.numbers.get(name, v)
+        self.numbers[name] = v if type(old) is type(v) and old == v else CHANGED
+        return self.dynamic is not False and self.numbers[name] is CHANGED
+
+    def items_vary(self, names: list[str], v: tuple[Any, ...], name: str) -> bool:
+        """Whether a tuple was seen to change; then its items are looked at one by one, each against what it was."""
+        old = self.numbers.get(name, v)
+        if type(old) is tuple and len(old) == len(v):
+            for item, o in zip(names, old):
+                self.numbers.setdefault(item, o)
+        return self.varies(name, v)
+
+
+class _RealTest:
+    """A condition on one float as a pure function for `CallSource`. One object per condition: sources are interned by identity."""
+
+    _made: dict[FloatRelation, _RealTest] = {}
+
+    def __init__(self, condition: FloatRelation) -> None:
+        self.condition, self.symbol = condition, condition.real
+        self.__name__ = f"({condition})"
+
+    def __call__(self, x: float) -> bool:
+        try:
+            return self.condition.evaluate({self.symbol: x})
+        except (ArithmeticError, ValueError):  # where Python raises, the trace does not hold
+            return False
+
+    @classmethod
+    def of(cls, condition: FloatRelation) -> _RealTest:
+        return cls._made.setdefault(condition, cls(condition))
 
 
 class Dynamic:
@@ -71,6 +100,7 @@ class Dynamic:
     user_stack: Any
     why_symbolic: dict[str, str]  # source of a number -> why it is symbolic
     number_source: dict[str, Source]
+    symbolic_numbers: dict[str, Any]  # source of a Python number -> its symbol
 
     def shape_env(self) -> Any:
         """The environment, made when the first symbol is wanted."""
@@ -96,18 +126,20 @@ class Dynamic:
         fake = self.mode.from_real(t, source=name, dynamic_dims=tuple(d for d in dims if d not in marks) or None)
         return fake, frozenset(d for d, s in enumerate(fake.sizes) if type(s) is not int)
 
-    def symbolic_int(self, v: int, source: Source) -> Any:
-        """A Python int from outside as a symbol."""
+    def symbolic_number(self, v: Any, source: Source) -> Any:
+        """A Python int or float from outside as a symbol."""
         name = source.name()
-        env = self.shape_env()
-        self.number_source[name] = source
-        self.why_symbolic[name] = CHANGED
-        return env.create_symbol(v, name)
+        found = self.symbolic_numbers.get(name)
+        if found is None:
+            self.number_source[name] = source
+            self.why_symbolic[name] = CHANGED
+            found = self.symbolic_numbers[name] = self.shape_env().create_number(v, name)
+        return found
 
     def symbol_input(self, symbol: Any) -> tuple[Source, int]:
         """Where a backed symbol is read from, and its value now."""
         info = self.mode.shape_env.symbols[symbol]
-        return self.number_source[info.sources[0]], info.hint
+        return self.number_source[info.sources[0]], info.value if info.hint is None else info.hint
 
     def shape_guards(self) -> list[Guard]:
         """Conditions on symbols, equal sizes that share one, strides that follow sizes; none may be taken afterwards."""
@@ -116,7 +148,7 @@ class Dynamic:
             return []
         out = []
         for c in env.conditions():
-            out.append(self._guard(c.text(lambda s: s.name), c.free_symbols, {}, env.stack_of(c)))
+            out.append(self._real_guard(c, env.stack_of(c)) if isinstance(c, FloatRelation) else self._guard(c.text(lambda s: s.name), c.free_symbols, {}, env.stack_of(c)))
         for s, info in env.symbols.items():
             for i, other in enumerate(info.sources[1:]):
                 if self.number_source[other] is not self.number_source[info.sources[0]]:
@@ -126,6 +158,10 @@ class Dynamic:
             out.append(self._guard(f"d == {expr_text(e, lambda s: s.name)}", e.free_symbols, {"d": self.number_source[b.source]}))
         env.freeze()
         return out
+
+    def _real_guard(self, c: FloatRelation, stack: tuple[Any, ...]) -> Guard:
+        """A condition on one Python float."""
+        return Guard(CallSource(_RealTest.of(c), self.symbol_input(c.real)[0]), GuardKind.BOOL, True, stack)
 
     def _guard(self, text: str, symbols: Any, more: dict[str, Source], stack: tuple[Any, ...] = ()) -> Guard:
         return shape_guard(text, {**{s.name: self.symbol_input(s)[0] for s in symbols}, **more}, stack)
