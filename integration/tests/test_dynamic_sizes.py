@@ -375,3 +375,26 @@ def test_a_literal_expanded_to_a_symbolic_size():
         x = torch.randn(n, 3)
         close(compiled(x), f(x))
     assert counting.calls == 1
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_size_that_is_equal_by_chance_when_it_first_comes(backend):
+    """A batch of 3 and three heads in a tensor that a module made at its first call."""
+
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias, self.made = nn.Parameter(torch.randn(3, 1)), {}
+
+        def forward(self, x):
+            if "cpu" not in self.made:
+                self.made["cpu"] = self.bias.detach() * 2
+            return x + self.made["cpu"]
+
+    model = Biased()
+    counting = Counting(backend)
+    compiled = lamina.compile(model, backend=counting)
+    for batch in (2, 3, 5, 4):
+        x = torch.randn(batch, 3, 4)
+        close(compiled(x), model(x))
+    assert counting.calls == 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lamina_dynshape import ShapeEnv
+from lamina_dynshape import DimPolicy, ShapeEnv
 from lamina_dynshape.boolean import expr_text
 from lamina_dynshape.expr import as_expr
 from lamina_dynshape.float_expr import FloatRelation
@@ -31,23 +31,25 @@ class DynamicPolicy:
     def __init__(self, dynamic: bool | None, state: dict[str, Any]) -> None:
         self.dynamic = dynamic
         self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
+        self.presumed: set[str] = state.setdefault("presumed", set())  # inputs that first came when sizes had changed
         self.numbers: dict[str, Any] = state.setdefault("numbers", {})
 
-    def dims(self, name: str, t: torch.Tensor, role: str) -> frozenset[int]:
-        """Dims of an input to make symbolic; notes its sizes."""
+    def dims(self, name: str, t: torch.Tensor, role: str) -> dict[int, DimPolicy]:
+        """Dims of an input to make symbolic, and how; notes its sizes."""
         shape: tuple[int | None, ...] = tuple(t.shape)
         old = self.sizes.get(name)
         if old is None and role == "input" and self._sizes_change():
-            shape = (None,) * len(shape)  # a cache that grows with the text, say: its sizes were not there to be compared
+            self.presumed.add(name)  # a cache that grows with the text, say: its sizes were not there to be compared
         elif old is not None and len(old) == len(shape):
             shape = tuple(n if n == o else None for n, o in zip(shape, old))
         self.sizes[name] = shape
-        marked = frozenset(dim_marks(t))
+        marked = dict.fromkeys(dim_marks(t), DimPolicy.AUTO)
         if self.dynamic is False or role == "parameter":
             return marked
         if self.dynamic:
-            return marked | frozenset(range(len(shape)))
-        return marked | frozenset(d for d, n in enumerate(shape) if n is None)
+            return dict.fromkeys(range(len(shape)), DimPolicy.AUTO)
+        chosen = {d: DimPolicy.AUTO if n is None else DimPolicy.PRESUMED for d, n in enumerate(shape) if n is None or name in self.presumed}
+        return {**chosen, **marked}
 
     def _sizes_change(self) -> bool:
         """Whether some size was seen to change, at this compilation or before."""
@@ -114,7 +116,7 @@ class Dynamic:
         name = source.name()
         dims = self.policy.dims(name, t, role)
         if not dims:
-            return self.mode.from_real(t, source=name, dynamic_dims=()), dims
+            return self.mode.from_real(t, source=name, dynamic_dims=()), frozenset()
         self.shape_env()
         for text, place in ((name, source), (f"{name}.grad", AttrSource(source, "grad"))):
             for d in range(t.dim()):
@@ -123,7 +125,7 @@ class Dynamic:
         for d in range(t.dim()):
             self.why_symbolic[f"{name}.size()[{d}]"] = self.policy.why(t, d)
         marks = dim_marks(t)
-        fake = self.mode.from_real(t, source=name, dynamic_dims=tuple(d for d in dims if d not in marks) or None)
+        fake = self.mode.from_real(t, source=name, dynamic_dims={d: policy for d, policy in dims.items() if d not in marks} or None)
         return fake, frozenset(d for d, s in enumerate(fake.sizes) if type(s) is not int)
 
     def symbolic_number(self, v: Any, source: Source) -> Any:

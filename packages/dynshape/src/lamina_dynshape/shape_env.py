@@ -36,6 +36,7 @@ class DimPolicy(Enum):
 
     STATIC = "static"
     AUTO = "auto"  # symbolic, may be specialised by a guard
+    PRESUMED = "presumed"  # the same, of a tensor never seen before: equal only to its like at the same place is no sign that they vary together
     DYNAMIC = "dynamic"  # symbolic; specialising it is an error (mark_dynamic)
     UNBACKED = "unbacked"  # symbolic, and no decision is taken from its value now (mark_unbacked)
 
@@ -98,7 +99,7 @@ class ShapeEnv:
         self.where: Callable[[], tuple[Any, ...]] = _user_stack  # the user's frames now, innermost last
         self.layout_memo: dict[Any, Any] = {}
         self._guards: dict[BoolExpr, ShapeGuard] = {}
-        self._by_hint: dict[int, Symbol] = {}
+        self._by_hint: dict[tuple[int, str | None], Symbol] = {}  # (hint, place of a presumed size) -> symbol that such sizes share
         self._hints: dict[Expr, int] = {}
         self._hint_values: dict[Symbol, int] = {}
         self._symints: dict[Expr, Any] = {}
@@ -126,7 +127,8 @@ class ShapeEnv:
             if dim_policy is not DimPolicy.STATIC:
                 self.specialised.append((source, hint, "sizes 0 and 1 are always specialised"))
             return hint
-        known = self._by_hint.get(hint) if self.duck_sizing else None
+        kind = (hint, source.rpartition(".")[2] if dim_policy is DimPolicy.PRESUMED else None)
+        known = self._by_hint.get(kind) if self.duck_sizing else None
         if known is not None and (low, high) == (None, None):
             info = self.symbols[known]
             info.sources.append(source)
@@ -140,7 +142,7 @@ class ShapeEnv:
         self.symbols[s] = SymbolInfo(s, hint, [source], dim_policy, low, high)
         self._hint_values[s] = hint
         if self.duck_sizing and (low, high) in ((2, None), (0, None)):
-            self._by_hint[hint] = s
+            self._by_hint[kind] = s
         self.facts.narrow(s, low, high)
         return self.sym_int(s)
 
