@@ -398,3 +398,27 @@ def test_a_size_that_is_equal_by_chance_when_it_first_comes(backend):
         x = torch.randn(batch, 3, 4)
         close(compiled(x), model(x))
     assert counting.calls == 2
+
+
+def grow(x):
+    return torch.cat([x, x[:1]]) * 2
+
+
+def test_frames_that_are_first_met_when_sizes_have_changed():
+    """The break comes with the second size: what stands behind it was not there to be compared."""
+
+    def f(x):
+        if x.shape[0] == 4:
+            return grow(x) + 1
+        print(end="")
+        return grow(x) - x.shape[0]
+
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(f, backend=counting)
+    compiles = []
+    for n in (4, 5, 7, 9):
+        before = counting.calls
+        x = torch.randn(n, 3)
+        close(compiled(x), f(x))
+        compiles.append(counting.calls > before)
+    assert compiles == [True, True, False, False]

@@ -28,8 +28,8 @@ CHANGED = "it changed between calls"
 class DynamicPolicy:
     """What one compilation makes symbolic; `state` is remembered between compilations of the code."""
 
-    def __init__(self, dynamic: bool | None, state: dict[str, Any]) -> None:
-        self.dynamic = dynamic
+    def __init__(self, options: Any, state: dict[str, Any]) -> None:
+        self.options, self.dynamic = options, options.dynamic
         self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
         self.presumed: set[str] = state.setdefault("presumed", set())  # inputs that first came when sizes had changed
         self.numbers: dict[str, Any] = state.setdefault("numbers", {})
@@ -38,11 +38,12 @@ class DynamicPolicy:
         """Dims of an input to make symbolic, and how; notes its sizes."""
         shape: tuple[int | None, ...] = tuple(t.shape)
         old = self.sizes.get(name)
-        if old is None and role == "input" and self._sizes_change():
+        if old is None and role == "input" and self.options.sizes_change:
             self.presumed.add(name)  # a cache that grows with the text, say: its sizes were not there to be compared
         elif old is not None and len(old) == len(shape):
             shape = tuple(n if n == o else None for n, o in zip(shape, old))
         self.sizes[name] = shape
+        self.options.sizes_change |= None in shape
         marked = dict.fromkeys(dim_marks(t), DimPolicy.AUTO)
         if self.dynamic is False or role == "parameter":
             return marked
@@ -50,10 +51,6 @@ class DynamicPolicy:
             return dict.fromkeys(range(len(shape)), DimPolicy.AUTO)
         chosen = {d: DimPolicy.AUTO if n is None else DimPolicy.PRESUMED for d, n in enumerate(shape) if n is None or name in self.presumed}
         return {**chosen, **marked}
-
-    def _sizes_change(self) -> bool:
-        """Whether some size was seen to change, at this compilation or before."""
-        return any(n is None for shape in self.sizes.values() for n in shape)
 
     def why(self, t: torch.Tensor, dim: int) -> str:
         """Why a dimension of an input is symbolic."""

@@ -55,6 +55,8 @@ class Options:
     recompile_limit: int = 8
     frame_caches: dict[int, Any] = field(default_factory=dict)  # id(code) -> cache of frames met by the hook; owned here
 
+    sizes_change: bool = False  # some size of some frame was seen to change
+
     def cache_key(self) -> tuple[Any, ...]:
         """Equal for options under which entries may be shared."""
         return (id(self.backend), self.fullgraph, self.dynamic, self.recompile_limit)
