@@ -271,7 +271,14 @@ def test_explain_lists_sizes():
     assert "symbols:" in str(said) and "made constant:" in str(said)
 
 
+def asserted(x):
+    torch._assert(x.shape[0] > 2, f"got {x.shape} and {x.shape[1]:4d}")
+    return x * 2
+
+
 NUMBERS = {
+    "sizes in the message of an assertion": asserted,
+    "a size over itself": lambda x: x * max(x.shape[0] / x.shape[0], 1.0),
     "tensor of a size as a bound": lambda x: x[torch.tensor(x.shape[0]) - 3 : torch.tensor(max(x.shape)) + 1],
     "tensor of a size in a test": lambda x: x * 2 if torch.tensor(x.shape[0]) > 2 else x,
     "item of a tensor of sizes": lambda x: torch.ones(torch.minimum(torch.tensor(x.shape[0]), torch.tensor(5)).item(), 3),
@@ -422,3 +429,56 @@ def test_frames_that_are_first_met_when_sizes_have_changed():
         close(compiled(x), f(x))
         compiles.append(counting.calls > before)
     assert compiles == [True, True, False, False]
+
+
+SPECTRA = {
+    "centred": lambda x: torch.stft(x, 16, 4, window=torch.hann_window(16), return_complex=True),
+    "plain": lambda x: torch.stft(x, 12, return_complex=True, center=False),
+    "narrow window": lambda x: torch.stft(x, 16, 5, 10, window=torch.hann_window(10), normalized=True, return_complex=True),
+    "two-sided": lambda x: torch.stft(x[0], 16, onesided=False, return_complex=True),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_short_time_fourier_transforms(name):
+    f = SPECTRA[name]
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for batch, length in ((2, 64), (3, 80), (4, 101)):
+        x = torch.randn(batch, length)
+        got, want = compiled(x), f(x)
+        close(got, want)
+        assert got.stride() == want.stride()
+    assert counting.calls == 2
+
+
+def test_the_fast_path_of_encoder_layers():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2).eval()
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(model, backend=counting, fullgraph=True)
+    with torch.no_grad():
+        for batch, length in ((2, 6), (3, 8), (4, 5)):
+            x = torch.randn(batch, length, 16)
+            close(compiled(x), model(x))
+    assert counting.calls == 2
+
+
+def test_a_tensor_that_comes_with_another_number_of_dimensions():
+    class Grid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.grid = torch.zeros(1)
+
+        def forward(self, x):
+            if self.grid.shape[-1] != x.shape[0]:
+                self.grid = torch.arange(x.shape[0]).expand(2, -1) * 1.0
+            return x + self.grid.sum(0)
+
+    model = Grid()
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(model, backend=counting)
+    for n in (4, 6, 9, 7):
+        x = torch.randn(n)
+        close(compiled(x), model(x))
+        model.grid = model.grid.clone()
+    assert counting.calls <= 3

@@ -38,10 +38,10 @@ class DynamicPolicy:
         """Dims of an input to make symbolic, and how; notes its sizes."""
         shape: tuple[int | None, ...] = tuple(t.shape)
         old = self.sizes.get(name)
-        if old is None and role == "input" and self.options.sizes_change:
-            self.presumed.add(name)  # a cache that grows with the text, say: its sizes were not there to be compared
-        elif old is not None and len(old) == len(shape):
+        if old is not None and len(old) == len(shape):
             shape = tuple(n if n == o else None for n, o in zip(shape, old))
+        elif role == "input" and self.options.sizes_change:
+            self.presumed.add(name)  # a cache that grows with the text, say: its sizes were not there to be compared
         self.sizes[name] = shape
         self.options.sizes_change |= None in shape
         marked = dict.fromkeys(dim_marks(t), DimPolicy.AUTO)

@@ -153,6 +153,8 @@ def float_of(e: Expr) -> FloatExpr:
 def float_op(op: str, *args: FloatExpr) -> FloatExpr:
     if all(a.op == "const" for a in args):
         return float_const(float(_FUNCTIONS[op](*(a.args[0] for a in args))))
+    if op == "truediv" and args[0] is args[1] and args[0].op == "int":  # not zero, or Python has raised
+        return float_const(1.0)
     return _make(op, args)
 
 
