@@ -86,6 +86,50 @@ def test_a_check_that_fails_raises():
         fast(torch.ones(2), torch.tensor([7]))
 
 
+CHECKS = {
+    torch._check_index: IndexError, torch._check_value: ValueError, torch._check_type: TypeError, torch._check_not_implemented: NotImplementedError,
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
+def test_a_check_of_another_kind_raises_its_exception(check):
+    def program(x, i):
+        k = i.max().item()
+        check(k < 6, lambda: "too large")
+        return x * k if k < 6 else x
+
+    fast = lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward, fullgraph=True)
+    assert torch.equal(fast(torch.ones(2), torch.tensor([3])), torch.ones(2) * 3)
+    with pytest.raises(CHECKS[check], match="too large"):
+        fast(torch.ones(2), torch.tensor([7]))
+
+
+def test_a_check_of_a_tensor():
+    def program(x):
+        torch._check_tensor_all(x > 0, lambda: "not positive")
+        return x.log()
+
+    fast = lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward, fullgraph=True)
+    assert torch.equal(fast(torch.ones(2)), torch.zeros(2))
+    with pytest.raises(RuntimeError, match="not positive"):
+        fast(-torch.ones(2))
+
+
+def test_a_check_of_a_size_is_a_guard():
+    def program(x):
+        torch._check(x.shape[0] < 6)
+        torch._check_index(x.shape[0] > 1)
+        return x * 2
+
+    counters.clear()
+    fast = lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward, fullgraph=True, dynamic=True)
+    for n in (3, 5, 4):
+        assert torch.equal(fast(torch.ones(n)), torch.ones(n) * 2)
+    with pytest.raises(RuntimeError):
+        fast(torch.ones(9))
+    assert counters["graphs"]["captured"] == 1
+
+
 def test_a_size_that_turns_out_otherwise_runs_the_program():
     fast = lamina_dynamo.optimize(relies_on_equal_sizes, lambda gm, inputs: gm.forward, fullgraph=True)
     for k in (6, 1):

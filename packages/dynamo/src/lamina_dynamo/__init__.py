@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from lamina_dynshape import mark_dynamic, mark_static, maybe_mark_dynamic
+from lamina_dynshape import mark_dynamic, mark_static, mark_unbacked, maybe_mark_dynamic
 
 from .control import Unsupported
 
 __version__ = "0.1.0"
-__all__ = ["Unsupported", "allow_in_graph", "capture", "disable", "explain", "graph_break", "is_compiling", "mark_dynamic", "mark_static", "maybe_mark_dynamic", "optimize", "reset"]
+__all__ = ["Unsupported", "allow_in_graph", "capture", "disable", "explain", "graph_break", "is_compiling", "mark_dynamic", "mark_static", "mark_unbacked", "maybe_mark_dynamic", "optimize", "reset"]
 
 _WHERE = {"optimize": "runtime", "reset": "runtime", "disable": "eval_frame", "explain": "explain"}
 

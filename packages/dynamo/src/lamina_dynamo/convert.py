@@ -90,7 +90,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     """Capture one call of `fn` and make its cache entry; SKIP where that cannot be, what to call when `fn` returns where the program seems to raise."""
     ext = extension()
     try:
-        converted = _convert(fn, slots, options, DynamicPolicy(options.dynamic, frame_state))
+        converted = _convert(fn, slots, options, DynamicPolicy(options, frame_state))
     except _UserException as e:
         counters["frames"]["raised"] += 1
         log("graph_breaks").info("%s raised during capture: %s", fn.__qualname__, e)

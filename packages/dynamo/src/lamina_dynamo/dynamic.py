@@ -1,6 +1,6 @@
-"""Which sizes and Python ints are symbolic: from the user's wish, from marks, and from what changed between compilations.
+"""Which sizes and Python numbers are symbolic: from the user's wish, from marks, and from what changed between compilations.
 
-Between: the sizes seen at earlier compilations of a code object (`frame_state`) -> fakes of inputs, lifted ints.
+Between: the sizes seen at earlier compilations of a code object (`frame_state`) -> fakes of inputs, lifted numbers.
 Keeps:   `dynamic=None`: static at first, symbolic for what was seen to change, and for tensors that first come once something has; True:
          symbolic at once; False: never.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lamina_dynshape import ShapeEnv
+from lamina_dynshape import DimPolicy, ShapeEnv
 from lamina_dynshape.boolean import expr_text
 from lamina_dynshape.expr import as_expr
+from lamina_dynshape.float_expr import FloatRelation
 from lamina_dynshape.marks import dim_marks
 
-from .guards import Guard, shape_guard
-from .source import AttrSource, SizeSource, Source, StrideSource
+from .guards import Guard, GuardKind, shape_guard
+from .source import AttrSource, CallSource, SizeSource, Source, StrideSource
 
 __all__ = ["Dynamic", "DynamicPolicy"]
 
@@ -27,47 +28,74 @@ CHANGED = "it changed between calls"
 class DynamicPolicy:
     """What one compilation makes symbolic; `state` is remembered between compilations of the code."""
 
-    def __init__(self, dynamic: bool | None, state: dict[str, Any]) -> None:
-        self.dynamic = dynamic
+    def __init__(self, options: Any, state: dict[str, Any]) -> None:
+        self.options, self.dynamic = options, options.dynamic
         self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
-        self.ints: dict[str, int | None] = state.setdefault("ints", {})
+        self.presumed: set[str] = state.setdefault("presumed", set())  # inputs that first came when sizes had changed
+        self.numbers: dict[str, Any] = state.setdefault("numbers", {})
         self._written: set[str] = state.setdefault("class attributes", set())
         self._written_before = frozenset(self._written)
 
-    def dims(self, name: str, t: torch.Tensor, role: str) -> frozenset[int]:
-        """Dims of an input to make symbolic; notes its sizes."""
+    def dims(self, name: str, t: torch.Tensor, role: str) -> dict[int, DimPolicy]:
+        """Dims of an input to make symbolic, and how; notes its sizes."""
         shape: tuple[int | None, ...] = tuple(t.shape)
         old = self.sizes.get(name)
-        if old is None and role == "input" and self._sizes_change():
-            shape = (None,) * len(shape)  # a cache that grows with the text, say: its sizes were not there to be compared
-        elif old is not None and len(old) == len(shape):
+        if old is not None and len(old) == len(shape):
             shape = tuple(n if n == o else None for n, o in zip(shape, old))
+        elif role == "input" and self.options.sizes_change:
+            self.presumed.add(name)  # a cache that grows with the text, say: its sizes were not there to be compared
         self.sizes[name] = shape
-        marked = frozenset(dim_marks(t))
+        self.options.sizes_change |= None in shape
+        marked = dict.fromkeys(dim_marks(t), DimPolicy.AUTO)
         if self.dynamic is False or role == "parameter":
             return marked
         if self.dynamic:
-            return marked | frozenset(range(len(shape)))
-        return marked | frozenset(d for d, n in enumerate(shape) if n is None)
+            return dict.fromkeys(range(len(shape)), DimPolicy.AUTO)
+        chosen = {d: DimPolicy.AUTO if n is None else DimPolicy.PRESUMED for d, n in enumerate(shape) if n is None or name in self.presumed}
+        return {**chosen, **marked}
 
     def first_write(self, place: str) -> bool:
         """Whether no earlier compilation of the code met a write to this attribute of a class; notes it."""
         self._written.add(place)
         return place not in self._written_before
 
-    def _sizes_change(self) -> bool:
-        """Whether some size was seen to change, at this compilation or before."""
-        return any(n is None for shape in self.sizes.values() for n in shape)
-
     def why(self, t: torch.Tensor, dim: int) -> str:
         """Why a dimension of an input is symbolic."""
         return "marked" if dim in dim_marks(t) else "dynamic=True" if self.dynamic else CHANGED
 
-    def is_dynamic_int(self, name: str, v: int) -> bool:
-        """Whether a Python int from outside becomes symbolic; notes its value."""
-        old = self.ints.get(name, v)
-        self.ints[name] = v if old == v else None
-        return self.dynamic is not False and self.ints[name] is None and v > 1
+    def varies(self, name: str, v: Any) -> bool:
+        """Whether a Python number from outside, or a tuple with numbers, was seen to change; notes its value."""
+        old = self.numbers.get(name, v)
+        self.numbers[name] = v if type(old) is type(v) and old == v else CHANGED
+        return self.dynamic is not False and self.numbers[name] is CHANGED
+
+    def items_vary(self, names: list[str], v: tuple[Any, ...], name: str) -> bool:
+        """Whether a tuple was seen to change; then its items are looked at one by one, each against what it was."""
+        old = self.numbers.get(name, v)
+        if type(old) is tuple and len(old) == len(v):
+            for item, o in zip(names, old):
+                self.numbers.setdefault(item, o)
+        return self.varies(name, v)
+
+
+class _RealTest:
+    """A condition on one float as a pure function for `CallSource`. One object per condition: sources are interned by identity."""
+
+    _made: dict[FloatRelation, _RealTest] = {}
+
+    def __init__(self, condition: FloatRelation) -> None:
+        self.condition, self.symbol = condition, condition.real
+        self.__name__ = f"({condition})"
+
+    def __call__(self, x: float) -> bool:
+        try:
+            return self.condition.evaluate({self.symbol: x})
+        except (ArithmeticError, ValueError):  # where Python raises, the trace does not hold
+            return False
+
+    @classmethod
+    def of(cls, condition: FloatRelation) -> _RealTest:
+        return cls._made.setdefault(condition, cls(condition))
 
 
 class Dynamic:
@@ -78,6 +106,7 @@ class Dynamic:
     user_stack: Any
     why_symbolic: dict[str, str]  # source of a number -> why it is symbolic
     number_source: dict[str, Source]
+    symbolic_numbers: dict[str, Any]  # source of a Python number -> its symbol
 
     def shape_env(self) -> Any:
         """The environment, made when the first symbol is wanted."""
@@ -91,7 +120,7 @@ class Dynamic:
         name = source.name()
         dims = self.policy.dims(name, t, role)
         if not dims:
-            return self.mode.from_real(t, source=name, dynamic_dims=()), dims
+            return self.mode.from_real(t, source=name, dynamic_dims=()), frozenset()
         self.shape_env()
         for text, place in ((name, source), (f"{name}.grad", AttrSource(source, "grad"))):
             for d in range(t.dim()):
@@ -100,21 +129,23 @@ class Dynamic:
         for d in range(t.dim()):
             self.why_symbolic[f"{name}.size()[{d}]"] = self.policy.why(t, d)
         marks = dim_marks(t)
-        fake = self.mode.from_real(t, source=name, dynamic_dims=tuple(d for d in dims if d not in marks) or None)
+        fake = self.mode.from_real(t, source=name, dynamic_dims={d: policy for d, policy in dims.items() if d not in marks} or None)
         return fake, frozenset(d for d, s in enumerate(fake.sizes) if type(s) is not int)
 
-    def symbolic_int(self, v: int, source: Source) -> Any:
-        """A Python int from outside as a symbol."""
+    def symbolic_number(self, v: Any, source: Source) -> Any:
+        """A Python int or float from outside as a symbol."""
         name = source.name()
-        env = self.shape_env()
-        self.number_source[name] = source
-        self.why_symbolic[name] = CHANGED
-        return env.create_symbol(v, name)
+        found = self.symbolic_numbers.get(name)
+        if found is None:
+            self.number_source[name] = source
+            self.why_symbolic[name] = CHANGED
+            found = self.symbolic_numbers[name] = self.shape_env().create_number(v, name)
+        return found
 
     def symbol_input(self, symbol: Any) -> tuple[Source, int]:
         """Where a backed symbol is read from, and its value now."""
         info = self.mode.shape_env.symbols[symbol]
-        return self.number_source[info.sources[0]], info.hint
+        return self.number_source[info.sources[0]], info.value if info.hint is None else info.hint
 
     def shape_guards(self) -> list[Guard]:
         """Conditions on symbols, equal sizes that share one, strides that follow sizes; none may be taken afterwards."""
@@ -123,7 +154,7 @@ class Dynamic:
             return []
         out = []
         for c in env.conditions():
-            out.append(self._guard(c.text(lambda s: s.name), c.free_symbols, {}, env.stack_of(c)))
+            out.append(self._real_guard(c, env.stack_of(c)) if isinstance(c, FloatRelation) else self._guard(c.text(lambda s: s.name), c.free_symbols, {}, env.stack_of(c)))
         for s, info in env.symbols.items():
             for i, other in enumerate(info.sources[1:]):
                 if self.number_source[other] is not self.number_source[info.sources[0]]:
@@ -133,6 +164,10 @@ class Dynamic:
             out.append(self._guard(f"d == {expr_text(e, lambda s: s.name)}", e.free_symbols, {"d": self.number_source[b.source]}))
         env.freeze()
         return out
+
+    def _real_guard(self, c: FloatRelation, stack: tuple[Any, ...]) -> Guard:
+        """A condition on one Python float."""
+        return Guard(CallSource(_RealTest.of(c), self.symbol_input(c.real)[0]), GuardKind.BOOL, True, stack)
 
     def _guard(self, text: str, symbols: Any, more: dict[str, Source], stack: tuple[Any, ...] = ()) -> Guard:
         return shape_guard(text, {**{s.name: self.symbol_input(s)[0] for s in symbols}, **more}, stack)

@@ -12,6 +12,7 @@ import datetime
 import decimal
 import enum
 import functools
+import math
 import operator
 import re
 import types
@@ -53,8 +54,8 @@ class Lifting:
             self.guard(source, K.BOOL, v)
             return v
         t = type(v)
-        if t is int:
-            return self._lift_int(v, source)
+        if t is int or t is float:
+            return self._lift_number(v, source)
         if t in _SCALARS:
             self.guard(source, K.EQUALS, v)
             return v
@@ -98,9 +99,11 @@ class Lifting:
         return self._lift_object(v, source)
 
     # ---- kinds -------------------------------------------------------------------------------------------------------
-    def _lift_int(self, v: int, source: Source) -> Any:
-        if self.policy.is_dynamic_int(source.name(), v):
-            return self.symbolic_int(v, source)
+    def _lift_number(self, v: Any, source: Source) -> Any:
+        ordinary = abs(v) < 1 << 62 if type(v) is int else math.isfinite(v) and v != 0  # zeros have a sign that no condition tells
+        if self.policy.varies(source.name(), v) and ordinary and type(source) is not ConstantSource:
+            self.guard(source, K.TYPE, type(v))
+            return self.symbolic_number(v, source)
         self.guard(source, K.EQUALS, v)
         return v
 
@@ -158,7 +161,8 @@ class Lifting:
         return fake
 
     def _lift_tuple(self, v: tuple[Any, ...], source: Source) -> Any:
-        if all(type(x) in _SCALARS or x is None or x is True or x is False for x in v):
+        plain = all(type(x) in _SCALARS or x is None or x is True or x is False for x in v)
+        if plain and not (type(v) is tuple and self.policy.items_vary([ItemSource(source, i).name() for i in range(len(v))], v, source.name())):
             self.guard(source, K.EQUALS, v) if type(v) is tuple else self._guard_tuple(v, source)
             if type(v) is not tuple:
                 for i, x in enumerate(v):

@@ -35,7 +35,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 STAND_INS: dict[str, Any] = {
     "graph_break": graph_break, "is_compiling": is_compiling, "allow_in_graph": _identity, "assume_constant_result": _identity, "run": _identity, "mark_dynamic": _nothing, "maybe_mark_dynamic": _nothing,
-    "mark_static": _nothing, "mark_static_address": _nothing, "reset": _nothing,
+    "mark_static": _nothing, "mark_unbacked": _nothing, "mark_static_address": _nothing, "reset": _nothing,
 }  # fmt: skip
 _modules: dict[str, types.ModuleType] = {}
 

@@ -234,18 +234,38 @@ class Recorder(TorchFunctionMode):
 
     # ---- known values ------------------------------------------------------------------------------------------------
     def number(self, t: Any) -> Any:
-        """The Python number in a tensor computed from constants alone, else None: `item()` of it and branches on it are no break."""
-        if self.scope is not None or t.numel() != 1:
+        """The number in a tensor computed from constants and sizes alone, else None: `item()` of it and branches on it are no break."""
+        node = self.nodes.get(id(t)) if self.scope is None and t.numel() == 1 else None
+        if node is None:
             return None
+        known = self._constant(node)
+        return self._of_sizes(node) if known is None else known
+
+    def _constant(self, node: fx.Node) -> Any:
+        """The Python number that a node yields whatever the inputs, else None."""
         nodes: dict[fx.Node, Any] = {}
-        node = self.nodes.get(id(t))
-        if node is None or not self._is_constant(node, nodes):
+        if not self._is_constant(node, nodes):
             return None
         with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
             for n in nodes:
                 args, kwargs = fx.node.map_arg(n.args, nodes.__getitem__), fx.node.map_arg(n.kwargs, nodes.__getitem__)
                 nodes[n] = n.target(*args, **kwargs) if n.op == "call_function" else getattr(args[0], n.target)(*args[1:], **kwargs)
             return nodes[node].item()
+
+    def _of_sizes(self, node: fx.Node) -> Any:
+        """The symbolic number in an integer (or truth) computed from sizes: `torch.tensor(x.shape[0]) - 1`; None elsewhere."""
+        val = node.meta["val"]
+        if isinstance(val, (torch.SymInt, int)):
+            return val
+        if not isinstance(val, FakeTensor) or val.dim() or val.storage_key in self.mutated or val.dtype not in (torch.int64, torch.bool):
+            return None
+        if node.target is torch.scalar_tensor:
+            return self._of_sizes(node.args[0]) if isinstance(node.args[0], fx.Node) else node.args[0]
+        function = _ON_SIZES.get(str(getattr(node.target, "__name__", node.target)).strip("_"))
+        if function is None or node.kwargs:
+            return self._constant(node)
+        args = [self._of_sizes(a) if isinstance(a, fx.Node) else a for a in node.args]
+        return function(*args) if all(isinstance(a, (torch.SymInt, int)) for a in args) else None
 
     def _is_constant(self, node: fx.Node, found: dict[fx.Node, Any]) -> bool:
         """Whether a node follows from no input, no random number and no memory written; collects what it needs, in order."""
@@ -480,6 +500,10 @@ _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
 _RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
 _FACTORIES = frozenset({torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.arange, torch.eye, torch.linspace})
+_ON_SIZES = {
+    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "floordiv", "mod", "eq", "ne", "lt", "le", "gt", "ge")},
+    **dict.fromkeys(("min", "minimum"), torch.sym_min), **dict.fromkeys(("max", "maximum"), torch.sym_max), "floor_divide": operator.floordiv, "remainder": operator.mod,
+}  # fmt: skip
 _UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})

@@ -57,6 +57,8 @@ class Options:
     says_compiling: bool = True  # what `is_compiling()` is for the program; False once its way for compilers has failed
     frame_caches: dict[int, Any] = field(default_factory=dict)  # id(code) -> cache of frames met by the hook; owned here
 
+    sizes_change: bool = False  # some size of some frame was seen to change
+
     def cache_key(self) -> tuple[Any, ...]:
         """Equal for options under which entries may be shared."""
         return (id(self.backend), self.fullgraph, self.dynamic, self.recompile_limit)

@@ -51,6 +51,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.guards = GuardSet()
         self.mode = FakeMode(allow_unbacked=True)
         self.number_source: dict[str, Source] = {}  # name that the shape environment knows -> where the number is read
+        self.symbolic_numbers: dict[str, Any] = {}
         self.sources: dict[int, Source] = {}
         self.keep: dict[int, Any] = {}
         self.opaque: set[int] = set()  # ids of outside objects whose C state cannot be guarded
@@ -160,7 +161,8 @@ class Capture(Lifting, Protocols, Dynamic):
         if not self.mode.shape_env.symbols[symbol].sources:
             return self._size_of_result(symbol)
         source, value = self.symbol_input(symbol)
-        node = self.recorder.placeholder(symbol.name, self.mode.shape_env.sym_int(symbol), source.name(), "size")
+        val = self.symbolic_numbers[source.name()] if type(value) is float else self.mode.shape_env.sym_int(symbol)
+        node = self.recorder.placeholder(symbol.name, val, source.name(), "size")
         self.size_inputs[node] = (source, value)
         return node
 

@@ -56,6 +56,8 @@ class _Builder:
             made = self._op(torch.sym_float, self.build(e.args[0]))
         elif e.op in GRAPH_FUNCTIONS:
             made = self._op(GRAPH_FUNCTIONS[e.op], *[self.real(FloatNode(a, node.env)) for a in e.args])
+        elif e.op == "real":
+            made = self.cap.size_placeholder(e.args[0])
         else:
             return node.guard_float()
         self.cap.size_nodes[e] = made

@@ -2,7 +2,7 @@
 
 Between: a function of a torch graph -> `symbolic_form`, which whoever runs the graph on fakes calls instead.
 Keeps:   the same operators as the C++ composite runs, in its order; what neither is symbolic nor asks for values runs the original.
-Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, ATen/native/Correlation.cpp, torch/nn/functional.py (which arguments mean what).
+Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, ATen/native/Correlation.cpp, ATen/native/SpectralOps.cpp, torch/nn/functional.py (which arguments mean what).
 """
 
 from __future__ import annotations
@@ -103,6 +103,31 @@ def _linspace(start: Any, end: Any, steps: Any, **options: Any) -> Any:
         return at + start
     step = (end - start) / (steps - 1)
     return torch.where(at < steps // 2, start + step * at, end - step * (steps - 1 - at))
+
+
+# ---- spectra -------------------------------------------------------------------------------------------------------------
+@_form(torch.stft)
+def _stft(
+    input: Tensor, n_fft: int, hop_length: Any = None, win_length: Any = None, window: Tensor | None = None, center: bool = True, pad_mode: str = "reflect",
+    normalized: bool = False, onesided: bool | None = None, return_complex: bool | None = None, align_to_window: bool | None = None,
+) -> Any:
+    """Frames that overlap, each times the window, and their transforms."""
+    hop, width = hop_length or n_fft // 4, win_length or n_fft
+    ordinary = return_complex and align_to_window is None and input.dim() in (1, 2) and input.is_floating_point() and 0 < width <= n_fft and hop > 0
+    if not ordinary or (window is None and width != n_fft) or (window is not None and (window.is_complex() or window.dim() != 1 or window.shape[0] != width)):
+        return NotImplemented
+    x = input if input.dim() == 2 else input.unsqueeze(0)
+    if center:
+        x = torch.nn.functional.pad(x.unsqueeze(0), [n_fft // 2, n_fft // 2], pad_mode).squeeze(0)
+    if x.shape[1] < n_fft:
+        return NotImplemented
+    frames = x.unfold(1, n_fft, hop)
+    if window is not None:
+        left = (n_fft - width) // 2
+        frames = frames * torch.nn.functional.pad(window, [left, n_fft - width - left])
+    transform = torch.fft.fft if onesided is False else torch.fft.rfft
+    out = transform(frames, norm="ortho" if normalized else None).transpose(1, 2)
+    return out if input.dim() == 2 else out.squeeze(0)
 
 
 # ---- statistics ----------------------------------------------------------------------------------------------------------

@@ -195,6 +195,9 @@ def _mod(a: Expr, b: Expr) -> Expr:
     _, rest = _split_divisible(a, b)
     if rest is ZERO:
         return ZERO
+    smaller, divisor = _cancel(rest, b)
+    if divisor is not b:  # (g*x) % (g*y) = g * (x % y)
+        return exact_div(b, divisor) * mod(smaller, divisor)  # type: ignore[operator]
     return _division(Mod, rest, b)
 
 

@@ -115,11 +115,22 @@ class Facts:
 
     def _nonzero_by_factors(self, e: Expr) -> bool:
         """m*x + m*y is not zero when neither m nor x + y is."""
-        factor = _common_factor(e)
+        factor = next(iter(_common_factors(e)), None)
         if factor is None:
             return False
         rest = exact_div(e, factor)
         return rest is not None and all(self.decide(Relation_ne(p)) is True for p in (factor, rest))
+
+    def reduced(self, condition: BoolExpr) -> BoolExpr:
+        """An equivalent condition without factors that are known to be positive (for an inequality) or not zero."""
+        if not isinstance(condition, Relation):
+            return condition
+        for f in _common_factors(condition.e):
+            if self.decide(_positive(f) if condition.kind == "ge" else Relation_ne(f)) is True:
+                rest = exact_div(condition.e, f)
+                if rest is not None:
+                    return self.reduced(condition.map(lambda e, rest=rest: rest))
+        return condition
 
     # -- canonical form under the facts -------------------------------------------------------------------------------
     def canonical(self, e: Expr) -> Expr:
@@ -303,21 +314,18 @@ def _has_division_or_extremum(e: Expr) -> bool:
     return not isinstance(e, (Integer, Symbol)) and (isinstance(e, (FloorDiv, Mod, Min, Max)) or any(map(_has_division_or_extremum, e.args)))
 
 
-def _common_factor(e: Expr) -> Expr | None:
-    """A symbol-like factor of every term, None when there is none."""
+def _common_factors(e: Expr) -> list[Expr]:
+    """The symbol-like factors of every term, other than `e` itself."""
     pairs, const = e.terms()
     if const or not pairs:
-        return None
-    factors = [m.args if type(m).__name__ == "Product" else (m,) for m, _ in pairs]
-    for f in factors[0]:
-        if all(f in other for other in factors[1:]) and f is not e:
-            return f
-    return None
+        return []
+    factors = [m.args if isinstance(m, Product) else (m,) for m, _ in pairs]
+    return [f for f in factors[0] if f is not e and all(f in other for other in factors[1:])]
 
 
 def _ge_by_factors(e: Expr, facts: Facts) -> bool | None:
     """m*x >= 0 for positive m asks x >= 0."""
-    factor = _common_factor(e)
+    factor = next(iter(_common_factors(e)), None)
     if factor is None:
         return None
     rest = exact_div(e, factor)

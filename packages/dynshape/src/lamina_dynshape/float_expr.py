@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -52,6 +52,14 @@ class FloatExpr:
         if self.op == "int":
             return float(self.args[0].evaluate(values))
         return _FUNCTIONS[self.op](*(a.evaluate(values) for a in self.args))
+
+    def leaves(self) -> Iterator[FloatExpr]:
+        """The constants, integers and symbols it is computed from."""
+        if self.op in ("const", "real", "int"):
+            yield self
+        else:
+            for a in self.args:
+                yield from a.leaves()
 
     def map(self, function: Callable[[Expr], Expr]) -> FloatExpr:
         """`function` applied to the integer expressions at the leaves."""
@@ -145,6 +153,8 @@ def float_of(e: Expr) -> FloatExpr:
 def float_op(op: str, *args: FloatExpr) -> FloatExpr:
     if all(a.op == "const" for a in args):
         return float_const(float(_FUNCTIONS[op](*(a.args[0] for a in args))))
+    if op == "truediv" and args[0] is args[1] and args[0].op == "int":  # not zero, or Python has raised
+        return float_const(1.0)
     return _make(op, args)
 
 
@@ -159,6 +169,13 @@ class FloatRelation(BoolExpr):
     @property
     def parts(self) -> tuple[Any, ...]:
         return self.a, self.b
+
+    @property
+    def real(self) -> Symbol | None:
+        """The symbol, where the comparison is about one real number from outside alone."""
+        symbols = {e for a in (self.a, self.b) for e in a.leaves() if e.op != "const"}
+        only = next(iter(symbols), None)
+        return only.args[0] if only is not None and len(symbols) == 1 and only.op == "real" else None
 
     def evaluate(self, values: Mapping[Symbol, int]) -> bool:
         return _COMPARE[self.op](self.a.evaluate(values), self.b.evaluate(values))

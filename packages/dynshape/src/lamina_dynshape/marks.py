@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["DimMark", "dim_marks", "mark_dynamic", "mark_static", "maybe_mark_dynamic"]
+__all__ = ["DimMark", "dim_marks", "mark_dynamic", "mark_static", "mark_unbacked", "maybe_mark_dynamic"]
 
 _ATTRIBUTE = "_lamina_dims"
-_FOREIGN = {"_dynamo_weak_dynamic_indices": "auto", "_dynamo_dynamic_indices": "dynamic", "_dynamo_static_indices": "static"}
+_FOREIGN = {"_dynamo_weak_dynamic_indices": "auto", "_dynamo_dynamic_indices": "dynamic", "_dynamo_static_indices": "static", "_dynamo_unbacked_indices": "unbacked", "_dynamo_strict_unbacked_indices": "unbacked"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ def mark_static(t: torch.Tensor, dim: int | Iterable[int] | None = None) -> None
     from lamina_dynshape.shape_env import DimPolicy
 
     _mark(t, dim, DimMark(DimPolicy.STATIC))
+
+
+def mark_unbacked(t: torch.Tensor, dim: int | Iterable[int]) -> None:
+    """Dimension(s) of which nothing is assumed, not even that they are not 0 or 1; a branch on such a size is a graph break."""
+    from lamina_dynshape.shape_env import DimPolicy
+
+    _mark(t, dim, DimMark(DimPolicy.UNBACKED))
 
 
 def dim_marks(t: torch.Tensor) -> dict[int, DimMark]:

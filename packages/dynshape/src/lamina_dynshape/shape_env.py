@@ -22,7 +22,7 @@ from lamina_dynshape.boolean import BoolExpr
 from lamina_dynshape.expr import Expr, Symbol, as_expr, symbol
 from lamina_dynshape.facts import Facts, implied
 from lamina_dynshape.fake_tensor import DataDependent
-from lamina_dynshape.float_expr import FloatRelation, float_symbol
+from lamina_dynshape.float_expr import FloatRelation, float_const, float_relation, float_symbol
 from lamina_dynshape.support.errors import Unsupported, UserError, UserLocation
 from lamina_dynshape.sym_node import FloatNode, IntNode, sym_int_of
 
@@ -36,7 +36,9 @@ class DimPolicy(Enum):
 
     STATIC = "static"
     AUTO = "auto"  # symbolic, may be specialised by a guard
+    PRESUMED = "presumed"  # the same, of a tensor never seen before: equal only to its like at the same place is no sign that they vary together
     DYNAMIC = "dynamic"  # symbolic; specialising it is an error (mark_dynamic)
+    UNBACKED = "unbacked"  # symbolic, and no decision is taken from its value now (mark_unbacked)
 
 
 @dataclass
@@ -49,6 +51,7 @@ class SymbolInfo:
     policy: DimPolicy = DimPolicy.AUTO
     low: int | None = None  # range given by the user or by 0/1 specialisation
     high: int | None = None
+    value: int | None = None  # of an unbacked symbol that is an input all the same
 
     @property
     def source(self) -> str | None:
@@ -96,16 +99,24 @@ class ShapeEnv:
         self.where: Callable[[], tuple[Any, ...]] = _user_stack  # the user's frames now, innermost last
         self.layout_memo: dict[Any, Any] = {}
         self._guards: dict[BoolExpr, ShapeGuard] = {}
-        self._by_hint: dict[int, Symbol] = {}
+        self._by_hint: dict[tuple[int, str | None], Symbol] = {}  # (hint, place of a presumed size) -> symbol that such sizes share
         self._hints: dict[Expr, int] = {}
         self._hint_values: dict[Symbol, int] = {}
         self._symints: dict[Expr, Any] = {}
         self._nodes: dict[Expr, IntNode] = {}
-        self._unbacked = 0
+        self._numbers = 0  # symbols that are not sizes of inputs
         self._frozen = False
         self._quiet = 0
 
     # -- symbols ------------------------------------------------------------------------------------------------------
+    def create_number(self, value: Any, source: str) -> Any:
+        """A Python integer or (finite) real number from outside, `value` now: it may be any other, and shares no symbol."""
+        s = symbol(f"{'z' if type(value) is float else 'n'}{self._numbers}")
+        self._numbers += 1
+        self.symbols[s] = SymbolInfo(s, value, [source])
+        self._hint_values[s] = value
+        return torch.SymFloat(FloatNode(float_symbol(s), self)) if type(value) is float else self.sym_int(s)
+
     def create_symbol(
         self, hint: int, source: str, *, dim_policy: DimPolicy = DimPolicy.AUTO, low: int | None = None, high: int | None = None
     ) -> torch.SymInt | int:
@@ -116,7 +127,8 @@ class ShapeEnv:
             if dim_policy is not DimPolicy.STATIC:
                 self.specialised.append((source, hint, "sizes 0 and 1 are always specialised"))
             return hint
-        known = self._by_hint.get(hint) if self.duck_sizing else None
+        kind = (hint, source.rpartition(".")[2] if dim_policy is DimPolicy.PRESUMED else None)
+        known = self._by_hint.get(kind) if self.duck_sizing else None
         if known is not None and (low, high) == (None, None):
             info = self.symbols[known]
             info.sources.append(source)
@@ -126,27 +138,34 @@ class ShapeEnv:
         low = max(low or 0, 2) if self.specialize_zero_one else low or 0
         if hint < low or (high is not None and hint > high):
             raise UserError(f"{source} is {hint}, outside of its declared range {low}..{high}")
-        s = symbol(f"s{len(self.symbols) - self._unbacked}")
+        s = symbol(f"s{len(self.symbols) - self._numbers}")
         self.symbols[s] = SymbolInfo(s, hint, [source], dim_policy, low, high)
         self._hint_values[s] = hint
         if self.duck_sizing and (low, high) in ((2, None), (0, None)):
-            self._by_hint[hint] = s
+            self._by_hint[kind] = s
         self.facts.narrow(s, low, high)
         return self.sym_int(s)
 
     def create_unbacked(self, low: int | None = None, high: int | None = None) -> torch.SymInt:
         """A value that only the running program knows (`item()`, `nonzero()`)."""
-        s = symbol(f"u{self._unbacked}")
-        self._unbacked += 1
+        s = symbol(f"u{self._numbers}")
+        self._numbers += 1
         self.symbols[s] = SymbolInfo(s, None, [], DimPolicy.AUTO, low, high)
         if low is not None or high is not None:
             self.facts.narrow(s, low, high)
         return self.sym_int(s)
 
+    def _unbacked_input(self, value: int, source: str) -> torch.SymInt:
+        """A size that the caller knows and the program must not rely upon."""
+        size = self.create_unbacked(0)
+        info = self.symbols[size.node.expr]
+        info.sources, info.value = [source], value
+        return size
+
     def create_unbacked_float(self) -> torch.SymFloat:
         """A real number that only the running program knows."""
-        s = symbol(f"f{self._unbacked}")
-        self._unbacked += 1
+        s = symbol(f"f{self._numbers}")
+        self._numbers += 1
         self.symbols[s] = SymbolInfo(s, None)
         return torch.SymFloat(FloatNode(float_symbol(s), self))
 
@@ -165,7 +184,11 @@ class ShapeEnv:
             mark = marks.get(d)
             policy = mark.policy if mark is not None else chosen.get(d, DimPolicy.STATIC)
             low, high = (mark.low, mark.high) if mark is not None else (None, None)
-            size = self.create_symbol(n, f"{name}.size()[{d}]", dim_policy=policy, low=low, high=high)
+            source_of_size = f"{name}.size()[{d}]"
+            if policy is DimPolicy.UNBACKED:
+                size = self._unbacked_input(n, source_of_size)
+            else:
+                size = self.create_symbol(n, source_of_size, dim_policy=policy, low=low, high=high)
             sizes.append(self.dim(size))
         strides = self._symbolic_strides(tuple(t.shape), t.stride(), sizes)
         if any(type(s) is not int for s in sizes):
@@ -261,9 +284,9 @@ class ShapeEnv:
         if self.unbacked_in(condition):
             raise self._no_value(condition)
         answer = condition.evaluate(self._hint_values)
-        if _compares_reals(condition):
+        if _compares_reals(condition) and not _tests_real(condition):
             for s in sorted(condition.free_symbols, key=lambda s: s.name):
-                self.specialize(s)
+                self.make_constant(s)
             return answer
         self.guard(condition if answer else B.negate(condition))
         return answer
@@ -272,6 +295,7 @@ class ShapeEnv:
         """Record that the program relies on a condition, which the hints fulfil."""
         if self._frozen:
             raise Unsupported("a condition on sizes that is asked after the guards of the entry were taken", saw=str(condition), code="late_guard")
+        condition = self.facts.reduced(condition)
         guard = self._guards[condition] = ShapeGuard(condition, self.where())
         self.facts.learn(condition)
         self.layout_memo.clear()
@@ -285,8 +309,19 @@ class ShapeEnv:
                 line = f"\n  at {UserLocation.of(guard.stack[-1])}" if guard.stack else ""
                 raise UserError(f"{info.source} is marked dynamic, but the program needs {guard.expr.text(self.source_of)}{line}")
 
+    def make_constant(self, s: Symbol) -> None:
+        """Guard that a symbol stays what it is now."""
+        value = self._hint_values[s]
+        if type(value) is float:
+            self.evaluate(float_relation("eq", float_symbol(s), float_const(value)))
+        else:
+            self.specialize(s)
+
     def is_constant(self, s: Symbol) -> bool:
         """Whether the guards leave a symbol one value."""
+        value = self._hint_values.get(s)
+        if type(value) is float:
+            return self.statically_true(float_relation("eq", float_symbol(s), float_const(value)))
         low, high = self.range_of(s)
         return low is not None and low == high
 
@@ -298,6 +333,13 @@ class ShapeEnv:
     def statically_true(self, condition: BoolExpr) -> bool:
         """True only when the facts prove it; records nothing."""
         return self.facts.decide(condition) is True
+
+    def refuse_zero(self, divisor: Any) -> None:
+        """Python's exception for a divisor (Expr or FloatExpr) that is zero; that it is not is a guard where it could be."""
+        real = not isinstance(divisor, Expr)
+        condition = float_relation("ne", divisor, float_const(0.0)) if real else B.ne(divisor, 0)
+        if not self.unbacked_in(divisor) and (not _compares_reals(condition) or _tests_real(condition)) and not self.evaluate(condition):
+            raise ZeroDivisionError("float division by zero" if real else "integer division or modulo by zero")
 
     def expect_true(self, condition: BoolExpr, message: str = "") -> bool:
         """Take a condition as true: a guard, or a runtime assertion when it has unbacked symbols. False when the hints deny it."""
@@ -441,6 +483,11 @@ def _compares_reals(condition: BoolExpr) -> bool:
     if isinstance(condition, (B.And, B.Or)):
         return any(map(_compares_reals, condition.operands))
     return isinstance(condition, FloatRelation)
+
+
+def _tests_real(condition: BoolExpr) -> bool:
+    """Whether a condition is about one real number from outside alone: such a guard is checked as it is."""
+    return isinstance(condition, FloatRelation) and condition.real is not None
 
 
 _OWN = ("/lamina_dynshape/", "/torch/")

@@ -137,11 +137,13 @@ class IntNode(_Node):
         return self.env.node(self.expr * other.expr)
 
     def floordiv(self, other: IntNode) -> IntNode:
+        self.env.refuse_zero(other.expr)
         return self.env.node(floordiv(self.expr, other.expr))
 
     int_floordiv = floordiv
 
     def mod(self, other: IntNode) -> IntNode:
+        self.env.refuse_zero(other.expr)
         return self.env.node(mod(self.expr, other.expr))
 
     def neg(self) -> IntNode:
@@ -297,10 +299,13 @@ class FloatNode(_Node):
         if self.env.unbacked_in(self.expr):
             raise self.env._no_value(self.expr)
         for s in self.expr.free_symbols:
-            self.env.specialize(s)
+            self.env.make_constant(s)
         return self.expr.evaluate(self.env._hint_values)
 
     float_ = guard_float
+
+    def bool_(self) -> bool:
+        return BoolNode(F.float_relation("ne", self.expr, F.float_const(0.0)), self.env).guard_bool()
 
     def sym_float(self) -> FloatNode:
         return self
@@ -343,6 +348,8 @@ class FloatNode(_Node):
 
 def _float_arithmetic(name: str) -> Any:
     def method(self: FloatNode, *others: FloatNode) -> FloatNode:
+        if name in ("truediv", "floordiv", "mod"):
+            self.env.refuse_zero(others[0].expr.args[0] if others[0].expr.op == "int" else others[0].expr)
         return FloatNode(F.float_op(name, self.expr, *(o.expr for o in others)), self.env)
 
     return method

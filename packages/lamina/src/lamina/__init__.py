@@ -19,7 +19,17 @@ from .module import CompiledModule
 from .settings import config
 
 if TYPE_CHECKING:
-    from lamina_dynamo import allow_in_graph, disable, explain, graph_break, is_compiling, mark_dynamic, mark_static, maybe_mark_dynamic
+    from lamina_dynamo import (
+        allow_in_graph,
+        disable,
+        explain,
+        graph_break,
+        is_compiling,
+        mark_dynamic,
+        mark_static,
+        mark_unbacked,
+        maybe_mark_dynamic,
+    )
 
 __version__ = "0.1.0"
 
@@ -38,12 +48,13 @@ __all__ = [
     "lookup_backend",
     "mark_dynamic",
     "mark_static",
+    "mark_unbacked",
     "maybe_mark_dynamic",
     "register_backend",
     "reset",
 ]
 
-_FROM_DYNAMO = frozenset({"allow_in_graph", "disable", "explain", "graph_break", "is_compiling", "mark_dynamic", "mark_static", "maybe_mark_dynamic"})
+_FROM_DYNAMO = frozenset({"allow_in_graph", "disable", "explain", "graph_break", "is_compiling", "mark_dynamic", "mark_static", "mark_unbacked", "maybe_mark_dynamic"})
 
 
 def __getattr__(name: str) -> Any:

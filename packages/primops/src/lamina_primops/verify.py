@@ -167,7 +167,7 @@ def inputs_have_a_source_and_role(node: fx.Node, c: _Context) -> str | None:
 
 @_rule("torch")
 def sizes_come_first(node: fx.Node, c: _Context) -> str | None:
-    """`size` placeholders precede the others and hold a symbolic integer."""
+    """`size` placeholders precede the others and hold a symbolic number."""
     if node.op != "placeholder":
         return None
     if node.meta["role"] != "size":
@@ -175,7 +175,7 @@ def sizes_come_first(node: fx.Node, c: _Context) -> str | None:
         return None
     if c.sized:
         return "a size follows other inputs"
-    return None if isinstance(node.meta["val"], (torch.SymInt, int)) else "a size is not an integer"
+    return None if isinstance(node.meta["val"], (torch.SymInt, torch.SymFloat, int)) else "a size is not a number"
 
 
 @_rule("torch")

@@ -6,6 +6,9 @@ import collections.abc
 import operator
 from typing import Any
 
+import torch
+from lamina_dynshape import hint_of
+
 from ..control import Observed, native, observe
 from ..frames import Frame
 from . import handler
@@ -177,8 +180,21 @@ def format_value(f: Frame, flags: int) -> None:
     spec = f.stack.pop() if flags & 4 else ""
     v = f.stack.pop()
     conversion = flags & 3
-    v = f.cap.convert_value(v, conversion)
+    v = f.cap.convert_value(_unread(f, v), conversion)
     f.stack.append(f.cap.format(v, spec))
+
+
+def _unread(f: Frame, v: Any) -> Any:
+    """`v`, with what its symbolic numbers are now where the text is the message of an assertion that holds: nobody reads it, so it makes no size constant."""
+    if type(v) not in (torch.SymInt, torch.SymFloat, torch.Size):
+        return v
+    at = len(f.stack) - 1
+    while at > 0 and type(f.stack[at]) is str:
+        at -= 1
+    called = any(x is torch._assert for x in f.stack[max(0, at - 2) : at])
+    if not called or type(f.stack[at]) not in (bool, torch.SymBool) or not truth(f.cap, f.stack[at]):
+        return v
+    return torch.Size(map(hint_of, v)) if type(v) is torch.Size else hint_of(v)
 
 
 @handler("CONVERT_VALUE")
@@ -188,13 +204,14 @@ def convert_value(f: Frame, conversion: int) -> None:
 
 @handler("FORMAT_SIMPLE")
 def format_simple(f: Frame, arg: Any) -> None:
-    f.stack[-1] = f.cap.format(f.stack[-1], "")
+    v = f.stack.pop()
+    f.stack.append(f.cap.format(_unread(f, v), ""))
 
 
 @handler("FORMAT_WITH_SPEC")
 def format_with_spec(f: Frame, arg: Any) -> None:
-    spec = f.stack.pop()
-    f.stack[-1] = f.cap.format(f.stack[-1], spec)
+    spec, v = f.stack.pop(), f.stack.pop()
+    f.stack.append(f.cap.format(_unread(f, v), spec))
 
 
 # ---- match -------------------------------------------------------------------------------------------------------------

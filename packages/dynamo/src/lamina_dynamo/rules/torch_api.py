@@ -89,7 +89,7 @@ def tensor_bool(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
 def tensor_item(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     known = rec.number(args[0])
     if known is not None:
-        kinds = {"__int__": int, "__float__": float, "__index__": int, "__complex__": complex}
+        kinds = {"__int__": torch.sym_int, "__float__": torch.sym_float, "__index__": torch.sym_int, "__complex__": complex}
         return kinds.get(func.__name__, lambda x: x)(known)
     return _unbacked_number(rec, func, args[0])
 
@@ -110,7 +110,8 @@ def check(cap: Any, args: Any, kwargs: Any) -> None:
     """A condition on what only the running program knows is a check in the graph, and known to hold from here on."""
     condition, message, *_ = (*args, kwargs.get("message"))
     if isinstance(condition, torch.SymInt):  # _check_is_size
-        condition = condition >= 0
+        limit = kwargs.get("max")
+        condition = condition >= 0 if limit is None else torch.sym_and(condition >= 0, condition <= limit)
     if not isinstance(condition, torch.SymBool) or condition.node.has_hint():
         native(torch._check, bool(native(operator.truth, condition)), message)
         return
@@ -118,6 +119,32 @@ def check(cap: Any, args: Any, kwargs: Any) -> None:
     cap.recorder.emit(torch.ops.aten._assert_scalar.default, (condition, str(text)), {}, None)
     native(condition.node.expect_true)
     cap.asserts_seen = len(cap.mode.shape_env.runtime_asserts)
+
+
+def _check_of_another_kind(fn: Any) -> None:
+    """As `torch._check` with another exception, which no node raises: the original runs where the check fails, and raises it."""
+
+    @rule(fn)
+    def run(cap: Any, args: Any, kwargs: Any) -> None:
+        condition, message, *_ = (*args, kwargs.get("message"))
+        if not isinstance(condition, torch.SymBool) or condition.node.has_hint():
+            native(fn, bool(native(operator.truth, condition)), message)
+            return
+        native(condition.node.expect_true)
+        cap.rely_on_asserts()
+
+
+for _fn in (torch._check_index, torch._check_value, torch._check_type, torch._check_not_implemented):
+    _check_of_another_kind(_fn)
+
+
+@rule(torch._check_tensor_all)
+def check_tensor_all(cap: Any, args: Any, kwargs: Any) -> None:
+    """A condition on a tensor's values is checked after the graph: where it fails, the original runs, and raises."""
+    condition = args[0] if args else kwargs.get("cond")
+    if not isinstance(condition, torch.Tensor) or condition.dtype is not torch.bool or cap.no_checks or cap.recorder.scope is not None:
+        unsupported("data-dependent-branch", "a check of a tensor's values", saw=cap.describe(condition))
+    cap.checks.append((cap.call(torch.all, (condition,)), True))
 
 
 @function_rule(_T.__iter__)

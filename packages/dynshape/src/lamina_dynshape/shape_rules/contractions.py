@@ -234,6 +234,11 @@ def _flash_cpu_backward(mode: Any, grad: Any, q: Any, k: Any, v: Any, *args: Any
     return tuple(_transposed_12(mode, t, t.sizes[3], t) for t in (q, k, v))
 
 
+@rule("_transformer_encoder_layer_fwd")
+def _encoder_layer(mode: Any, src: Any, *args: Any, **kwargs: Any) -> Any:
+    return _fresh(mode, src.sizes, src)
+
+
 @rule("_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math_for_mps")
 def _unknown_attention(mode: Any, *args: Any, **kwargs: Any) -> Any:
     return NotImplemented

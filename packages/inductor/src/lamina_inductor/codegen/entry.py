@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from lamina_dynshape.expr import Expr
+from lamina_dynshape.float_expr import FloatExpr
 from lamina_dynshape.support.counters import counters
+from lamina_dynshape.support.errors import Unsupported
 
 from ..ir.buffers import Buffer, StridedView
 from ..ir.extern import ExternKernel
@@ -20,7 +22,7 @@ from ..schedule.fuse import Unit
 from ..schedule.memory import plan_memory
 from ..config import config
 from .profile import profile_text
-from .ctext import STORAGE, ExprText, prelude
+from .ctext import STORAGE, ExprText, constant, prelude
 from .kernel import Kernel, write_kernel
 from .special import functions_of
 
@@ -284,7 +286,7 @@ def _inputs(w: _EntryWriter, graph: LoopGraph) -> str:
             t += 1
             w._declare_data(x, w.handles[x])
         elif isinstance(x, Expr):
-            kinds += "i"
+            kinds += "f" if x in graph.reals else "i"
             if not x.is_const:
                 name = f"size{k}"
                 w.line(f"i64 {name} = ints[{k}];")
@@ -390,12 +392,34 @@ def _outputs(w: _EntryWriter, graph: LoopGraph) -> tuple[str, list[Any]]:
             kinds += "i"
             w.line(f"int_out[{n_int}] = {w.expr(v)};")
             n_int += 1
+        elif isinstance(v, FloatExpr):
+            kinds += "f"
+            w.line(f"int_out[{n_int}] = lm_bits<i64>((double)({_real_text(w, v)}));")
+            n_int += 1
         else:
             kinds += "o"
             objects.append(v)
     for handle in given:
         w.line(f"{handle} = 0;")
     return kinds, objects
+
+
+_REAL = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": "({} / {})", "neg": "(-{})"} | {
+    name: f"std::{c}({', '.join(['{}'] * n)})" for name, c, n in (("pow", "pow", 2), ("abs", "fabs", 1), ("sqrt", "sqrt", 1), ("min", "fmin", 2), ("max", "fmax", 2))
+}  # fmt: skip
+
+
+def _real_text(w: _EntryWriter, e: FloatExpr) -> str:
+    """A real number that the graph returns, in C++."""
+    if e.op == "const":
+        return constant(e.args[0], torch.float64)
+    if e.op == "int":
+        return f"(double){w.expr(e.args[0])}"
+    if e.op == "real":
+        return f"lm_bits<double>({w.expr(e.args[0])})"
+    if e.op not in _REAL:
+        raise Unsupported("symbolic real number as a result", saw=str(e), code="symbolic_real")
+    return _REAL[e.op].format(*[_real_text(w, a) for a in e.args])
 
 
 def _kernels_text(kernels: dict[str, str], linkage: str) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from lamina_dynshape.expr import Expr
+from lamina_dynshape.float_expr import FloatExpr
 from lamina_dynshape.support.errors import Unsupported
 
 from .body import replay
 from .buffers import Buffer, StridedView
 from .extern import ExternKernel
-from .nodes import LoopGraph, LoopNode, Reduce, Scan, Scatter, Store
+from .nodes import LoopGraph, LoopNode, Reduce, Scan, Scatter, Store, real_bits, real_of_bits
 from .ops import use_handler
 
 __all__ = ["interpret_loops"]
@@ -131,7 +132,7 @@ def interpret_loops(graph: LoopGraph, inputs: Sequence[Any]) -> tuple[Any, ...]:
             extent = 1 + sum((s - 1) * t for s, t in zip(value.shape, value.stride(), strict=True)) if value.numel() else 0
             storage[x] = value.detach().as_strided((extent,), (1,)).clone()
         elif isinstance(x, Expr) and not x.is_const:
-            sizes[x] = value
+            sizes[x] = real_bits(value) if x in graph.reals else value
     for n in graph.nodes:
         for b in (n.outputs if isinstance(n, ExternKernel) else n.effect.buffers):
             if b not in storage:
@@ -140,7 +141,8 @@ def interpret_loops(graph: LoopGraph, inputs: Sequence[Any]) -> tuple[Any, ...]:
             _extern(n, storage, sizes)
         else:
             _node(n, storage, sizes)
-    return tuple(_view(v, storage, sizes) if isinstance(v, StridedView) else v.evaluate(sizes) if isinstance(v, Expr) else v for v in graph.outputs)
+    numbers = {s: real_of_bits(n) if s in graph.reals else n for s, n in sizes.items()}
+    return tuple(_view(v, storage, sizes) if isinstance(v, StridedView) else v.evaluate(numbers) if isinstance(v, (Expr, FloatExpr)) else v for v in graph.outputs)
 
 
 def _view(v: StridedView, storage: dict[Buffer, torch.Tensor], sizes: dict) -> torch.Tensor:

@@ -7,6 +7,7 @@ Keeps:   every node has loop variables of its own (unique in the graph); effects
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from .body import Val, topological
 from .buffers import Buffer, StridedView
 from .extern import ExternKernel
 
-__all__ = ["REDUCTIONS", "SCANS", "SCATTER_MODES", "Access", "LoopGraph", "LoopNode", "Reduce", "Scan", "Scatter", "Store"]
+__all__ = ["REDUCTIONS", "SCANS", "SCATTER_MODES", "Access", "LoopGraph", "LoopNode", "Reduce", "Scan", "Scatter", "Store", "real_bits", "real_of_bits"]
 
 REDUCTIONS = frozenset({"sum", "prod", "amax", "amin", "any", "all", "argmax", "argmin", "welford"})
 SCANS = frozenset({"sum", "prod", "logsumexp", "max", "min", "argmax", "argmin"})
@@ -153,6 +154,7 @@ class LoopGraph:
     buffers: list[Buffer] = field(default_factory=list)
     hints: dict[Expr, int] = field(default_factory=dict)      # symbol -> size in this call
     ranges: dict[Expr, tuple[int | None, int | None]] = field(default_factory=dict)
+    reals: set[Expr] = field(default_factory=set)             # inputs that are the bits of a float64
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def fresh(self, prefix: str) -> str:
@@ -173,6 +175,16 @@ class LoopGraph:
             for b in written(n):
                 out.setdefault(b, []).append(n)
         return out
+
+
+def real_bits(value: float) -> int:
+    """The bits of a float64 as a signed integer: how real numbers enter a graph."""
+    return struct.unpack("<q", struct.pack("<d", value))[0]
+
+
+def real_of_bits(bits: int) -> float:
+    """The inverse of `real_bits`."""
+    return struct.unpack("<d", struct.pack("<q", bits))[0]
 
 
 def written(node: LoopNode | ExternKernel) -> Iterable[Buffer]:

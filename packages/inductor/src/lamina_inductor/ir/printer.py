@@ -22,7 +22,7 @@ def print_loops(graph: LoopGraph) -> str:
     for b in graph.buffers:
         lines.append(f'{b.name} = g.buffer("{b.name}", "{str(b.dtype)[6:]}", ({_tuple(b.size)}), ({_tuple(b.stride)}), "{b.kind}")')
     for x in graph.inputs:
-        lines.append(f"g.input({x.name if isinstance(x, Buffer) else x})")
+        lines.append(f"g.input({x.name if isinstance(x, Buffer) else x}{', real=True' if x in graph.reals else ''})")
     for n in graph.nodes:
         lines.append("")
         lines += _extern(n) if isinstance(n, ExternKernel) else _node(n)
@@ -103,8 +103,10 @@ class _Builder:
         self.graph.buffers.append(b)
         return b
 
-    def input(self, x: Any) -> None:
+    def input(self, x: Any, *, real: bool = False) -> None:
         self.graph.inputs.append(x if isinstance(x, Buffer) else as_expr(x))
+        if real:
+            self.graph.reals.add(self.graph.inputs[-1])  # type: ignore[arg-type]
 
     def extern(self, name: str) -> None:
         self.graph.nodes.append(self.externs[name])

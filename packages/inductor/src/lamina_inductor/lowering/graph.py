@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lamina_dynshape import hint_of
 from lamina_dynshape.expr import Expr, integer
 
 from ..config import config
 from ..ir.buffers import ONE, ZERO, Buffer, StridedView, as_exprs, contiguous_strides, dense_strides, stride_order
 from ..ir.extern import ExternKernel
-from ..ir.nodes import LoopGraph
+from ..ir.nodes import LoopGraph, real_bits
 from . import build
 from .registry import RULES
 from .symbols import expr_of, symbol_ranges
@@ -203,6 +204,8 @@ class GraphLowering:
             self.graph.inputs.append(b)
             self.graph.buffers.append(b)
             return self.value(b)
+        if isinstance(val, torch.SymFloat) and val.node.expr.op == "real":
+            return self._real_input(val)
         e = self.expr(val) if isinstance(val, (int, torch.SymInt)) and not isinstance(val, bool) else val
         self.graph.inputs.append(e)  # type: ignore[arg-type]
         if isinstance(e, Expr):
@@ -211,6 +214,15 @@ class GraphLowering:
                 self.graph.ranges[s] = lo_hi
                 self.graph.hints[s] = hint
         return e
+
+    def _real_input(self, val: torch.SymFloat) -> Any:
+        """A real number comes as its bits, under the name of its symbol."""
+        bits = val.node.expr.args[0]
+        self.graph.inputs.append(bits)
+        self.graph.reals.add(bits)
+        self.graph.ranges[bits] = None, None
+        self.graph.hints[bits] = real_bits(hint_of(val))
+        return val.node.expr
 
     def _constant(self, node: torch.fx.Node) -> Any:
         t = self.gm

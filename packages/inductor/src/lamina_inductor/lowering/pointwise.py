@@ -40,7 +40,7 @@ def scalar(g: Any, value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (bool, int, float)):
         return lambda: ops.constant(value, dtype)
     if isinstance(value, FloatExpr):
-        check_real(value)
+        check_real(g, value)
         return lambda: _converted(_real(value), dtype)
     e = g.expr(value)
     return lambda: ops.index_expr(e, dtype)
@@ -52,12 +52,12 @@ _REAL = {
 }  # fmt: skip
 
 
-def check_real(e: FloatExpr) -> None:
+def check_real(g: Any, e: FloatExpr) -> None:
     """Refuse what loop bodies cannot compute of a symbolic real number."""
-    if e.op == "real" or e.op not in ("const", "int", *_REAL):
+    if e.op not in ("const", "int", "real", *_REAL) or e.op == "real" and e.args[0] not in g.graph.reals:
         raise Unsupported("symbolic real number in a kernel", saw=str(e), code="symbolic_real")
     for a in e.args if e.op in _REAL else ():
-        check_real(a)
+        check_real(g, a)
 
 
 def _real(e: FloatExpr) -> Any:
@@ -66,6 +66,8 @@ def _real(e: FloatExpr) -> Any:
         return ops.constant(e.args[0], torch.float64)
     if e.op == "int":
         return ops.index_expr(e.args[0], torch.float64)
+    if e.op == "real":
+        return ops.bitcast(ops.index_expr(e.args[0], torch.int64), torch.float64)
     return getattr(ops, _REAL[e.op])(*map(_real, e.args))
 
 

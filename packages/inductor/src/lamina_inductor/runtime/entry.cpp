@@ -38,8 +38,8 @@ struct Entry {
   Ctx ctx;
   EntryFn fn;
   Py_ssize_t n_in, n_out, n_const, n_tensor, n_int, n_int_out;
-  char* in_kind;                   // 't' tensor, 'i' integer, '-' not used
-  char* out_kind;                  // 't' tensor, 'i' integer, 'o' constant object
+  char* in_kind;                   // 't' tensor, 'i' integer, 'f' float64 (its bits, among the integers), '-' not used
+  char* out_kind;                  // 't' tensor, 'i' integer, 'f' float64 (its bits), 'o' constant object
   PyObject* constants;             // tuple of tensors, handed over after the tensor inputs
   PyObject* objects;               // tuple: outputs of kind 'o'
   PyObject* callbacks;             // tuple of callables(tensors tuple, sizes tuple) -> tuple of tensors
@@ -161,6 +161,10 @@ static PyObject* run(Entry* e, PyObject* const* args, Py_ssize_t n, PyObject* bo
       }
       if (v == -1 && PyErr_Occurred()) goto done;
       ints[k++] = v;
+    } else if (e->in_kind[i] == 'f') {
+      double x = PyFloat_AsDouble(a);
+      if (x == -1.0 && PyErr_Occurred()) goto done;
+      memcpy(&ints[k++], &x, sizeof x);
     }
   }
   for (Py_ssize_t i = 0; i < e->n_const; i++) in[t++] = handle_of(PyTuple_GET_ITEM(e->constants, i));
@@ -181,6 +185,10 @@ static PyObject* run(Entry* e, PyObject* const* args, Py_ssize_t n, PyObject* bo
         aoti_torch_delete_tensor_object(out[h++]);
       } else if (e->out_kind[i] == 'i') {
         o = PyLong_FromLong(int_out[io++]);
+      } else if (e->out_kind[i] == 'f') {
+        double x;
+        memcpy(&x, &int_out[io++], sizeof x);
+        o = PyFloat_FromDouble(x);
       } else {
         o = PyTuple_GET_ITEM(e->objects, ob++);
         Py_INCREF(o);
@@ -271,7 +279,7 @@ static PyObject* make(PyObject*, PyObject* args) {
   e->fn = (EntryFn)address;
   e->in_kind = strdup(in_kind); e->out_kind = strdup(out_kind);
   e->n_in = (Py_ssize_t)strlen(in_kind); e->n_out = (Py_ssize_t)strlen(out_kind);
-  e->n_tensor = count(in_kind, 't'); e->n_int = count(in_kind, 'i'); e->n_int_out = count(out_kind, 'i');
+  e->n_tensor = count(in_kind, 't'); e->n_int = count(in_kind, 'i') + count(in_kind, 'f'); e->n_int_out = count(out_kind, 'i') + count(out_kind, 'f');
   e->n_const = PyTuple_GET_SIZE(constants);
   Py_INCREF(constants); e->constants = constants;
   Py_INCREF(objects); e->objects = objects;
