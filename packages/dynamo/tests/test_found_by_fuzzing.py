@@ -74,6 +74,14 @@ def bound_by_super(x):
 @functools.lru_cache
 def noted(n): SEEN.append(n); return n
 def cached_effect(n): return noted(5), noted(5), len(SEEN)
+def bisected(x): import bisect; return bisect.bisect_left([1, 2, 3], 2, key=noted), len(SEEN)
+def grouped(x):
+    for k, g in itertools.groupby([1, 2], key=noted): graph_break()
+    return k, len(SEEN), list(itertools.accumulate([1, 2], func=lambda a, b: noted(a + b)))
+def cause_of_a_generators_error(x):
+    def g(): yield 1; raise StopIteration("no")
+    try: list(g())
+    except RuntimeError as e: return str(e), repr(e.__cause__), repr(e.__context__)
 class Key:
     def __init__(self, v): self.v = v
     def __eq__(self, o): SEEN.append("eq"); return self.v == o.v

@@ -179,6 +179,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 step, why = r.step, r.reason
             finally:
                 cap.release()
+        if options.fullgraph and why.code == "symbolic-operator" and policy.dynamic is not False:
+            policy = policy.static()  # one graph per size rather than an error
+            continue
         if options.fullgraph:
             raise why
         why.__traceback__ = why.__context__ = why.__cause__ = None  # they hold the frames of the capture, and with them the program's values

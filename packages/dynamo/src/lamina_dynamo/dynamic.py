@@ -28,9 +28,13 @@ class DynamicPolicy:
     """What one compilation makes symbolic; `state` is remembered between compilations of the code."""
 
     def __init__(self, dynamic: bool | None, state: dict[str, Any]) -> None:
-        self.dynamic = dynamic
+        self.dynamic, self.state = dynamic, state
         self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
         self.ints: dict[str, int | None] = state.setdefault("ints", {})
+
+    def static(self) -> DynamicPolicy:
+        """For an operator that takes no symbolic sizes: only what the user marked stays symbolic."""
+        return DynamicPolicy(False, self.state)
 
     def dims(self, name: str, t: torch.Tensor, role: str) -> frozenset[int]:
         """Dims of an input to make symbolic; notes its sizes."""
