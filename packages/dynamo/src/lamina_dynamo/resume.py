@@ -7,7 +7,7 @@ How:     the *break function* is the frame's code with a prologue that restores 
          a compiled callable itself.
 Keeps:   both are made from the original code object, whatever function the capture started in, and are kept by their
          place and shape, so that a break in a loop has one resume function; handled exceptions are set again by
-         PUSH_EXC_INFO; cells are shared by making them the free variables of the copies.
+         PUSH_EXC_INFO; cells are shared by making them free variables of the copies, which put their own back where they were.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def _start(program: Program, at: int) -> int:
 
 
 def _values_by_name(frame: Frame) -> dict[str, Any]:
-    return dict(zip(all_names(frame.code), frame.fast))
+    """A copy's free variables come last and have the names of its cells."""
+    return dict(reversed(list(zip(all_names(frame.code), frame.fast))))
 
 
 def _cell(cg: Codegen, frame: Frame, name: str) -> str:
@@ -182,13 +183,21 @@ def _layout(code: types.CodeType, args: tuple[str, ...], temps: tuple[str, ...])
     cells = _cell_names(code)
     varnames = args + temps + tuple(v for v in code.co_varnames if v not in cells and v not in args)
     old = all_names(code)
-    index = {n: len(varnames) + i for i, n in enumerate(cells)} | {n: i for i, n in enumerate(varnames)}
+    index = dict(zip(cells, _cell_slots(code, len(varnames)))) | {n: i for i, n in enumerate(varnames)}
     return varnames, lambda i: index[old[i]]
 
 
-def _prologue(code: types.CodeType, state: State, target: Asm) -> list[Asm]:
-    """Push the stack, set the handled exceptions, jump."""
+def _cell_slots(code: types.CodeType, first: int) -> list[int]:
+    """Where a copy has the cells of the original: its own stay cell variables, then come the free variables that bring all of them."""
+    own = len(code.co_cellvars)
+    return [first + i + own * (i >= own) for i in range(len(_cell_names(code)))]
+
+
+def _prologue(code: types.CodeType, state: State, target: Asm, first: int) -> list[Asm]:
+    """Take the cells, push the stack, set the handled exceptions, jump. `first`: the slot of the first cell."""
     out = [Asm("COPY_FREE_VARS", len(_cell_names(code)))] if _cell_names(code) else []
+    for i in range(len(code.co_cellvars)):
+        out += [Asm("LOAD_FAST", first + len(code.co_cellvars) + i), Asm("STORE_FAST", first + i)]
     out.append(Asm("RESUME", 0, code.co_firstlineno))
     arg = len(state.locals)
     for kind in state.stack:
@@ -213,10 +222,10 @@ def _copy(code: types.CodeType, state: State, temps: tuple[str, ...]) -> tuple[l
     if _cell_names(code):
         flags |= 0x10
     changes = dict(
-        co_argcount=len(args), co_posonlyargcount=0, co_kwonlyargcount=0, co_nlocals=len(varnames), co_varnames=varnames, co_cellvars=(), co_freevars=_cell_names(code), co_flags=flags,
+        co_argcount=len(args), co_posonlyargcount=0, co_kwonlyargcount=0, co_nlocals=len(varnames), co_varnames=varnames, co_cellvars=code.co_cellvars, co_freevars=_cell_names(code), co_flags=flags,
         co_stacksize=code.co_stacksize + len(args) + len(state.stack) + 8,
     )  # fmt: skip
-    return _prologue(code, state, index[state.index]), body, changes
+    return _prologue(code, state, index[state.index], len(varnames)), body, changes
 
 
 def _body_index(program: Program, body: list[Asm]) -> list[Asm]:
@@ -405,7 +414,7 @@ def _leave(code: types.CodeType, state: State, entry: State, globals_: Any, opti
     cells = _cell_names(code)
     if cells:
         closure = "LOAD_CLOSURE" if VERSION < (3, 13) else "LOAD_FAST"
-        pushes = [Asm(closure, len(varnames) + i, line) for i in range(len(cells))]
+        pushes = [Asm(closure, i, line) for i in _cell_slots(code, len(varnames))]
         gather = [*pushes, Asm("BUILD_TUPLE", len(cells), line)]
         made = call_sequence(load, [])
         load = [*made[: -2 if VERSION == (3, 11) else -1], *gather, *([Asm("PRECALL", 1, line)] if VERSION == (3, 11) else []), Asm("CALL", 1, line)]
