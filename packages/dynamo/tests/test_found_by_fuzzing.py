@@ -74,6 +74,22 @@ def bound_by_super(x):
 @functools.lru_cache
 def noted(n): SEEN.append(n); return n
 def cached_effect(n): return noted(5), noted(5), len(SEEN)
+def bisected(x): import bisect; return bisect.bisect_left([1, 2, 3], 2, key=noted), len(SEEN)
+def grouped(x):
+    for k, g in itertools.groupby([1, 2], key=noted): graph_break()
+    return k, len(SEEN), list(itertools.accumulate([1, 2], func=lambda a, b: noted(a + b)))
+def cause_of_a_generators_error(x):
+    def g(): yield 1; raise StopIteration("no")
+    try: list(g())
+    except RuntimeError as e: return str(e), repr(e.__cause__), repr(e.__context__)
+def unbound_cell(x, n):
+    f = lambda: y; graph_break()
+    if n is None: y = x
+    return y
+def cell_of_a_comprehension(x):
+    fs = [lambda: i for i in range(2) if graph_break() is None]; i = 5; graph_break()
+    return [f() for f in fs], [lambda: i][0]()
+def cells_in_locals(x): f = lambda: x; graph_break(); return sorted(locals())
 class Key:
     def __init__(self, v): self.v = v
     def __eq__(self, o): SEEN.append("eq"); return self.v == o.v
@@ -131,7 +147,7 @@ def raises_an_exception_from_outside(x):
 PROGRAMS = [v for v in list(globals().values()) if callable(v) and getattr(v, "__module__", "") == __name__ and not isinstance(v, (type, functools._lru_cache_wrapper))]
 ARGUMENTS = {
     "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "number_as_a_key": [(5,), (6,), (7,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
-    "methods_of_an_instance_dict": [(X, "object")] * 2, "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)],
+    "methods_of_an_instance_dict": [(X, "object")] * 2, "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)], "unbound_cell": [(X, 1), (X, None)],
 }  # fmt: skip
 
 

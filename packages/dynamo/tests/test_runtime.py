@@ -14,6 +14,7 @@ import weakref
 import pytest
 import torch
 
+import lamina_dynamo
 from lamina_dynamo import calls, convert, disable, optimize, reset
 from lamina_dynamo.cache import caches_alive
 from lamina_dynamo.control import Observed
@@ -577,3 +578,108 @@ def test_an_exception_of_the_program_is_no_break():
     with pytest.raises(KeyError):
         optimize(program, Count(), fullgraph=True)(torch.ones(2))
     assert dict(counters["graph_breaks"]) == before
+
+
+# ---- exceptions of a graph's run -----------------------------------------------------------------------------------------
+def _eagerly(gm, example_inputs):
+    return gm.forward
+
+
+def _looks_up(x, i, seen):
+    seen.append("before")
+    row = (x * 2)[i]
+    seen.append("after")
+    return row + 1
+
+
+def _looks_up_after_a_break(x, i, seen):
+    torch.compiler.is_compiling()
+    lamina_dynamo.graph_break()
+    return _looks_up(x, i, seen)
+
+
+def _draws_and_looks_up(x, i, seen):
+    return torch.nn.functional.dropout(x)[i]
+
+
+def _own_frames(error):
+    return [(f.filename, f.lineno, f.name) for f in traceback.extract_tb(error.__traceback__) if f.filename == __file__]
+
+
+@pytest.mark.parametrize("fn", [_looks_up, _looks_up_after_a_break, _draws_and_looks_up])
+def test_an_exception_of_the_graphs_run_is_eagers_with_the_users_frames(fn):
+    compiled, x, bad = optimize(fn, _eagerly), torch.ones(3), torch.tensor([7])
+    compiled(x, torch.tensor([1]), [])
+    found = []
+    for f in (fn, compiled):
+        seen = []
+        with pytest.raises(IndexError) as caught:
+            f(x, bad, seen)
+        found.append((str(caught.value), seen, _own_frames(caught.value)[1:]))
+    assert found[0] == found[1] and found[0][2]
+    assert counters["frames"]["captured"] >= 1 and counters["recompiles"] == {}
+
+
+def test_an_exception_of_a_graph_that_wrote_to_an_input_names_the_lines():
+    def program(x, i):
+        x.add_(1)
+        return x[i]
+
+    compiled, x = optimize(program, _eagerly), torch.zeros(3)
+    compiled(x, torch.tensor([1]))
+    with pytest.raises(IndexError) as caught:
+        compiled(x, torch.tensor([7]))
+    line = program.__code__.co_firstlineno
+    assert f"{__file__}:{line + 1} in" in caught.value.__notes__[0] and f"{__file__}:{line + 2} in" in caught.value.__notes__[0]
+    assert x.tolist() == [2, 2, 2]  # written once per call
+
+
+def test_an_exception_of_the_graph_alone(monkeypatch):
+    def broken(gm, example_inputs):
+        def run(*args):
+            raise RuntimeError("wrong code")
+
+        return run
+
+    program = lambda x: x + 1
+    with pytest.raises(RuntimeError, match="wrong code"):
+        optimize(program, broken)(torch.ones(2))
+    monkeypatch.setenv("LAMINA_STRICT", "0")
+    with pytest.warns(RuntimeWarning, match="failed while running the compiled graph"):
+        assert optimize(program, broken)(torch.ones(2)).tolist() == [2, 2]
+    with pytest.raises(RuntimeError, match="wrong code"):
+        optimize(program, broken, fullgraph=True)(torch.ones(2))
+
+
+# ---- what breaks hold ------------------------------------------------------------------------------------------------------
+def test_what_is_dropped_after_a_break_dies():
+    def program(x, n):
+        reads = lambda: x + n
+        made = x * 2
+        ref = weakref.ref(made)
+        lamina_dynamo.graph_break()
+        alive = ref() is not None
+        made = reads()
+        lamina_dynamo.graph_break()
+        return alive, ref() is None, made
+
+    compiled = optimize(program, _eagerly)
+    for _ in range(2):
+        assert compiled(torch.ones(1), 2)[:2] == program(torch.ones(1), 2)[:2] == (True, True)
+
+
+def test_breaks_in_a_loop_do_not_nest():
+    depths = []
+
+    def program(x):
+        for _ in range(3000):
+            note()
+            x = x + 1
+        return x
+
+    @disable
+    def note():
+        depths.append(len(traceback.extract_stack()) if len(depths) in (1, 2900) else 0)
+
+    assert optimize(program, _eagerly)(torch.zeros(1)) == 3000
+    assert depths[1] == depths[2900] > 0

@@ -11,6 +11,7 @@ from lamina_dynshape import DataDependent, DimPolicy, FakeMode, ShapeEnv, estima
 from lamina_dynshape.composites import symbolic_form
 from lamina_dynshape.shape_env import UNKNOWN_SIZE
 from lamina_dynshape.support.errors import UserError
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @pytest.fixture
@@ -48,9 +49,9 @@ PROGRAMS = {
     "half": (lambda x: x[:, : x.shape[1] // 2], "s0, s1//2, 8", "8*s1, 8, 1"),
     "cat": (lambda x: torch.cat([x, x[:, :2]], 1), "s0, s1 + 2, 8", "8*s1 + 16, 8, 1"),
     "stack": (lambda x: torch.stack([x, x], 1), "s0, 2, s1, 8", "16*s1, 8*s1, 8, 1"),
-    "matmul": (lambda x: x @ x.mT, "s0, s1, s1", "s1*s1, s1, 1"),
+    "matmul": (lambda x: symbolic_form(torch.matmul)(x, x.mT), "s0, s1, s1", "s1*s1, s1, 1"),
     "einsum": (lambda x: torch.einsum("bik,bjk->bij", x, x), "s0, s1, s1", "s1*s1, s1, 1"),
-    "linear": (lambda x: F.linear(x, torch.zeros(16, 8)), "s0, s1, 16", "16*s1, 16, 1"),
+    "linear": (lambda x: symbolic_form(F.linear)(x, torch.zeros(16, 8)), "s0, s1, 16", "16*s1, 16, 1"),
     "layer_norm": (lambda x: F.layer_norm(x, (8,)), "s0, s1, 8", "8*s1, 8, 1"),
     "softmax": (lambda x: x.softmax(1), "s0, s1, 8", "8*s1, 8, 1"),
     "sdpa": (lambda x: F.scaled_dot_product_attention(*[x.view(x.shape[0], x.shape[1], 2, 4).transpose(1, 2)] * 3), "s0, 2, s1, 4", "8*s1, 4, 8, 1"),
@@ -108,7 +109,7 @@ class _outside:
 def test_backward_stays_symbolic(mode, env):
     x = make(mode, 6, 7, 8).requires_grad_()
     w = torch.zeros(16, 8, requires_grad=True)
-    z = F.layer_norm(F.gelu(F.linear(x, w)), (16,))[:, None]
+    z = F.layer_norm(F.gelu(symbolic_form(F.linear)(x, w)), (16,))[:, None]
     loss = F.scaled_dot_product_attention(z, z, z)[..., 1:].mean()
     gx, gw = torch.autograd.Variable._execution_engine.run_backward(
         (loss,), (torch.ones(()),), False, False, (x, w), True, accumulate_grad=False
@@ -274,6 +275,53 @@ def test_covariance_checks_weights_when_it_runs():
         for cov in (torch.cov, symbolic_form(torch.cov)):
             with pytest.raises(RuntimeError, match=said):
                 cov(x, **kwargs)
+
+
+# -- matrix products ----------------------------------------------------------------------------------------------------------
+PAIRS = [((2, 3, 4), (4, 5)), ((2, 3, 4), (4,)), ((5, 3), (2, 3, 4)), ((3,), (2, 3, 4)), ((6, 2, 3, 4), (4, 5)), ((2, 0, 4), (4, 5)), ((2, 3), (3, 4)), ((2, 3, 4), (2, 4, 5)), ((1, 3, 4), (2, 4, 5)), ((2, 3, 4), (1, 4, 5)), ((6, 1, 3, 4), (2, 4, 5)), ((6, 2, 3, 4), (6, 2, 4, 5))]
+
+
+COMPUTE = {"aten.mm.default", "aten.mv.default", "aten.bmm.default", "aten.clone.default"}
+
+
+class Called(TorchDispatchMode):
+    """The operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("grads", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("sizes", PAIRS)
+def test_matrix_products_of_symbolic_sizes_call_what_eager_calls(sizes, strided, grads):
+    a, b = (torch.randn(s).requires_grad_(g) for s, g in zip(sizes, grads))
+    if strided and a.dim() > 2:
+        a = torch.randn(*sizes[0][1:], sizes[0][0]).movedim(-1, 0).requires_grad_(grads[0])
+    with Called() as eager:
+        want = torch.matmul(a, b)
+    with FakeMode(ShapeEnv()) as mode:
+        fakes = [mode.from_real(t, source=name, dynamic_dims=list(range(t.dim()))) for name, t in (("a", a), ("b", b))]
+        with Called() as ours:
+            got = symbolic_form(torch.matmul)(*fakes)
+    assert [n for n in ours.names if n in COMPUTE] == [n for n in eager.names if n in COMPUTE]
+    assert tuple(map(hint_of, got.shape)) == want.shape and tuple(map(hint_of, got.stride())) == want.stride()
+
+
+@pytest.mark.parametrize("size", [(2, 3, 4), (6, 2, 3, 4), (3, 4), (4,)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_of_symbolic_sizes(size, bias):
+    x, w, b = torch.randn(size), torch.randn(5, 4), torch.randn(5) if bias else None
+    want = F.linear(x, w, b)
+    with FakeMode(ShapeEnv()) as mode:
+        fakes = [t if t is None else mode.from_real(t, source=name, dynamic_dims=list(range(t.dim()))) for name, t in (("x", x), ("w", w), ("b", b))]
+        got = symbolic_form(F.linear)(*fakes)
+    assert tuple(map(hint_of, got.shape)) == want.shape and got.requires_grad == want.requires_grad
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------------------

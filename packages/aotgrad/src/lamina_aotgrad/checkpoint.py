@@ -7,6 +7,7 @@ Keeps:   eager's rule: of a region only what its values are made of from outside
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["common_regions", "interior", "is_kept", "mark"]
 
 _SAVING = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE, True)
+_TELLS_OUTPUT = "op_output" in inspect.signature(SelectiveCheckpointContext).parameters  # from torch 2.12 on
 
 
 def mark(after: fx.Node, regions: tuple[Region, ...]) -> None:
@@ -37,7 +39,7 @@ def mark(after: fx.Node, regions: tuple[Region, ...]) -> None:
 def _saves(policy: Any, node: fx.Node) -> bool:
     """Whether a selective checkpoint's policy keeps the result of this call."""
     value = lambda n: n.meta["val"]
-    context = SelectiveCheckpointContext(is_recompute=False, op_output=node.meta["val"])
+    context = SelectiveCheckpointContext(is_recompute=False, **({"op_output": node.meta["val"]} if _TELLS_OUTPUT else {}))
     return policy(context, node.target, *fx.node.map_arg(node.args, value), **fx.node.map_arg(node.kwargs, value)) in _SAVING
 
 

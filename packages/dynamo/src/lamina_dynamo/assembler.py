@@ -73,11 +73,11 @@ def _split_pairs(program: Program, items: list[Asm], local: Any) -> list[Asm]:
     return out
 
 
-def call_sequence(load: list[Asm], args: list[Asm], region: Any = None) -> list[Asm]:
-    """Instructions that call what `load` pushes with what `args` push (one each)."""
+def call_sequence(load: list[Asm], args: list[Asm], count: int) -> list[Asm]:
+    """Instructions that call what `load` pushes with the `count` values that `args` push."""
     null = Asm("PUSH_NULL")
     head = [*load, null] if VERSION >= (3, 13) else [null, *load]
-    tail = [Asm("PRECALL", len(args)), Asm("CALL", len(args))] if VERSION == (3, 11) else [Asm("CALL", len(args))]
+    tail = [Asm("PRECALL", count), Asm("CALL", count)] if VERSION == (3, 11) else [Asm("CALL", count)]
     return head + args + tail
 
 

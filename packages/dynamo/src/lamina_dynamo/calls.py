@@ -379,7 +379,7 @@ def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
     if module in _PURE_C_MODULES or not module and fn.__qualname__ in ("str.maketrans", "bytes.maketrans"):
-        return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
+        return native(fn, *cap.plain_iterables(args), **{k: cap.trampoline(v) if type(v) in _PYTHON_CALLABLES else v for k, v in (kwargs or {}).items()})
     if module in ("time", "_random", "random"):
         unsupported(*_REFUSED_MODULES["time"][:2], saw=f"{module}.{fn.__name__}", hint=_REFUSED_MODULES["time"][2])
     if module.startswith("numpy") and not cap.any_tensor(args, kwargs):
@@ -475,15 +475,20 @@ _NATIVE_CLASSES = frozenset({
     types.MethodType, types.FunctionType, types.SimpleNamespace, types.MappingProxyType, functools.partial, operator.itemgetter, operator.attrgetter, operator.methodcaller,
     torch.Size, torch.device, torch.dtype, types.CellType, types.GenericAlias,
 })  # fmt: skip
+_PYTHON_CALLABLES = frozenset({types.FunctionType, types.MethodType})
 _CALLBACK_CLASSES = frozenset({map, filter, itertools.starmap, itertools.takewhile, itertools.dropwhile, itertools.filterfalse, itertools.groupby, itertools.accumulate})
 _ITERATING_CLASSES = frozenset({enumerate, zip, reversed, *(v for v in vars(itertools).values() if isinstance(v, type))})
+
+
+def _for_c(cap: Capture, v: Any) -> Any:
+    """An argument that C code calls or iterates over."""
+    return cap.trampoline(v) if callable(v) else cap.plain_iterable(v)
 
 
 def call_type(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
     """`cls(...)`."""
     if cls in _CALLBACK_CLASSES:
-        given = [cap.trampoline(a) if callable(a) else cap.plain_iterable(a) for a in (*args, *(kwargs or {}).values())]
-        out = native(cls, *given[: len(args)], **dict(zip(kwargs or {}, given[len(args) :])))
+        out = native(cls, *[_for_c(cap, a) for a in args], **{k: _for_c(cap, a) for k, a in (kwargs or {}).items()})
         cap.created[id(out)] = (out, cap.step)
         return out
     if cls in _ITERATING_CLASSES:

@@ -17,25 +17,26 @@ from typing import Any, NamedTuple
 
 import torch
 from lamina_dynshape.support.counters import counters
-from lamina_dynshape.support.errors import UserLocation
+from lamina_dynshape.support.errors import LaminaError, UserLocation
 from lamina_dynshape.support.fxsources import keep_source
 from lamina_dynshape.support.logs import log
+from lamina_dynshape.support.reports import report_failure
 from lamina_dynshape.support.timers import stage
-from lamina_dynshape.support.verifylevel import verify_level
+from lamina_dynshape.support.verifylevel import strict, verify_level
 from torch import fx
 
 from . import native
 from .assumptions import Assuming
 from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
-from .frames import BREAK, NULL, Frame, run_root
+from .frames import BREAK, NULL, Frame, Unread, run_root
 from .generators import InterpretedGenerator
 from .guards import Guard, GuardKind, state_guard
 from .native import extension, program as _program
 from .overrides import plain_tensor, refuse_open_switches
 from .rebuild import Codegen
 from .session import Capture
-from .resume import emit_break
+from .resume import emit_break, origin_of
 from .side_effects import emit_side_effects
 from .sizes import SizeReport, size_report
 from .state import emit_state, inference_outputs, leave_state, preserved, start_state, state_left
@@ -44,6 +45,7 @@ from .source import CallSource, CellSource, ConstantSource, LocalSource
 __all__ = ["Converted", "convert_frame", "listening"]
 
 MAX_RESTARTS = 60
+MAX_PLACES = 10  # lines of a graph that an exception's note names
 
 
 class GraphCall(NamedTuple):
@@ -70,6 +72,7 @@ class Converted:
     example_inputs: list[Any]
     break_reason: Unsupported | None = None
     call: GraphCall | None = None
+    repeats: bool = False  # whether the graph leaves everything as it was but for random numbers, so that the original can run after it
     sizes: SizeReport = field(default_factory=SizeReport)
 
 
@@ -108,6 +111,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
         listener(converted)
     entry = make_entry(converted)
     entry.options = options  # they hold the resume functions that its code refers to
+    entry.failed = functools.partial(_graph_raised, fn.__code__, options, converted.repeats, _places(converted.graph_module))
     return entry
 
 
@@ -117,6 +121,32 @@ def _note_eager(fn: types.FunctionType, reason: Unsupported) -> None:
     log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, reason)
     for listener in _listeners:
         listener(reason)
+
+
+def _places(gm: fx.GraphModule | None) -> tuple[Any, ...]:
+    """The lines of the captured function that a graph was made of."""
+    found = {n.meta["stack"][0]: None for n in gm.graph.nodes if n.meta.get("stack")} if gm is not None else {}
+    return tuple(found)[:MAX_PLACES]
+
+
+def _graph_raised(code: types.CodeType, options: Any, repeats: bool, places: tuple[Any, ...], error: Exception) -> Any:
+    """A compiled graph raised: what to call if the original, run in its place, returns; None: the error stands.
+
+    Nothing of the call has happened yet unless the graph writes to memory, so eager can raise its own exception, with the program's frames in it.
+    """
+    if isinstance(error, LaminaError):
+        return None
+    if not repeats:
+        error.add_note("in the compiled graph of\n" + "\n".join(f"  {place}" for place in places))
+        return None
+    return functools.partial(_only_the_graph_raises, code, options, error)
+
+
+def _only_the_graph_raises(code: types.CodeType, options: Any, error: Exception) -> None:
+    """The original has returned where the compiled graph raised: the backend is wrong."""
+    if strict() or options.fullgraph:
+        raise error
+    report_failure(f"while running the compiled graph of {code.co_qualname} ({code.co_filename}:{code.co_firstlineno})", error, {}, stacklevel=3)
 
 
 def _did_not_raise(fn: types.FunctionType, options: Any, error: str) -> None:
@@ -195,6 +225,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 step, why = r.step, r.reason
             finally:
                 cap.release()
+        if options.fullgraph and why.code == "symbolic-operator" and policy.dynamic is not False:
+            policy = policy.static()  # one graph per size rather than an error
+            continue
         if options.fullgraph:
             raise why
         why.__traceback__ = why.__context__ = why.__cause__ = None  # they hold the frames of the capture, and with them the program's values
@@ -235,8 +268,9 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
     from .binding import slot_count
 
     fast = [NULL] * slot_count(code)
+    unread = origin_of(code).unread
     for i, (name, v) in enumerate(zip(names, slots, strict=True)):
-        fast[i] = cap.lift(v, LocalSource(name))
+        fast[i] = Unread(name) if name in unread else cap.lift(v, LocalSource(name))
     for name, cell in zip(code.co_freevars, fn.__closure__ or ()):
         cap.cell(cell, CellSource(name))
     cap.own[id(fn)] = fn
@@ -282,11 +316,16 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     replacement = cg.code(body, graph=gm is not None)
     taken = len(cg.supplied), len(cg.constants)  # what the graph alone takes comes after what the code takes
     call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, outputs, _returned(body))
-    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call, size_report(cap.mode.shape_env, cap.why_symbolic))
+    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call, _repeats(cap), size_report(cap.mode.shape_env, cap.why_symbolic))
     if reason is not None:
         counters["graph_breaks"][reason.code] += 1
         log("graph_breaks").info("%s", reason)
     return converted
+
+
+def _repeats(cap: Capture) -> bool:
+    """Whether the original can run after the graph has raised: it has not written to an input nor called code of the user's."""
+    return not cap.recorder.writes_inputs and not any(n.meta.get("allowed") for n in cap.graph.nodes)
 
 
 def _returned(body: list[str]) -> int:

@@ -28,13 +28,17 @@ CHANGED = "it changed between calls"
 class DynamicPolicy:
     """What one compilation makes symbolic; `state` is remembered between compilations of the code."""
 
-    def __init__(self, options: Any, state: dict[str, Any]) -> None:
-        self.options, self.dynamic = options, options.dynamic
+    def __init__(self, options: Any, state: dict[str, Any], dynamic: Any = ...) -> None:
+        self.options, self.state, self.dynamic = options, state, options.dynamic if dynamic is ... else dynamic
         self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
         self.presumed: set[str] = state.setdefault("presumed", set())  # inputs that first came when sizes had changed
         self.numbers: dict[str, Any] = state.setdefault("numbers", {})
         self._written: set[str] = state.setdefault("class attributes", set())
         self._written_before = frozenset(self._written)
+
+    def static(self) -> DynamicPolicy:
+        """For an operator that takes no symbolic sizes: only what the user marked stays symbolic."""
+        return DynamicPolicy(self.options, self.state, False)
 
     def dims(self, name: str, t: torch.Tensor, role: str) -> dict[int, DimPolicy]:
         """Dims of an input to make symbolic, and how; notes its sizes."""

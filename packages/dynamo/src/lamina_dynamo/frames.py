@@ -18,7 +18,7 @@ from .control import Observed, RestartCapture, Unsupported, unsupported
 if TYPE_CHECKING:
     from .session import Capture
 
-__all__ = ["NULL", "ExcSlot", "Frame", "Location", "run"]
+__all__ = ["NULL", "ExcSlot", "Frame", "Location", "Unread", "run"]
 
 
 class _Null:
@@ -31,6 +31,15 @@ class _Null:
 NULL: Any = _Null()
 MAX_DEPTH = 120
 INLINE_BUILTINS = builtins.__dict__
+
+
+class Unread:
+    """A local variable that is bound and that nothing reads any more: resume functions take it along, since its object lives as long as the name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 class ExcSlot:

@@ -15,7 +15,7 @@ from .bytecode import VERSION
 from .control import MISSING, Observed, observe, stands_for
 from .frames import Frame, run, unwind
 
-__all__ = ["InterpretedGenerator"]
+__all__ = ["InterpretedGenerator", "raised_in_generator"]
 
 
 @stands_for(types.GeneratorType)
@@ -117,9 +117,7 @@ class InterpretedGenerator:
         except Observed as e:
             self.done = True
             if isinstance(e.exc, StopIteration):
-                wrapped = RuntimeError("generator raised StopIteration")
-                wrapped.__cause__ = wrapped.__context__ = e.exc
-                observe(wrapped)
+                observe(raised_in_generator(e.exc))
             raise
         except BaseException:
             self.done = True
@@ -164,6 +162,13 @@ class InterpretedGenerator:
             target = code[at].target if "JUMP" in op else None
             at = at + 1 if target is None else target
         return at if code[at].op == "RERAISE" else None
+
+
+def raised_in_generator(exc: StopIteration) -> RuntimeError:
+    """What leaves a generator whose code raised StopIteration (PEP 479)."""
+    error = RuntimeError("generator raised StopIteration")
+    error.__cause__ = error.__context__ = exc
+    return error
 
 
 _EXCEPT_OPS = frozenset({"PUSH_EXC_INFO", "LOAD_GLOBAL", "BUILD_TUPLE", "CHECK_EXC_MATCH", "POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_IF_FALSE", "COPY", "POP_EXCEPT"})

@@ -95,6 +95,7 @@ REASONS: dict[str, Reason] = {
     "lazy-module": Reason("the first call of a lazy module, which makes its parameters", "none is needed: the next call is captured"),
     "frame-locals": Reason("globals(), locals(), vars() or dir() of the frame", "name the variables"),
     "copy": Reason("copying an object of a kind that is not modelled", "copy it outside of the compiled function"),
+    "weak-reference": Reason("a weak reference to a tensor, or to an object that the frame made: when it dies is up to the run", "make it outside of the compiled function"),
     "rebuild": Reason("an object that is live at a break cannot be made again by code", "keep such objects inside of the captured region"),
     # -- limits of the capture itself
     "opcode": Reason("an instruction that is not modelled", "rewrite the statement, or report it"),

@@ -129,6 +129,10 @@ class Codegen:
         expr = self._made(v, t)
         return expr
 
+    def known(self, v: Any) -> str:
+        """Expression of a value that the code makes already, else nothing."""
+        return f"_o{self.outputs[id(v)]}" if id(v) in self.outputs else self.names.get(id(v), "")
+
     def output(self, v: Any) -> str:
         """A value that the graph computes."""
         i = self.outputs.get(id(v))

@@ -1,13 +1,14 @@
 """Graph breaks: run the instruction that breaks in a copy of the user's code, then call a function that resumes after it.
 
 Between: a capture that stops before a root instruction -> the tail of the replacement code.
-How:     the *break function* is the frame's code with a prologue that restores locals and stack and jumps to the breaking
+How:     the replacement code leaves the call of the *break function* to the native half (a tail call: nothing of the frame is held
+         while it runs). It is the frame's code with a prologue that restores locals and stack and jumps to the breaking
          instruction, so that its handlers and `with` blocks are those of the user; after that instruction it leaves to the
          *resume function*: the same code again with a prologue that jumps to the next instruction. The resume function is
          a compiled callable itself.
 Keeps:   both are made from the original code object, whatever function the capture started in, and are kept by their
          place and shape, so that a break in a loop has one resume function; handled exceptions are set again by
-         PUSH_EXC_INFO; cells are shared by making them the free variables of the copies.
+         PUSH_EXC_INFO; cells are shared by making them free variables of the copies, which put their own back where they were.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ import torch
 from .assembler import Asm, assemble, call_sequence, copy_instructions
 from .bytecode import VERSION, ByCode, Program, live_locals, program_of
 from .control import CannotRebuild, refusal
-from .frames import NULL, ExcSlot, Frame
+from .frames import NULL, ExcSlot, Frame, Unread
+from .native import extension
 from .rebuild import Codegen
+from .source import LocalSource
 
 __all__ = ["Origin", "emit_break", "origin_of"]
 
@@ -40,6 +43,7 @@ class Origin:
 
     code: types.CodeType
     shift: int  # instructions of the prologue
+    unread: tuple[str, ...] = ()  # parameters that are only kept alive
 
 
 _origins: ByCode[Origin] = ByCode()
@@ -60,16 +64,17 @@ def _cell_names(code: types.CodeType) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class State:
-    """What is alive at an instruction of the original code: names of bound locals, kinds of stack items."""
+    """What is alive at an instruction of the original code: names of bound locals, kinds of stack items, bound locals that nothing reads."""
 
     index: int
     locals: tuple[str, ...]
     stack: tuple[str, ...]
+    unread: tuple[str, ...]
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """Parameters of a function that starts here."""
-        return (*self.locals, *[n for n in self.stack_names if n])
+        return (*self.locals, *[n for n in self.stack_names if n], *self.unread)
 
     @property
     def stack_names(self) -> list[str]:
@@ -99,7 +104,6 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
     bound = tuple(names[i] for i in sorted(live) if names[i] not in cells and values.get(names[i], NULL) is not NULL)
     stack = list(frame.stack)
     kinds = tuple(EMPTY if v is NULL else SLOT if type(v) is ExcSlot else PLAIN for v in stack)
-    entry = State(start, bound, kinds)
     handled = _handled(stack, cap.handled)
     called = _callable_position(program.instructions[at], stack)
     args = [cg.value(values[n]) for n in bound]
@@ -115,13 +119,16 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
 
                 expr = f"{cg.constant(functools.partial)}({cg.constant(call_with_hook)}, {cg.constant(frame_callback(options))}, {expr})"
             args.append(expr)
+    unread = {n: e for n in code.co_varnames if n not in bound and n not in cells and (e := _kept(cap, cg, values.get(n, NULL)))}
+    args += unread.values()
+    entry = State(start, bound, kinds, tuple(unread))
     break_code = _break_code(code, at, entry, frame.globals, options)
     if cells:
         closure = "".join(f"{_cell(cg, frame, n)}, " for n in cells)
         fn = f"{cg.constant(types.FunctionType)}({cg.constant(break_code)}, {cg.constant(frame.globals)}, {code.co_name!r}, None, ({closure}))"
     else:
         fn = cg.constant(types.FunctionType(break_code, frame.globals, code.co_name))
-    return [f"return {fn}({', '.join(args)})"]
+    return [f"return {cg.constant(extension().tail)}({', '.join([fn, *args])})"]
 
 
 def _start(program: Program, at: int) -> int:
@@ -134,7 +141,17 @@ def _start(program: Program, at: int) -> int:
 
 
 def _values_by_name(frame: Frame) -> dict[str, Any]:
-    return dict(zip(all_names(frame.code), frame.fast))
+    """A copy's free variables come last and have the names of its cells."""
+    return dict(reversed(list(zip(all_names(frame.code), frame.fast))))
+
+
+def _kept(cap: Any, cg: Codegen, v: Any) -> str:
+    """Expression of what a local variable holds that nothing reads, if it has a life outside of this capture: it was passed in, or goes out otherwise."""
+    if type(v) is Unread:
+        return cg.source(LocalSource(v.name))
+    made = cap.inputs.get(id(v))
+    found = made.source if made is not None else cap.sources.get(id(v))
+    return cg.source(found) if type(found) is LocalSource else cg.known(v)
 
 
 def _cell(cg: Codegen, frame: Frame, name: str) -> str:
@@ -192,13 +209,21 @@ def _layout(code: types.CodeType, args: tuple[str, ...], temps: tuple[str, ...])
     cells = _cell_names(code)
     varnames = args + temps + tuple(v for v in code.co_varnames if v not in cells and v not in args)
     old = all_names(code)
-    index = {n: len(varnames) + i for i, n in enumerate(cells)} | {n: i for i, n in enumerate(varnames)}
+    index = dict(zip(cells, _cell_slots(code, len(varnames)))) | {n: i for i, n in enumerate(varnames)}
     return varnames, lambda i: index[old[i]]
 
 
-def _prologue(code: types.CodeType, state: State, target: Asm) -> list[Asm]:
-    """Push the stack, set the handled exceptions, jump."""
+def _cell_slots(code: types.CodeType, first: int) -> list[int]:
+    """Where a copy has the cells of the original: its own stay cell variables, then come the free variables that bring all of them."""
+    own = len(code.co_cellvars)
+    return [first + i + own * (i >= own) for i in range(len(_cell_names(code)))]
+
+
+def _prologue(code: types.CodeType, state: State, target: Asm, first: int) -> list[Asm]:
+    """Take the cells, push the stack, set the handled exceptions, jump. `first`: the slot of the first cell."""
     out = [Asm("COPY_FREE_VARS", len(_cell_names(code)))] if _cell_names(code) else []
+    for i in range(len(code.co_cellvars)):
+        out += [Asm("LOAD_FAST", first + len(code.co_cellvars) + i), Asm("STORE_FAST", first + i)]
     out.append(Asm("RESUME", 0, code.co_firstlineno))
     arg = len(state.locals)
     for kind in state.stack:
@@ -223,10 +248,10 @@ def _copy(code: types.CodeType, state: State, temps: tuple[str, ...]) -> tuple[l
     if _cell_names(code):
         flags |= 0x10
     changes = dict(
-        co_argcount=len(args), co_posonlyargcount=0, co_kwonlyargcount=0, co_nlocals=len(varnames), co_varnames=varnames, co_cellvars=(), co_freevars=_cell_names(code), co_flags=flags,
-        co_stacksize=code.co_stacksize + len(args) + len(state.stack) + 8,
+        co_argcount=len(args), co_posonlyargcount=0, co_kwonlyargcount=0, co_nlocals=len(varnames), co_varnames=varnames, co_cellvars=code.co_cellvars, co_freevars=_cell_names(code), co_flags=flags,
+        co_stacksize=code.co_stacksize + len(args) + len(state.stack) + len(_cell_names(code)) + 8,
     )  # fmt: skip
-    return _prologue(code, state, index[state.index]), body, changes
+    return _prologue(code, state, index[state.index], len(varnames)), body, changes
 
 
 def _body_index(program: Program, body: list[Asm]) -> list[Asm]:
@@ -252,7 +277,7 @@ def _resume_callable(code: types.CodeType, state: State, globals_: Any, options:
 
         prologue, body, changes = _copy(code, state, ())
         made = assemble(prologue + body, code, **changes)
-        _origins.put(made, Origin(code, len(prologue)))
+        _origins.put(made, Origin(code, len(prologue), state.unread))
         if _cell_names(code):
             kept[key] = functools.partial(_with_cells, made, globals_, options)
             kept[key, "cache"] = cache_for(made, options)  # a callable with cells is another one at each call
@@ -291,8 +316,9 @@ def _make_break_code(code: types.CodeType, at: int, entry: State, globals_: Any,
     ins, asm = program.instructions[at], index[at]
     inserted: list[Asm] = []
     for jump, successor, kinds in successors:
-        bound = _bound_after(program, ins, entry, successor)
-        state = State(successor, bound, kinds)
+        bound = _bound_after(program, ins, entry)
+        live = _names_live(program, successor)
+        state = State(successor, tuple(n for n in bound if n in live), kinds, tuple(n for n in bound if n not in live))
         first, splice = _leave(code, state, entry, globals_, options, varnames, consts, ins.line)
         if jump:
             filler = _exhausted_filler(ins.op)
@@ -333,10 +359,10 @@ def _names_live(program: Program, index: int) -> set[str]:
     return {names[i] for i in live_locals(program, index)}
 
 
-def _bound_after(program: Program, ins: Any, entry: State, successor: int) -> tuple[str, ...]:
-    """Names that are bound and live after the instruction."""
+def _bound_after(program: Program, ins: Any, entry: State) -> tuple[str, ...]:
+    """Names that are bound after the instruction."""
     names = all_names(program.code)
-    bound = set(entry.locals)
+    bound = {*entry.locals, *entry.unread}
     if ins.op == "STORE_FAST":
         bound.add(names[ins.arg])
     elif ins.op in ("STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST"):
@@ -345,8 +371,7 @@ def _bound_after(program: Program, ins: Any, entry: State, successor: int) -> tu
             bound.add(names[ins.arg & 15])
     elif ins.op in ("DELETE_FAST", "LOAD_FAST_AND_CLEAR"):
         bound.discard(names[ins.arg])
-    live = _names_live(program, successor)
-    return tuple(n for n in names if n in bound and n in live and n not in _cell_names(program.code))
+    return tuple(n for n in names if n in bound and n not in _cell_names(program.code))
 
 
 def _successors(program: Program, at: int, entry: State) -> list[tuple[bool, int, tuple[str, ...]]]:
@@ -405,7 +430,7 @@ _SHUFFLES: dict[str, Any] = {
 
 
 def _leave(code: types.CodeType, state: State, entry: State, globals_: Any, options: Any, varnames: tuple[str, ...], consts: list[Any], line: int | None) -> tuple[Asm, list[Asm]]:
-    """Instructions that empty the stack into temporaries and call the resume function."""
+    """Instructions that empty the stack into temporaries and leave the call of the resume function to the caller."""
     slot = {n: i for i, n in enumerate(varnames)}
     out: list[Asm] = []
     for i in range(len(state.stack) - 1, -1, -1):
@@ -416,16 +441,15 @@ def _leave(code: types.CodeType, state: State, entry: State, globals_: Any, opti
     load = [Asm("LOAD_CONST", len(consts) - 1, line)]
     cells = _cell_names(code)
     if cells:
-        closure = "LOAD_CLOSURE" if VERSION < (3, 13) else "LOAD_FAST"
-        pushes = [Asm(closure, len(varnames) + i, line) for i in range(len(cells))]
-        gather = [*pushes, Asm("BUILD_TUPLE", len(cells), line)]
-        made = call_sequence(load, [])
-        load = [*made[: -2 if VERSION == (3, 11) else -1], *gather, *([Asm("PRECALL", 1, line)] if VERSION == (3, 11) else []), Asm("CALL", 1, line)]
+        pushes = [Asm("LOAD_FAST", i, line) for i in _cell_slots(code, len(varnames))]
+        load = call_sequence(load, [*pushes, Asm("BUILD_TUPLE", len(cells), line)], 1)
     args = [Asm("LOAD_FAST", slot[n], line) for n in state.locals]
     for i, name in enumerate(state.stack_names):
         if name:
             args.append(Asm("LOAD_FAST", slot[name if state.stack[i] == SLOT else f".temp{i}"], line))
-    out += [*call_sequence(load, args), Asm("RETURN_VALUE", 0, line)]
+    args += [Asm("LOAD_FAST", slot[n], line) for n in state.unread]
+    consts.append(extension().tail)
+    out += [*call_sequence([Asm("LOAD_CONST", len(consts) - 1, line)], [*load, *args], 1 + len(args)), Asm("RETURN_VALUE", 0, line)]
     for a in out:
         a.line = line
     return out[0], out

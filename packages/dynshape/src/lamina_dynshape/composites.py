@@ -2,13 +2,15 @@
 
 Between: a function of a torch graph -> `symbolic_form`, which whoever runs the graph on fakes calls instead.
 Keeps:   the same operators as the C++ composite runs, in its order; what neither is symbolic nor asks for values runs the original.
-Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, ATen/native/Correlation.cpp, ATen/native/SpectralOps.cpp, torch/nn/functional.py (which arguments mean what).
+Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, ATen/native/Correlation.cpp, ATen/native/SpectralOps.cpp, ATen/native/LinearAlgebra.cpp (matmul, up to torch
+         2.11), ATen/native/Linear.cpp, torch/nn/functional.py (which arguments mean what).
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,6 +91,69 @@ def _interpolate(
         scales = [None] * spatial if recompute_scale_factor else [float(f) for f in given]
     corners = () if "nearest" in mode else (bool(align_corners),)
     return operator(input, output, *corners, *scales)
+
+
+# ---- matrix products -----------------------------------------------------------------------------------------------------
+@_form(operator.matmul)
+@_form(torch.Tensor.__matmul__)
+@_form(torch.Tensor.matmul)
+@_form(torch.matmul)
+def _matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Any:
+    if not isinstance(input, Tensor) or not isinstance(other, Tensor) or out is not None or max(input.dim(), other.dim()) < 3 or min(input.dim(), other.dim()) < 1:
+        return NotImplemented
+    swapped = other.dim() > input.dim()
+    batch, single = (other.mT, input) if swapped else (input, other)
+    return _folded_product(batch, single, swapped) if _folds(batch, single, swapped) else _batched_product(input, other)
+
+
+def _folds(batch: Tensor, single: Tensor, swapped: bool) -> bool:
+    """Whether C++ views the batch as one matrix: always for the sake of a gradient, else where that takes no copy."""
+    if single.dim() > 2:
+        return False
+    if single.requires_grad:
+        return True
+    if swapped and single.dim() == 2:
+        return False
+    if batch.numel() == 0:
+        return True
+    size, stride = batch.shape, batch.stride()
+    return all(size[i] == 1 or stride[i] == stride[i + 1] * size[i + 1] for i in range(batch.dim() - 2))
+
+
+def _folded_product(batch: Tensor, single: Tensor, swapped: bool) -> Tensor:
+    """The batch as one matrix times a matrix or vector."""
+    matrix = single.t() if swapped and single.dim() == 2 else single
+    folded = batch.reshape(math.prod(batch.shape[:-1]), batch.shape[-1])
+    product = torch.mm(folded, matrix) if matrix.dim() == 2 else torch.mv(folded, matrix)
+    result = aten._unsafe_view.default(product, [*batch.shape[:-1], *matrix.shape[1:]])
+    return result.mT.contiguous() if swapped and matrix.dim() == 2 else result
+
+
+def _batched_product(input: Tensor, other: Tensor) -> Tensor:
+    """Matrices of both, broadcast against each other."""
+    if input.dim() == other.dim() == 3:  # C++ does so where a gradient is wanted, and under a mode always
+        if other.shape[0] == 1 != input.shape[0]:
+            return _matmul(input, other.squeeze(0))
+        if input.shape[0] == 1 != other.shape[0]:
+            return _matmul(input.squeeze(0), other)
+    sizes = torch.broadcast_shapes(input.shape[:-2], other.shape[:-2])
+    left = input if input.dim() > 1 else input.unsqueeze(0)
+    right = other if other.dim() > 1 else other.unsqueeze(-1)
+    product = torch.bmm(*[m.expand(*sizes, *m.shape[-2:]).reshape(math.prod(sizes), *m.shape[-2:]) for m in (left, right)])
+    columns = other.shape[-1:] if other.dim() > 1 else ()
+    return aten._unsafe_view.default(product if columns else product.squeeze(-1), [*sizes, *input.shape[-2:-1], *columns])
+
+
+@_form(torch.nn.functional.linear)
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """Where C++ takes the product and then adds the bias."""
+    if input.dim() < 3 or weight.dim() != 2 or (bias is not None and input.dim() == 3):
+        return NotImplemented
+    result = symbolic_form(torch.matmul)(input, weight.t())
+    return result if bias is None else torch.add(result, bias)
+
+
+_apply_linear = symbolic_form(torch.nn.functional.linear)
 
 
 # ---- factories -----------------------------------------------------------------------------------------------------------
@@ -213,7 +278,7 @@ def _layers(
 def _over_time(x: Tensor, weights: list[Tensor], state: Any, reverse: bool, step: Callable[..., Any]) -> tuple[Tensor, Any]:
     """One direction, unrolled: the length becomes a constant. `step(input part, hidden weights and bias, state) -> (output, state)`."""
     bias = weights[2] if len(weights) > 2 else None
-    parts = torch.nn.functional.linear(x, weights[0], bias).unbind(0)
+    parts = _apply_linear(x, weights[0], bias).unbind(0)
     outputs = []
     for part in reversed(parts) if reverse else parts:
         output, state = step(part, weights[1], weights[3] if len(weights) > 3 else None, state)
@@ -223,14 +288,14 @@ def _over_time(x: Tensor, weights: list[Tensor], state: Any, reverse: bool, step
 
 def _lstm_step(part: Tensor, hidden: Tensor, bias: Tensor | None, state: _PAIR) -> tuple[Tensor, _PAIR]:
     h, c = state
-    i, f, g, o = (part + torch.nn.functional.linear(h, hidden, bias)).chunk(4, 1)
+    i, f, g, o = (part + _apply_linear(h, hidden, bias)).chunk(4, 1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = o.sigmoid() * c.tanh()
     return h, (h, c)
 
 
 def _gru_step(part: Tensor, hidden: Tensor, bias: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = part.chunk(3, 1), torch.nn.functional.linear(h, hidden, bias).chunk(3, 1)
+    a, b = part.chunk(3, 1), _apply_linear(h, hidden, bias).chunk(3, 1)
     reset, update = (a[0] + b[0]).sigmoid(), (a[1] + b[1]).sigmoid()
     new = (a[2] + b[2] * reset).tanh()
     h = (h - new) * update + new
@@ -238,13 +303,13 @@ def _gru_step(part: Tensor, hidden: Tensor, bias: Tensor | None, h: Tensor) -> t
 
 
 def _rnn_step(activation: Any, part: Tensor, hidden: Tensor, bias: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
-    h = activation(part + torch.nn.functional.linear(h, hidden, bias))
+    h = activation(part + _apply_linear(h, hidden, bias))
     return h, h
 
 
 def _cell(step: Callable[..., Any]) -> Callable[..., Any]:
     def form(x: Tensor, state: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None) -> Any:
-        return step(torch.nn.functional.linear(x, w_ih, b_ih), w_hh, b_hh, state)[0]
+        return step(_apply_linear(x, w_ih, b_ih), w_hh, b_hh, state)[0]
 
     return form
 
@@ -256,7 +321,7 @@ _form(torch.rnn_relu_cell)(_cell(functools.partial(_rnn_step, torch.relu)))
 
 @_form(torch.lstm_cell)
 def _lstm_cell(x: Tensor, state: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None) -> Any:
-    return _lstm_step(torch.nn.functional.linear(x, w_ih, b_ih), w_hh, b_hh, tuple(state))[1]
+    return _lstm_step(_apply_linear(x, w_ih, b_ih), w_hh, b_hh, tuple(state))[1]
 
 
 @_form(torch.lstm)

@@ -383,6 +383,17 @@ PyMemberDef cache_members[] = {{"code", T_OBJECT, offsetof(CodeCache, code), REA
                                {nullptr, 0, 0, 0, nullptr}};
 PyGetSetDef cache_getset[] = {{"entries", (getter)cache_entries, nullptr, "tuple, most recent first", nullptr}, {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
+// ---- tail calls ----------------------------------------------------------------------------------------------------
+// Replacement code that breaks returns what is to be called next and on what; it is called when the code's own frame, and all
+// that the frame and its callers held, is gone. So objects die where the program drops them, and breaks in a loop do not nest.
+PyTypeObject tail_type = {PyVarObject_HEAD_INIT(nullptr, 0)};  // a tuple: callable, arguments
+
+PyObject* make_tail(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  PyObject* self = tail_type.tp_alloc(&tail_type, n);
+  for (Py_ssize_t i = 0; self && i < n; i++) PyTuple_SET_ITEM(self, i, Py_NewRef(args[i]));
+  return self;
+}
+
 // ---- calling an entry ----------------------------------------------------------------------------------------------
 thread_local PyObject* hook_callback = nullptr;  // see frame.h; null: frames of this thread are not looked at
 
@@ -541,7 +552,29 @@ void code_arguments(Entry* e, PyObject* const* row, PyObject* graph_result, PyOb
   if (e->graph) *out = graph_result;
 }
 
-PyObject* call_binding(CompiledFunction* self, Binding& b, PyObject** row) {  // row: slots and supplied values; room for constants
+// Whether the original is to run because the graph raised: what entry.failed(exception) returns is for when the original returns.
+// Null: no, the exception stays set.
+PyObject* after_failure(Entry* e) {
+  if (!e->dict || !PyErr_ExceptionMatches(PyExc_Exception)) return nullptr;
+  Ref hook = Ref::of(PyDict_GetItemString(e->dict, "failed"));
+  if (!hook) return nullptr;
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  if (traceback) PyException_SetTraceback(value, traceback);
+  PyObject* answer = PyObject_CallOneArg(hook.p, value);
+  if (answer && answer != Py_None) {
+    Py_DECREF(type), Py_DECREF(value), Py_XDECREF(traceback);
+    return answer;
+  }
+  PyErr_Clear();
+  Py_XDECREF(answer);
+  PyErr_Restore(type, value, traceback);
+  return nullptr;
+}
+
+// row: slots and supplied values; room for constants. `original`: what `after_failure` said, if the original is to run instead.
+PyObject* call_binding(CompiledFunction* self, Binding& b, PyObject** row, PyObject** original) {
   PyFunctionObject* f = (PyFunctionObject*)self->function;
   Ref alive = Ref::of((PyObject*)b.entry);
   Entry* e = b.entry;
@@ -552,7 +585,7 @@ PyObject* call_binding(CompiledFunction* self, Binding& b, PyObject** row) {  //
   Held held(row + e->guards().num_slots, e->graph ? e->guards().supplied.size() : 0);
   Ref graph_result(e->graph ? call_graph(e, row) : nullptr);
   if (e->graph) {
-    if (!graph_result) return nullptr;
+    if (UNLIKELY(!graph_result)) return *original = after_failure(e), nullptr;
     if (e->result >= 0 && PyTuple_CheckExact(graph_result.p) && PyTuple_GET_SIZE(graph_result.p) == e->outputs) return Py_NewRef(PyTuple_GET_ITEM(graph_result.p, e->result));
   }
   if (UNLIKELY(!b.function) && !(b.function = make_function(e->code, f->func_globals, f->func_closure))) return nullptr;
@@ -563,7 +596,7 @@ PyObject* call_binding(CompiledFunction* self, Binding& b, PyObject** row) {  //
 }
 
 // Try the entries. 1: *out is the result; 0: none matched; -1: `bindings` changed under our feet, look again.
-int try_entries(CompiledFunction* self, PyObject** slots, Py_ssize_t n, const Roots& r, const State& now, PyObject** out) {
+int try_entries(CompiledFunction* self, PyObject** slots, Py_ssize_t n, const Roots& r, const State& now, PyObject** out, PyObject** original) {
   for (size_t i = 0; i < self->bindings.size(); i++) {
     std::shared_ptr<Binding> keep = self->bindings[i];  // user code may run, and change `bindings`
     Binding& b = *keep;
@@ -575,13 +608,13 @@ int try_entries(CompiledFunction* self, PyObject** slots, Py_ssize_t n, const Ro
     if (!hit) continue;
     std::copy(slots, slots + n, row.p);
     if (i) std::rotate(self->bindings.begin(), self->bindings.begin() + i, self->bindings.begin() + i + 1);
-    *out = call_binding(self, b, row.p);
+    *out = call_binding(self, b, row.p, original);
     return 1;
   }
   return 0;
 }
 
-PyObject* run_entry(CompiledFunction* self, Entry* entry, PyObject** slots, Py_ssize_t n, const Roots& r, bool* matched) {
+PyObject* run_entry(CompiledFunction* self, Entry* entry, PyObject** slots, Py_ssize_t n, const Roots& r, bool* matched, PyObject** original) {
   auto at = std::find_if(self->bindings.begin(), self->bindings.end(), [&](auto& b) { return b->entry == entry; });
   std::shared_ptr<Binding> b = at == self->bindings.end() ? std::make_shared<Binding>(entry) : *at;
   Arguments<32> row(row_size(entry));
@@ -591,10 +624,17 @@ PyObject* run_entry(CompiledFunction* self, Entry* entry, PyObject** slots, Py_s
   *matched = b->matcher.match(r, now, row.p + n, hold);
   if (!*matched) return nullptr;
   std::copy(slots, slots + n, row.p);
-  return call_binding(self, *b, row.p);
+  return call_binding(self, *b, row.p, original);
 }
 
-PyObject* compiled_call(PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+// Run the original; what it is followed by is called where it returns and may raise.
+PyObject* run_original(CompiledFunction* self, PyObject* const* args, size_t nargsf, PyObject* kwnames, PyObject* followed_by) {
+  Ref result(PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames));
+  if (result && followed_by && !Ref(PyObject_CallNoArgs(followed_by))) return nullptr;
+  return result.release();
+}
+
+PyObject* call_once(PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
   CompiledFunction* self = (CompiledFunction*)callable;
   PyFunctionObject* f = (PyFunctionObject*)self->function;
   CodeCache* cache = (CodeCache*)self->cache;
@@ -608,17 +648,16 @@ PyObject* compiled_call(PyObject* callable, PyObject* const* args, size_t nargsf
     PyErr_Clear();
     return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
   }
-  Ref alive = Ref::of(callable);  // `self` may be released by what we call
   Roots r{slots.p, f->func_globals, f->func_closure};
   State now;
   now.read();
-  PyObject* result = nullptr;
+  PyObject *result = nullptr, *original = nullptr;
   int tried = -1;
   for (int again = 0; tried < 0 && again < 4; again++) {
     if (UNLIKELY(self->version != cache->version)) sync_bindings(self);
-    tried = try_entries(self, slots.p, n, r, now, &result);
+    tried = try_entries(self, slots.p, n, r, now, &result, &original);
   }
-  if (LIKELY(tried > 0)) return result;
+  if (LIKELY(tried > 0)) return LIKELY(!original) ? result : run_original(self, args, nargsf, kwnames, Ref(original).p);
   if (cache->frozen || self->on_miss == Py_None || !self->on_miss) return PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames);
   Ref tuple(PyTuple_New(n));
   if (!tuple) return nullptr;
@@ -629,16 +668,33 @@ PyObject* compiled_call(PyObject* callable, PyObject* const* args, size_t nargsf
   if (PyObject_TypeCheck(answer.p, &entry_type)) {
     if (self->version != cache->version) sync_bindings(self);
     bool matched = false;
-    result = run_entry(self, (Entry*)answer.p, slots.p, n, r, &matched);
-    if (matched) return result;
+    result = run_entry(self, (Entry*)answer.p, slots.p, n, r, &matched, &original);
+    if (matched) return !original ? result : run_original(self, args, nargsf, kwnames, Ref(original).p);
   } else if (answer.p == skip_always) {
     self->skip = true;
   } else if (answer.p != run_eager && !PyCallable_Check(answer.p)) {
     return PyErr_Format(PyExc_TypeError, "on_miss returned %.100s, expected Entry, RUN_EAGER, SKIP or what to call when the original has returned", Py_TYPE(answer.p)->tp_name);
   }
-  Ref original(PyObject_Vectorcall(self->wrapped, args, nargsf, kwnames));
-  if (original && PyCallable_Check(answer.p) && !PyObject_TypeCheck(answer.p, &entry_type) && !Ref(PyObject_CallNoArgs(answer.p))) return nullptr;
-  return original.release();
+  return run_original(self, args, nargsf, kwnames, PyCallable_Check(answer.p) && !PyObject_TypeCheck(answer.p, &entry_type) ? answer.p : nullptr);
+}
+
+// Call what replacement code left to be called, until there is a result.
+PyObject* finish(PyObject* result) {
+  if (LIKELY(!result || !Py_IS_TYPE(result, &tail_type))) return result;
+  HookRests rests;
+  while (result && Py_IS_TYPE(result, &tail_type)) {
+    Ref tail(result);
+    PyObject** items = ((PyTupleObject*)result)->ob_item;
+    PyObject* target = PyWeakref_CheckProxy(items[0]) ? PyWeakref_GET_OBJECT(items[0]) : items[0];
+    Ref callee = Ref::of(target);
+    result = (Py_IS_TYPE(target, &compiled_type) ? call_once : PyObject_Vectorcall)(target, items + 1, PyTuple_GET_SIZE(tail.p) - 1, nullptr);
+  }
+  return result;
+}
+
+PyObject* compiled_call(PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+  Ref alive = Ref::of(callable);  // it may be released by what we call, and with it what a tail call refers to
+  return finish(call_once(callable, args, nargsf, kwnames));
 }
 
 PyObject* compiled_new(PyTypeObject* type, PyObject* args, PyObject* kw) {

@@ -200,9 +200,10 @@ std::shared_ptr<Binding> find_entry(_PyInterpreterFrame* f, PyCodeObject* code, 
   return nullptr;
 }
 
-PyObject* const IN_PLACE = (PyObject*)&hook_threads;  // answer of `run_entry_in`: evaluate the frame, which now holds the entry's code
+// Answers of `run_entry_in`: evaluate the frame, which now holds the entry's code, or which is as it was because the graph raised.
+PyObject *const IN_PLACE = (PyObject*)&hook_threads, *const AS_IT_IS = (PyObject*)&in_callback;
 
-PyObject* run_entry_in(_PyInterpreterFrame* f, Py_ssize_t n, const std::shared_ptr<Binding>& b, const std::vector<PyObject*>& supplied) {
+PyObject* run_entry_in(_PyInterpreterFrame* f, Py_ssize_t n, const std::shared_ptr<Binding>& b, const std::vector<PyObject*>& supplied, PyObject** original) {
   Entry* e = b->entry;
   Ref alive = Ref::of((PyObject*)e);
   e->hits++;
@@ -215,7 +216,7 @@ PyObject* run_entry_in(_PyInterpreterFrame* f, Py_ssize_t n, const std::shared_p
   if (e->graph) {
     HookRests rests;
     graph_result = Ref(call_graph(e, row.p));
-    if (!graph_result) return nullptr;
+    if (!graph_result) return (*original = after_failure(e)) ? AS_IT_IS : nullptr;
   }
   code_arguments(e, row.p, graph_result.p, arguments.p);
   return enter_in_place(f, n, e, arguments.p) ? IN_PLACE : call_on_slots(f, e, arguments.p);
@@ -235,14 +236,18 @@ PyObject* evaluate(PyThreadState* ts, _PyInterpreterFrame* f, int throwing) {
   bool error = false;
   std::shared_ptr<Binding> b = find_entry(f, code, n, supplied, hold, &error);
   if (!b && !error) return _PyEval_EvalFrameDefault(ts, f, throwing);
-  PyObject* result = b ? run_entry_in(f, n, b, supplied) : nullptr;
-  if (result == IN_PLACE) {
+  PyObject* original = nullptr;
+  PyObject* result = b ? run_entry_in(f, n, b, supplied, &original) : nullptr;
+  Ref followed_by(original);
+  if (result == IN_PLACE || result == AS_IT_IS) {
     hold.clear(), supplied.clear(), b.reset();
     HookRests rests;
-    return _PyEval_EvalFrameDefault(ts, f, 0);
+    Ref out(_PyEval_EvalFrameDefault(ts, f, 0));
+    if (out && followed_by && !Ref(PyObject_CallNoArgs(followed_by.p))) return nullptr;
+    return finish(out.release());
   }
   drop_frame(ts, f);
-  return result;
+  return finish(result);
 }
 
 // ---- switches ------------------------------------------------------------------------------------------------------

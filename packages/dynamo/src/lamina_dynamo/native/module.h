@@ -45,6 +45,7 @@ PyMethodDef module_methods[] = {{"global_state", py_global_state, METH_NOARGS, n
                                 {"set_hook", py_set_hook, METH_O, "callback(function, slots, code) -> CodeCache or None of this thread; None switches it off. Returns the previous one"},
                                 {"get_hook", py_get_hook, METH_NOARGS, nullptr},
                                 {"hook_users", py_hook_users, METH_NOARGS, "how many threads have a callback"},
+                                {"tail", (PyCFunction)(void (*)(void))make_tail, METH_FASTCALL, "tail(callable, *args): as the result of replacement code, a call to make in its place"},
                                 {"mark_code", py_mark_code, METH_VARARGS, "mark_code(code, skip): never, or again, consider frames of this code"},
                                 {nullptr, nullptr, 0, nullptr}};
 PyModuleDef module_def = {PyModuleDef_HEAD_INIT, "_lamina_native", "Guards, caches and the frame hook of lamina_dynamo.", -1, module_methods, nullptr, nullptr, nullptr, nullptr};
@@ -76,6 +77,8 @@ PyMODINIT_FUNC PyInit__lamina_native() {
       !ready(compiled_type, "lamina_dynamo.native.CompiledFunction", sizeof(CompiledFunction), compiled_new, (void*)compiled_dealloc, (void*)compiled_traverse, (void*)compiled_clear,
              offsetof(CompiledFunction, dict), offsetof(CompiledFunction, weaklist)))
     return nullptr;
+  tail_type.tp_name = "lamina_dynamo.native.Tail", tail_type.tp_base = &PyTuple_Type, tail_type.tp_flags = Py_TPFLAGS_DEFAULT;
+  if (PyType_Ready(&tail_type)) return nullptr;
   PyObject* m = PyModule_Create(&module_def);
   if (!m || !frame_init()) return nullptr;
   run_eager = PyObject_CallNoArgs((PyObject*)&PyBaseObject_Type), skip_always = PyObject_CallNoArgs((PyObject*)&PyBaseObject_Type);

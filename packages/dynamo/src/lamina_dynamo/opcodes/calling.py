@@ -6,6 +6,7 @@ from typing import Any
 
 from ..control import unsupported
 from ..frames import NULL, Frame
+from ..generators import raised_in_generator
 from . import VERSION, handler
 from .build import mapping_items
 
@@ -69,7 +70,7 @@ def call_intrinsic_1(f: Frame, which: int) -> None:
     if which == 3:  # STOPITERATION_ERROR
         exc = s[-1]
         if isinstance(exc, StopIteration):
-            s[-1] = RuntimeError("generator raised StopIteration")
+            s[-1] = raised_in_generator(exc)
     elif which == 5:  # UNARY_POSITIVE
         s[-1] = +s[-1]
     elif which == 6:  # LIST_TO_TUPLE

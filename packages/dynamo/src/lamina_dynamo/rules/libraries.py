@@ -27,6 +27,20 @@ from .leaves import copy_leaf
 _SHOW = warnings.showwarning
 
 
+# ---- weak references ---------------------------------------------------------------------------------------------------
+@rule(weakref.ref)
+def weak_reference(cap: Any, args: Any, kwargs: Any) -> Any:
+    """Of an object from outside; of any other, capture would refer to what stands for it, and it lives longer here than in the run."""
+    if args and (isinstance(args[0], torch.Tensor) or id(args[0]) not in cap.sources):
+        unsupported("weak-reference", "a weak reference to an object that lives only in the run", saw=type(args[0]).__name__)
+    return native(weakref.ref, *args, **kwargs)
+
+
+@rule(weakref.proxy)
+def weak_proxy(cap: Any, args: Any, kwargs: Any) -> Any:
+    unsupported("weak-reference", "a weak proxy", saw="weakref.proxy")
+
+
 # ---- warnings and logging ----------------------------------------------------------------------------------------------
 @rule(warnings.warn)
 def warn(cap: Any, args: Any, kwargs: Any) -> None:
