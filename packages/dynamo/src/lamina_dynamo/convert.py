@@ -36,8 +36,8 @@ from .session import Capture
 from .resume import emit_break
 from .side_effects import emit_side_effects
 from .sizes import SizeReport, size_report
-from .state import emit_state, inference_outputs, leave_state, preserved, start_state, state_left
-from .source import CellSource, LocalSource
+from .source import CallSource, CellSource, ConstantSource, LocalSource
+from .state import emit_state, inference_outputs, leave_state, preserved, rng_state, start_state, state_left
 
 __all__ = ["Converted", "convert_frame", "listening"]
 
@@ -295,7 +295,8 @@ def _checks(cap: Capture, cg: Codegen) -> list[str]:
     """Lines that run the original where a condition that the path relies on does not hold. Only where the graph changed nothing yet."""
     if not cap.checks:
         return []
-    if cap.recorder.writes_inputs or cap.recorder.impure or cap.left:
+    elsewhere = any(inp.real.device.type != "cpu" for inp in cap.inputs.values())  # with a generator of its own
+    if cap.recorder.writes_inputs or cap.left or cap.recorder.impure and elsewhere:
         raise CannotCheck
     code = cap.root_function.__code__
     named = code.co_argcount + code.co_kwonlyargcount
@@ -306,7 +307,10 @@ def _checks(cap: Capture, cg: Codegen) -> list[str]:
     if code.co_flags & 8:
         args.append(f"**_a_{named + bool(code.co_flags & 4)}")
     original = f"{cg.constant(cap.root_function)}({', '.join(args)})"
-    return [f"if bool({cg.value(t)}) is not {expected}: return {original}" for t, expected in cap.checks]
+    failed = f"return {original}"
+    if cap.recorder.impure:  # the original draws the same numbers
+        failed = f"{cg.constant(torch.set_rng_state)}({cg.source(CallSource(rng_state, ConstantSource(None)))}); {failed}"
+    return [f"if bool({cg.value(t)}) is not {expected}: {failed}" for t, expected in cap.checks]
 
 
 def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, list[Any], list[Any]]:

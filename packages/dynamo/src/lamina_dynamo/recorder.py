@@ -8,6 +8,7 @@ Keeps:   a node exists iff the call yields a tensor or a symbolic number, or cha
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Iterator
 from types import FunctionType
@@ -246,7 +247,7 @@ class Recorder(TorchFunctionMode):
         if not _has_value(out):
             if name.endswith("_") and name not in _PURE_DUNDERS and (out is None or name in _WRITING_DUNDERS):
                 self.emit(func, args, kwargs, None)
-                self.written(args[0] if args else None)
+                self.written([args[i] for i in _written_arguments(name) if i < len(args)])
             return out
         if type(out) is torch.Tensor and self.scope is None:
             out = self.cap.lift_constant(out)
@@ -262,7 +263,7 @@ class Recorder(TorchFunctionMode):
         if _is_tensor(out):
             if id(out) in self.nodes or id(out) in self.cap.inputs:
                 if name.endswith("_"):
-                    self.written(out)
+                    self.written([out, *[args[i] for i in _written_arguments(name) if i < len(args)]])
                 if id(out) in self.cap.inputs:
                     return out  # an input returned as it is keeps its placeholder
                 self.nodes[id(out)] = node
@@ -453,6 +454,15 @@ _RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal
 _UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})
+
+
+@functools.cache
+def _written_arguments(name: str) -> tuple[int, ...]:
+    """Positions of the arguments that a function which is named as one that writes may write."""
+    packet = None if name.startswith("__") else getattr(torch.ops.aten, name, None)
+    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()] if packet is not None else []
+    found = {i for s in schemas for i, a in enumerate(s.arguments) if a.alias_info is not None and a.alias_info.is_write}
+    return tuple(sorted(found | {0}))
 
 
 def _is_tensor(v: Any) -> bool:
