@@ -351,6 +351,10 @@ class Recorder(TorchFunctionMode):
         self.step_of[node] = self.cap.step
         if self.regions:
             node.meta["checkpoint"] = tuple(self.regions)
+        if self.cap.assigned:
+            from .rules.leaves import refuse_assigned
+
+            refuse_assigned(self.cap, node, (*args, *kwargs.values()))
         if self.cap.hooked:
             from .rules.hooks import refuse_use
 
@@ -529,6 +533,10 @@ def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
     if name == "data" and args[1] is args[0]:
         return None
+    if name == "data" and len(args) == 2 and isinstance(args[1], torch.Tensor):
+        from .rules.leaves import assign_data
+
+        return assign_data(rec, *args)
     if name == "grad" and len(args) == 2:
         rec.cap.keep[id(args[0])] = args[0]
         rec.cap.overlay.setdefault(id(args[0]), {})["grad"] = args[1]
