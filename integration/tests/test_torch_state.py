@@ -56,3 +56,46 @@ def test_state_inside(program):
                 assert type(a) is bool or (a.is_inference(), a.requires_grad) == (b.is_inference(), b.requires_grad)
     assert not lamina.counters["graph_breaks"] and lamina.counters["graphs"]["captured"] == 2
     assert all(k.startswith(("aten.rand", "aten.bernoulli", "lamina_rng.")) for k in lamina.counters["fallbacks"]), lamina.counters["fallbacks"]  # the stream is eager's
+
+
+def train(call, model, opt, steps=3):
+    """Losses and parameters of a few steps."""
+    seen = []
+    for i in range(steps):
+        torch.manual_seed(i)
+        opt.zero_grad()
+        loss = call(X + i)
+        loss.backward()
+        opt.step()
+        seen.append(loss.detach())
+    return [*seen, *[p.detach() for p in model.parameters()]]
+
+
+def head_made_inside(model):
+    def call(x):
+        head = torch.nn.Linear(8, 1)
+        return head(model(x)).square().mean()
+
+    return call
+
+
+def hooked_result(model):
+    def call(x):
+        y = model(x)
+        y.register_hook(lambda g: g * 2)
+        return y
+
+    return lambda wrap: (lambda f: lambda x: f(x).square().mean())(wrap(call))
+
+
+@pytest.mark.parametrize("make", [lambda m: lambda wrap: wrap(head_made_inside(m)), hooked_result], ids=["head", "hook"])
+def test_training_with_leaves_and_hooks_inside(make):
+    results = []
+    lamina.counters.clear()
+    for wrap in (lambda f: f, lambda f: lamina.compile(f, fullgraph=True)):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh())
+        results.append(train(make(model)(wrap), model, torch.optim.SGD(model.parameters(), lr=0.1)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+    assert lamina.counters["graphs"]["captured"] == 1

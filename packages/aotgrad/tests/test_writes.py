@@ -142,3 +142,18 @@ def test_a_view_of_several_made_with_gradients_off_passes_its_history_on(same):
         return x * 1, y
 
     same(program, lambda: [torch.randn(3, 4), torch.randn(3, 4, requires_grad=True) * 2])
+
+
+@pytest.mark.parametrize("role", ["input", "buffer"])
+def test_a_tensor_of_which_eager_saved_a_clone_may_be_written_before_the_backward(role):
+    def program(x, queue):
+        return (x @ queue.clone(),)
+
+    gm = torch.fx.symbolic_trace(program)
+    x, queue = torch.randn(3, 4, requires_grad=True), torch.randn(4, 4)
+    for node, tensor, r in zip(gm.graph.nodes, (x, queue), ("input", role)):
+        node.meta.update(role=r, source=node.name)
+    (expected,) = torch.autograd.grad(program(x, queue)[0].sum(), x)
+    (y,) = aot_function(gm, [x, queue], fw_compiler=run_graph)(x, queue)
+    queue.zero_()
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], expected)

@@ -270,6 +270,7 @@ def test_backward_hooks_of_modules(kind, backend):
     for compiled in (False, True):
         seen = []
         m = hooked(kind, seen)
+        lamina_dynamo.reset()  # modules that are alike share entries
         counters.clear()
         f = lamina_dynamo.optimize(m, backend) if compiled else m
         for _ in range(2):
@@ -278,7 +279,8 @@ def test_backward_hooks_of_modules(kind, backend):
         results.append([*[p.grad for p in m.parameters()], x.grad, *seen])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
-    assert set(counters["graph_breaks"]) == {"tensor-hook"}
+    # What follows inside of the container: the rest of its loop, and inputs that the hook's identity function made.
+    assert {"tensor-hook"} <= set(counters["graph_breaks"]) <= {"tensor-hook", "foreign-iterator", "input_is_a_view_that_requires_grad_of_a_base_that_does_not"}
 
 
 @pytest.mark.parametrize("kind", ["full", "pre", "old", "root"])

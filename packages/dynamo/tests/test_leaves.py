@@ -153,7 +153,29 @@ def turned_on_and_off(x, w):
     return g
 
 
+def data_assigned(x, w):
+    y = x * 2
+    with torch.no_grad():
+        x.data = y
+        w.data = w.data * 0.5
+        w.add_(1)
+    return (x @ w.detach()).sum(), x, w, y
+
+
+def data_assigned_and_used(x, w):
+    w.data = w * 2 + 1
+    return (x @ w).sum()
+
+
+def data_swapped(x, w):
+    y = w.detach().clone()
+    w.data = y
+    y.mul_(3)
+    return (x @ y).sum(), w, y
+
+
 TENSORS = [
+    (data_assigned, 0), (data_assigned_and_used, 1), (data_swapped, 0),
     (factory, 0), (told_to, 0), (over_an_input, 0), (over_a_part_of_an_input, 0), (not_seen, 0), (only_returned, 0), (attack, 0), (backward_inside, 0), (memory_is_seen, 1),
     (frozen, 0), (frozen_and_thawed, 0), (turned_on, 1), (turned_on_and_off, 1),
 ]  # fmt: skip

@@ -48,7 +48,7 @@ def clean(gm: fx.GraphModule, num_forward: int | None = None) -> None:
 
 
 def mark_transient(graph: fx.Graph, num_primals: int) -> None:
-    """Mark the plain inputs that eager keeps nothing of for the backward: the caller may write them before it, so neither do we.
+    """Mark the inputs and buffers that eager keeps nothing of for the backward: the caller may write them before it, so neither do we.
 
     What eager keeps is what calls of the backward read, which were traced last, and what checkpointed regions start from.
     """
@@ -63,7 +63,7 @@ def mark_transient(graph: fx.Graph, num_primals: int) -> None:
     if not in_backward:
         return
     for node in holders[:num_primals]:
-        if node.meta["role"] == "input" and node not in kept and isinstance(node.meta["val"], Tensor):
+        if node.meta["role"] in ("input", "buffer") and node not in kept and isinstance(node.meta["val"], Tensor):
             node.meta["transient"] = True
 
 

@@ -66,18 +66,15 @@ def _is_open_symbol(cap: Any, v: Any) -> bool:
 
 
 class Assuming:
-    """A compiled graph with one output more: the generator's state before its draws (None where it draws nothing), False where a check failed."""
+    """A compiled graph with one output more: whether its own checks held."""
 
-    def __init__(self, compiled: Any, outputs: int, draws: bool) -> None:
-        self._compiled, self._none, self._draws = compiled, (None,) * outputs, draws
+    def __init__(self, compiled: Any, outputs: int) -> None:
+        self._compiled, self._none = compiled, (None,) * outputs
 
     def __call__(self, *args: Any) -> tuple[Any, ...]:
-        state = torch.get_rng_state() if self._draws else None
         try:
-            return (*self._compiled(*args), state)
+            return (*self._compiled(*args), True)
         except RuntimeError as error:
             if _MARK not in str(error):
                 raise
-        if state is not None:
-            torch.set_rng_state(state)
         return (*self._none, False)

@@ -39,8 +39,8 @@ from .session import Capture
 from .resume import emit_break, origin_of
 from .side_effects import emit_side_effects
 from .sizes import SizeReport, size_report
-from .state import emit_state, inference_outputs, leave_state, preserved, start_state, state_left
 from .source import CallSource, CellSource, ConstantSource, LocalSource
+from .state import emit_state, inference_outputs, leave_state, preserved, rng_state, start_state, state_left
 
 __all__ = ["Converted", "convert_frame", "listening"]
 
@@ -306,8 +306,8 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     outputs = len(cg.output_values)
     if gm is not None:
         compiled = _call_backend(options.backend, gm, examples, cap.settings)
-        if cap.assumed or (cap.checks and cap.recorder.impure):
-            compiled = Assuming(compiled, outputs, cap.recorder.impure)
+        if cap.assumed:
+            compiled = Assuming(compiled, outputs)
             outputs += 1
         if outputs:
             head.append("".join(f"_o{i}, " for i in range(outputs)) + "= _outs")
@@ -344,11 +344,12 @@ def _refuse_abandoned(cap: Capture) -> None:
 def _checks(cap: Capture, cg: Codegen) -> list[str]:
     """Lines that run the original where a condition that the path relies on does not hold. Only where the graph changed nothing yet.
 
-    The graph then also yields the state of the generator before its draws, or False where one of its own checks failed (see `Assuming`).
+    A graph with checks of its own also yields whether they held (see `Assuming`).
     """
     if not cap.checks and not cap.assumed:
         return []
-    if cap.recorder.writes_inputs or cap.left or (cap.recorder.impure and not _only_on_cpu(cap.graph)):
+    elsewhere = any(inp.real.device.type != "cpu" for inp in cap.inputs.values())  # with a generator of its own
+    if cap.recorder.writes_inputs or cap.left or cap.recorder.impure and elsewhere:
         raise CannotCheck
     code = cap.root_function.__code__
     named = code.co_argcount + code.co_kwonlyargcount
@@ -359,16 +360,12 @@ def _checks(cap: Capture, cg: Codegen) -> list[str]:
     if code.co_flags & 8:
         args.append(f"**_a_{named + bool(code.co_flags & 4)}")
     original = f"{cg.constant(cap.root_function)}({', '.join(args)})"
+    failed = f"return {original}"
+    if cap.recorder.impure:  # the original draws the same numbers
+        failed = f"{cg.constant(torch.set_rng_state)}({cg.source(CallSource(rng_state, ConstantSource(None)))}); {failed}"
     values = [(cg.value(t), expected) for t, expected in cap.checks]
-    last = f"_o{len(cg.output_values)}"
-    back = f"{cg.constant(torch.set_rng_state)}({last}); " if cap.recorder.impure else ""
-    lines = [f"if {last} is False: return {original}"] if cap.assumed else []
-    return lines + [f"if bool({v}) is not {expected}: {back}return {original}" for v, expected in values]
-
-
-def _only_on_cpu(graph: fx.Graph) -> bool:
-    values = [n.meta.get("val") for n in graph.nodes]
-    return all(v.device.type == "cpu" for v in values if isinstance(v, torch.Tensor))
+    lines = [f"if not _o{len(cg.output_values)}: {failed}"] if cap.assumed else []
+    return lines + [f"if bool({v}) is not {expected}: {failed}" for v, expected in values]
 
 
 def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, list[Any], list[Any]]:

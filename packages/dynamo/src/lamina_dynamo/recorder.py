@@ -8,6 +8,7 @@ Keeps:   a node exists iff the call yields a tensor or a symbolic number, or cha
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Iterator
 from types import FunctionType
@@ -291,7 +292,7 @@ class Recorder(TorchFunctionMode):
         if not _has_value(out):
             if name.endswith("_") and name not in _PURE_DUNDERS and (out is None or name in _WRITING_DUNDERS):
                 self.emit(func, args, kwargs, None)
-                self.written(args[0] if args else None)
+                self.written([args[i] for i in _written_arguments(name) if i < len(args)])
             return out
         if type(out) is torch.Tensor and self.scope is None:
             out = self.cap.lift_constant(out)
@@ -309,7 +310,7 @@ class Recorder(TorchFunctionMode):
         if _is_tensor(out):
             if id(out) in self.nodes or id(out) in self.cap.inputs:
                 if name.endswith("_"):
-                    self.written(out)
+                    self.written([out, *[args[i] for i in _written_arguments(name) if i < len(args)]])
                 if id(out) in self.cap.inputs:
                     return out  # an input returned as it is keeps its placeholder
                 self.nodes[id(out)] = node
@@ -397,6 +398,10 @@ class Recorder(TorchFunctionMode):
         self.step_of[node] = self.cap.step
         if self.regions:
             node.meta["checkpoint"] = tuple(self.regions)
+        if self.cap.assigned:
+            from .rules.leaves import refuse_assigned
+
+            refuse_assigned(self.cap, node, (*args, *kwargs.values()))
         if self.cap.hooked:
             from .rules.hooks import refuse_use
 
@@ -509,6 +514,15 @@ _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "_
 _WRITING_DUNDERS = frozenset({"__setitem__"})
 
 
+@functools.cache
+def _written_arguments(name: str) -> tuple[int, ...]:
+    """Positions of the arguments that a function which is named as one that writes may write."""
+    packet = None if name.startswith("__") else getattr(torch.ops.aten, name, None)
+    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()] if packet is not None else []
+    found = {i for s in schemas for i, a in enumerate(s.arguments) if a.alias_info is not None and a.alias_info.is_write}
+    return tuple(sorted(found | {0}))
+
+
 def _is_tensor(v: Any) -> bool:
     return isinstance(v, torch.Tensor)
 
@@ -573,6 +587,10 @@ def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
     if name == "data" and args[1] is args[0]:
         return None
+    if name == "data" and len(args) == 2 and isinstance(args[1], torch.Tensor):
+        from .rules.leaves import assign_data
+
+        return assign_data(rec, *args)
     if name == "grad" and len(args) == 2:
         rec.cap.keep[id(args[0])] = args[0]
         rec.cap.overlay.setdefault(id(args[0]), {})["grad"] = args[1]

@@ -98,6 +98,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.was_asked = False
         self.locks = Locks()
         self.fresh_leaves = False  # leaves that the frame makes are made outside of the graph
+        self.assigned: dict[int, tuple[Any, Any]] = {}  # by id: inputs whose `.data` the frame assigned, and what it assigned
         self.frozen: dict[int, Any] = {}  # by id: inputs whose gradients the frame turned off
         self.adopted: dict[int, tuple[set[int], int]] = {}  # storage key of memory that a leaf took over -> ids of others that see it, root step
         self.copied_dicts: dict[int, Any] = {}  # by id: outside dictionaries to copy although they are large

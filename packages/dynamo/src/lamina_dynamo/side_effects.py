@@ -20,9 +20,9 @@ __all__ = ["emit_side_effects"]
 
 def emit_side_effects(cap: Any, cg: Codegen) -> None:
     """Append the lines that bring the outside to where the interpreter left it."""
-    from .rules.leaves import emit_frozen
+    from .rules.leaves import emit_inputs
 
-    stores: list[str] = emit_frozen(cap, cg)
+    stores: list[str] = emit_inputs(cap, cg)
     _containers(cap, cg, stores)
     _attributes(cap, cg, stores)
     _globals(cap, cg, stores)

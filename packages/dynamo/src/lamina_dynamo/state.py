@@ -17,7 +17,7 @@ from .control import native
 from .guards import GuardKind, devices_of_modes
 from .source import CallSource, ConstantSource
 
-__all__ = ["DEFAULT_DEVICE", "Setting", "StateLeft", "apply", "emit_state", "global_device", "inference_outputs", "leave_state", "no_hooks_on_saved_tensors", "preserved", "spent_inference_mode", "start_state", "state_left"]
+__all__ = ["DEFAULT_DEVICE", "Setting", "StateLeft", "apply", "emit_state", "global_device", "inference_outputs", "leave_state", "no_hooks_on_saved_tensors", "preserved", "rng_state", "spent_inference_mode", "start_state", "state_left"]
 
 
 class Setting(NamedTuple):
@@ -82,6 +82,11 @@ def global_device() -> torch.device | None:
 
 
 DEFAULT_DEVICE = Setting(torch.set_default_device, lambda: (global_device(),))
+
+
+def rng_state(_: Any) -> torch.Tensor:
+    """For `CallSource`: the random generator's state when the frame starts."""
+    return torch.get_rng_state()
 
 
 def start_state(cap: Any) -> None:

@@ -204,6 +204,8 @@ def truth(cap: Any, v: Any) -> bool:
     if v is None:
         return False
     t = type(v)
+    if t is torch.SymFloat:
+        return bool(native(operator.truth, v != 0))
     if t in _SIMPLE:
         cap.refuse_opaque(v)
         return bool(native(operator.truth, v))

@@ -21,7 +21,7 @@ from ..recorder import Recorder, function_rule
 from ..session import Input
 from ..source import CallSource, ConstantSource
 
-__all__ = ["adopt", "copy_leaf", "emit_frozen", "refuse_adopted", "require_fresh_leaves"]
+__all__ = ["adopt", "assign_data", "copy_leaf", "emit_inputs", "refuse_adopted", "refuse_assigned", "require_fresh_leaves"]
 
 
 # ---- what makes a leaf at each call ------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ class _Made:
 def adopt(rec: Recorder, t: Any, node: fx.Node, cls: type = torch.Tensor) -> None:
     """Make the result `t` of a node an input of the graph."""
     cap = rec.cap
-    if torch.is_inference_mode_enabled() or t.is_conj() or t.is_neg():
+    if torch.is_inference_mode_enabled() or t.is_conj() or t.is_neg() or cap.assigned:
         unsupported("tensor-class", "a leaf of a kind that is not made outside of the graph")
     with torch._C.DisableTorchFunction():
         layout = (tuple(map(int, t.shape)), tuple(map(int, t.stride())), int(t.storage_offset()), t.dtype, t.device)
@@ -123,6 +123,8 @@ def requires_grad_(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         unsupported("tensor-attribute-write", "gradients turned on for an input", saw=rec.cap.describe(t), hint="call requires_grad_() before the compiled function")
     if inp is None:
         return rec.run(func, args, kwargs)
+    if id(t) in rec.cap.assigned:
+        unsupported("tensor-attribute-write", "requires_grad_() of a tensor whose data was assigned")
     with torch._C.DisableTorchFunction():
         t.requires_grad_(wanted)
         detached = t.detach()
@@ -133,9 +135,36 @@ def requires_grad_(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return t
 
 
-def emit_frozen(cap: Any, cg: Any) -> list[str]:
-    """Lines that leave inputs without gradients as the program did. For the backend the inputs are again as the graph finds them."""
-    lines = [f"{cg.value(t)}.requires_grad_(False)" for t in cap.frozen.values() if not t.requires_grad]
+# ---- memory of inputs ----------------------------------------------------------------------------------------------------
+def assign_data(rec: Recorder, t: Any, value: Any) -> None:
+    """`t.data = value`: the input gets the memory of the value after the graph, which goes on from the value."""
+    cap = rec.cap
+    (value,), _ = cap.lift_arguments((value,), {})
+    alike = (t.shape, t.stride(), t.storage_offset(), t.dtype, t.device) == (value.shape, value.stride(), value.storage_offset(), value.dtype, value.device)
+    if id(t) not in cap.inputs or not alike or rec.scope is not None or id(t) in cap.hooked or id(t) in cap.frozen:
+        unsupported("tensor-attribute-write", "assigning Tensor.data", hint="use in-place methods such as copy_")
+    with torch._C.DisableTorchFunction():
+        detached = value.detach()
+    node = rec.emit(torch.Tensor.detach, (value,), {}, detached)
+    rec.nodes[id(t)] = rec.nodes[id(detached)] = node
+    rec.held.append(detached)
+    t.storage_key = value.storage_key
+    cap.assigned[id(t)] = (t, detached)
+
+
+def refuse_assigned(cap: Any, node: fx.Node, args: Any) -> None:
+    """The graph knows such an input as a value, which is no leaf."""
+    for a in args:
+        if isinstance(a, (tuple, list)):
+            refuse_assigned(cap, node, a)
+        elif id(a) in cap.assigned and a.requires_grad and torch.is_grad_enabled() and any(v.requires_grad for v in _tensors(node.meta["val"])):
+            unsupported("tensor-attribute-write", "gradients of a tensor whose data the compiled function assigned", saw=cap.describe(a))
+
+
+def emit_inputs(cap: Any, cg: Any) -> list[str]:
+    """Lines that leave memory and gradients of inputs as the program did. For the backend the inputs are again as the graph finds them."""
+    lines = [f"{cg.value(t)}.data = {cg.value(v)}" for t, v in cap.assigned.values()]
+    lines += [f"{cg.value(t)}.requires_grad_(False)" for t in cap.frozen.values() if not t.requires_grad]
     for t in cap.frozen.values():
         t.requires_grad_(cap.inputs[id(t)].real.requires_grad)
     return lines

@@ -160,6 +160,13 @@ def manual_seed(cap: Any, args: Any, kwargs: Any) -> torch.Generator:
     return torch.default_generator
 
 
+@rule(torch.cuda.manual_seed, torch.cuda.manual_seed_all)
+def cuda_manual_seed(cap: Any, args: Any, kwargs: Any) -> None:
+    """Without a device there is nothing to seed."""
+    if torch.cuda.is_available():
+        unsupported("global-state", "seeding the generators of CUDA devices")
+
+
 @rule(torch.get_rng_state)
 def get_rng_state(cap: Any, args: Any, kwargs: Any) -> Any:
     return _run_rng(cap, rng.get_state)

@@ -290,7 +290,7 @@ def _refused(code: str, what: str, hint: str, *names: str) -> None:
             rule(fn)(run)
 
 
-_refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.seed", "torch.initial_seed", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all")
+_refused("global-state", "changing PyTorch's global state", "do it outside of the compiled function", "torch.seed", "torch.initial_seed")
 _refused("tensor-hook", "hooks on the tensors that autograd saves", "enter the context outside of the compiled function", "torch._C._autograd._push_saved_tensors_default_hooks", "torch._C._autograd._pop_saved_tensors_default_hooks", "torch._C._autograd._saved_tensors_hooks_disable", "torch._C._autograd._saved_tensors_hooks_enable")
 _refused("io", "saving or loading", "do it outside of the compiled function", "torch.save", "torch.load")
 _refused("autograd", "taking gradients inside the compiled function", "compile the forward function, and take gradients outside", "torch.func.vjp", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.autograd.functional.vjp", "torch.autograd.functional.jvp")
