@@ -142,11 +142,12 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
 
 def _intercepted() -> bool:
     """Whether something stands between the program and the operators that compiled code would go around: a user's
-    `TorchFunctionMode` or `TorchDispatchMode`, a functorch transform; or whether this is below autograd, in a `__torch_dispatch__`.
+    `TorchFunctionMode` or `TorchDispatchMode`, a functorch transform; whether this is below autograd, in a `__torch_dispatch__`, or
+    where no mode is asked, ours neither (`DisableTorchFunction`).
     Eager runs then, so that it sees every operator.
     """
     state = global_state()
-    if state.function_modes or state.dispatch_modes or torch._C._are_functorch_transforms_active():
+    if state.function_modes or state.dispatch_modes or state.torch_function == 2 or torch._C._are_functorch_transforms_active():
         return True
     return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
 
