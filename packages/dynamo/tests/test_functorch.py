@@ -89,3 +89,14 @@ def test_a_value_that_outlives_its_transform_is_refused():
 
     with pytest.raises(lamina_dynamo.Unsupported):
         lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward, fullgraph=True)(torch.ones(2))
+
+
+def test_a_value_from_outside_of_the_function_lives_on():
+    def program(x):
+        y = x * 2
+        return vmap(lambda row: row + y.sum())(x), y
+
+    x = torch.ones(2, 3)
+    fast = lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward, fullgraph=True)
+    for got, want in zip(fast(x), program(x), strict=True):
+        assert torch.equal(got, want)

@@ -232,6 +232,22 @@ def test_methods_of_the_subclass():
     assert follows_eager(program, lambda: (torch.arange(2.0).as_subclass(Unit),)) == 1
 
 
+def test_numbers():
+    def program(x):
+        return x.sum().item() * 2, float(x[0]) + 1, int(x[1]), len(x)
+
+    assert follows_eager(program, lambda: (torch.arange(2.0).as_subclass(Plain),)) == 1
+
+
+def test_called_where_overrides_are_off():
+    fast = compiled(lambda x: x + 1)
+    make = lambda: torch.ones(2).as_subclass(Logging)
+    for context, cls in ((torch._C.DisableTorchFunction, torch.Tensor), (torch._C.DisableTorchFunctionSubclass, torch.Tensor), (torch.no_grad, Logging)):
+        with context():
+            assert type(fast(make())) is cls
+    assert counters["graphs"]["captured"] == 2 and not counters["graph_breaks"]
+
+
 def test_a_guard_on_the_class():
     fast = compiled(lambda x: x + 1)
     for cls in (Plain, torch.Tensor, Logging, Plain):

@@ -150,6 +150,19 @@ def test_made_inside_and_broken_in_the_middle():
     assert counters["graph_breaks"] == {"io": 1}
 
 
+def test_a_constructor_that_is_captured_on_its_own():
+    def program(x):
+        print(end=str(type(Two(x, x + 1) * 2).__name__)[:0])
+        return Two(x, x + 1) * 2
+
+    fast = compiled(program)
+    assert_same(fast(torch.ones(2)), program(torch.ones(2)))
+    init = compiled(Two.__init__)
+    t = Two.__new__(Two, torch.ones(2), torch.ones(2))
+    init(t, torch.ones(2), torch.zeros(2))
+    assert t.tag == "t" and counters["graph_breaks"]["tensor-subclass"]
+
+
 def test_weights_of_a_module():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 
 from .attributes import InstanceDict, raw_dict
-from .control import MISSING, STANDS_FOR, CannotRebuild, refusal
+from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .state import spent_inference_mode
@@ -171,7 +171,11 @@ class Codegen:
         src = self.cap.sources.get(id(v))
         if src is not None:
             return self.source(src)
-        names, context = parts_of(v)
+        try:
+            names, context = parts_of(v)
+        except Unsupported as why:
+            made = self.cap.created.get(id(v))
+            raise CannotRebuild(made[1] if made is not None else None, why) from why
         with torch._C.DisableTorchFunction():
             inner, size, stride = {n: getattr(v, n) for n in names}, tuple(v.shape), tuple(v.stride())
         text = ", ".join([self.value(x) for x in (inner, context, size, stride)])

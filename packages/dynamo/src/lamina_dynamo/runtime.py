@@ -146,11 +146,11 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
 
 def _intercepted() -> bool:
     """Whether something stands between the program and the operators that compiled code would go around: a user's
-    `TorchFunctionMode` (but a default device) or `TorchDispatchMode`, a functorch transform; or whether this is below autograd, in a
-    `__torch_dispatch__`. Eager runs then, so that it sees every operator.
+    `TorchFunctionMode` (but a default device) or `TorchDispatchMode`, a functorch transform; whether this is below autograd, in a
+    `__torch_dispatch__`, or where no mode is asked, ours neither (`DisableTorchFunction`). Eager runs then, so that it sees every operator.
     """
     state = global_state()
-    if state.function_modes and not _only_devices() or state.dispatch_modes or torch._C._are_functorch_transforms_active():
+    if state.function_modes and not _only_devices() or state.dispatch_modes or state.torch_function == 2 or torch._C._are_functorch_transforms_active():
         return True
     below_autograd = torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
     return below_autograd and not torch.is_inference_mode_enabled()

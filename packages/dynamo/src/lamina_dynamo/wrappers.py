@@ -30,8 +30,11 @@ def is_wrapper_class(cls: type) -> bool:
 
 def parts_of(t: Any) -> tuple[list[str], Any]:
     """(names of the inner tensors, what else the class needs to know)."""
-    with torch._C.DisableTorchFunction():
-        return t.__tensor_flatten__()
+    try:
+        with torch._C.DisableTorchFunction():
+            return t.__tensor_flatten__()
+    except Exception as error:  # in its own constructor, say
+        unsupported("tensor-subclass", "a tensor subclass with __torch_dispatch__ that cannot be taken apart", saw=f"{type(error).__name__}: {error}")
 
 
 def _context(t: Any) -> Any:
@@ -69,7 +72,9 @@ def made_wrapper(cap: Any, args: Any, kwargs: Any) -> Any:
     if kwargs.get("requires_grad") or not is_wrapper_class(args[0]):
         unsupported("tensor-subclass", "making a tensor subclass with __torch_dispatch__ that requires gradients, or cannot be taken apart", saw=args[0].__qualname__)
     with torch._C.DisableTorchFunction():
-        return _wrapped(cap, native(torch.Tensor._make_wrapper_subclass, *args, **kwargs))
+        made = _wrapped(cap, native(torch.Tensor._make_wrapper_subclass, *args, **kwargs))
+    cap.created[id(made)] = (made, cap.step)
+    return made
 
 
 def run_on_wrappers(rec: Any, func: Any, args: Any, kwargs: Any) -> Any:

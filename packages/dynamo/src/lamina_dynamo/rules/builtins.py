@@ -181,7 +181,9 @@ def int_(cap: Any, args: Any, kwargs: Any) -> Any:
         v = args[0]
         if type(v) is torch.SymInt:
             return v
-        if isinstance(v, torch.Tensor) and not cap.recorder.is_overridden(v):
+        if isinstance(v, torch.Tensor) and cap.recorder.is_overridden(v):
+            return native(torch.Tensor.__int__, v)
+        if isinstance(v, torch.Tensor):
             return v.to(torch.int64).item() if v.dtype.is_floating_point else v.item()
         method = python_method(cap, v, "__int__")
         if method is not None:
@@ -193,7 +195,9 @@ def int_(cap: Any, args: Any, kwargs: Any) -> Any:
 def float_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1:
         v = args[0]
-        if isinstance(v, torch.Tensor) and not cap.recorder.is_overridden(v):
+        if isinstance(v, torch.Tensor) and cap.recorder.is_overridden(v):
+            return native(torch.Tensor.__float__, v)
+        if isinstance(v, torch.Tensor):
             return v.item()
         method = python_method(cap, v, "__float__")
         if method is not None:

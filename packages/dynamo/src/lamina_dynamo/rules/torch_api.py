@@ -91,7 +91,8 @@ def tensor_item(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     if known is not None:
         kinds = {"__int__": torch.sym_int, "__float__": torch.sym_float, "__index__": torch.sym_int, "__complex__": complex}
         return kinds.get(func.__name__, lambda x: x)(known)
-    return _unbacked_number(rec, func, args[0])
+    t = rec.run(_T.to, (args[0], torch.int64), {}) if func is _T.__int__ and args[0].is_floating_point() and args[0].numel() == 1 else args[0]
+    return _unbacked_number(rec, func, t)
 
 
 def _unbacked_number(rec: Recorder, func: Any, t: torch.Tensor) -> Any:
