@@ -18,6 +18,12 @@ SEEN = []
 X = torch.ones(3)
 
 
+class Raises(torch.nn.Module):
+    def forward(self, x): raise ValueError("no")
+Raises.made = Raises()
+Raises.made.register_forward_hook(lambda *a: SEEN.append("hook"), always_call=True)
+
+
 def text_of_a_size(x): return f"{x.shape}", str(x.shape[0]), "%s" % x.shape[0]
 def a_number_in_a_pattern(n):
     match n:
@@ -90,6 +96,12 @@ def cell_of_a_comprehension(x):
     fs = [lambda: i for i in range(2) if graph_break() is None]; i = 5; graph_break()
     return [f() for f in fs], [lambda: i][0]()
 def cells_in_locals(x): f = lambda: x; graph_break(); return sorted(locals())
+def truth_in_a_search(x, items):
+    try: return items.count(x), x
+    except RuntimeError as e: return str(e), x
+def hooks_after_an_exception(x):
+    try: Raises.made(x)
+    except ValueError: return x + 1, len(SEEN)
 class Key:
     def __init__(self, v): self.v = v
     def __eq__(self, o): SEEN.append("eq"); return self.v == o.v
@@ -147,7 +159,7 @@ def raises_an_exception_from_outside(x):
 PROGRAMS = [v for v in list(globals().values()) if callable(v) and getattr(v, "__module__", "") == __name__ and not isinstance(v, (type, functools._lru_cache_wrapper))]
 ARGUMENTS = {
     "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "number_as_a_key": [(5,), (6,), (7,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
-    "methods_of_an_instance_dict": [(X, "object")] * 2, "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)], "unbound_cell": [(X, 1), (X, None)],
+    "methods_of_an_instance_dict": [(X, "object")] * 2, "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)], "unbound_cell": [(X, 1), (X, None)], "truth_in_a_search": [(torch.ones(n), [torch.ones(n), 2]) for n in (3, 4, 5)],
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import torch
+from lamina_dynshape.composites import is_symbolic_refusal
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
 from .reasons import REASONS
@@ -90,6 +91,8 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
             raise Observed(exc) from exc
         return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **kwargs)  # a dict is what is written to
     except Exception as exc:
+        if isinstance(exc, RuntimeError) and is_symbolic_refusal(exc):
+            unsupported("symbolic-operator", "C++ takes no symbolic sizes here", saw=getattr(fn, "__name__", type(fn).__name__), hint="mark_static, or dynamic=False")
         raise Observed(exc) from exc
 
 

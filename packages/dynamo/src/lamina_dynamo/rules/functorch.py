@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from lamina_dynshape.composites import is_symbolic_refusal
 from torch.utils import _pytree as pytree
 
 from ..calls import rule
@@ -81,13 +80,8 @@ def _apply(cap: Any, name: str, transform: Any, fn: Any, args: Any, kwargs: Any)
     args, kwargs = pytree.tree_unflatten(leaves, structure)
     function = _Function()
     scope = Scope(rec.scope)
-    try:
-        with rec.paused():
-            out = native(transform(lambda *a, **k: _body(cap, scope, function, fn, a, k)), *args, **kwargs)
-    except Observed as e:
-        if isinstance(e.exc, RuntimeError) and is_symbolic_refusal(e.exc):
-            unsupported("symbolic-operator", "a transform of an operator whose C++ takes no symbolic sizes", saw=name, hint="mark_static, or dynamic=False")
-        raise
+    with rec.paused():
+        out = native(transform(lambda *a, **k: _body(cap, scope, function, fn, a, k)), *args, **kwargs)
     results, result_structure = pytree.tree_flatten(out)
     fixed = [_TENSOR if isinstance(x, torch.Tensor) else x for x in leaves]
     call = _node_function(name, transform, function, fixed, structure)

@@ -35,11 +35,16 @@ def resolve(name: str) -> Any:
 
 def _constants() -> None:
     importlib.import_module("torch.compiler")
-    for names, answer in ((_TRUE, lambda cap, args, kwargs: cap.asked_compiling()), (_FALSE, lambda cap, args, kwargs: False)):
+    for names, answer in ((_TRUE, _is_compiling), (_FALSE, lambda cap, args, kwargs: False)):
         for name in names:
             fn = resolve(name)
             if fn is not None:
                 rule(fn)(answer)
+
+
+def _is_compiling(cap: Any, args: Any, kwargs: Any) -> bool:
+    """Not for `Module.__call__`, which would then leave out the hooks that are to run after an exception."""
+    return cap.frame.code.co_filename != torch.nn.modules.module.__file__ and cap.asked_compiling()
 
 
 _constants()
