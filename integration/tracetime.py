@@ -27,9 +27,8 @@ STAGES = ("aot trace", "partition", "lower")
 
 def _to_prims(gm: Any, fake_inputs: Any, *, kind: str, signature: Any) -> Any:
     """A compiler that lowers, and runs the graph it was given."""
-    from lamina_primops import lower
-
     from lamina_dynshape.support.timers import stage
+    from lamina_primops import lower
 
     with stage("lower"):
         lower(gm, to="prims")
