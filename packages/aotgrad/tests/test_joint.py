@@ -122,7 +122,7 @@ class TestRefused:
         ("program", "phrase"),
         [
             (lambda x, y: x.set_(y), "set_ or assignment to .data"),
-            (lambda x, y: x.resize_(7), "write that functionalization refuses"),
+            (lambda x, y: x.resize_(7), "resize_ to more elements"),
             (lambda x, y: x.nonzero(), "data-dependent"),
             (lambda x, y: x[: int(x.sum())], "data-dependent"),
         ],

@@ -23,6 +23,15 @@ def reshaped_without_history(x):
     return (y,)
 
 
+def replaced(x):
+    view = x[1:]
+    total = x.sum()
+    total.fill_(2.0)
+    with torch.no_grad():
+        x.set_(total)
+    return (view.clone(),)  # which looks for its memory behind `x`
+
+
 REFUSED = {
     "overlapping_write": lambda x: (x.expand(2, 3, 4)[0].fill_(2.0),),
     "out_resized": lambda x: (torch.sum(x, 0, out=torch.zeros(2, 2)[0]),),
@@ -34,6 +43,11 @@ REFUSED = {
     "change_of_a_tensor_s_shape_in_place_outside_of_its_history": reshaped_without_history,
     "set_or_assignment_to_data_of_an_input": lambda x: (x.set_(x[1:]),),
 }
+
+
+def test_views_of_an_input_that_got_other_memory_are_refused():
+    with pytest.raises(Unsupported, match="set_ or assignment"):
+        aot_function(replaced, [torch.randn(3, 4, requires_grad=True)[1:]], fw_compiler=run_graph)
 
 
 @pytest.mark.parametrize("code", REFUSED)

@@ -143,7 +143,11 @@ def trace_joint(
         with mode, TraceMode(tracer), functionalization():
             _make_arguments(run, fakes, training, groups or ())
             with _refusals(), WriteWatch(run.args):
-                flat = _flat_tuple(_run_program(target, run))
+                try:
+                    flat = _flat_tuple(_run_program(target, run))
+                except RuntimeError:
+                    _refuse_replaced(run)  # views of such an input fail in ways of their own
+                    raise
             _refuse_hidden_parameters(tracer, training)
             with _refusals():
                 table = _classify(run, flat, signature)
@@ -460,15 +464,12 @@ def _common_base(run: _Run, outs: Sequence[Tensor], nodes: Sequence[fx.Node]) ->
 
 def _record_mutations(run: _Run, signature: GraphSignature, table: OutputTable) -> None:
     """Fill `input_mutations` and `mutations`; refuse what a copy at the end cannot reproduce."""
+    _refuse_replaced(run)
     tracked: list[tuple[int, fx.Node, Tensor, Any]] = []
     plain: list[tuple[int, fx.Node, Any]] = []
     for i, arg in enumerate(run.args):
         if not isinstance(arg, Tensor):
             continue
-        if run.leaves[i].requires_grad and not arg.requires_grad or i in run.required and not run.leaves[i].requires_grad:
-            raise Unsupported("detach_ of an input", hint="run this part outside of the compiled function")
-        if storage_id(arg) != run.storages[i] or torch._functionalize_was_storage_changed(arg):
-            raise Unsupported("set_ or assignment to .data of an input", hint="run this part outside of the compiled function")
         data, geometry = torch._functionalize_has_data_mutation(arg), torch._functionalize_has_metadata_mutation(arg)
         if not (data or geometry):
             continue
@@ -493,6 +494,17 @@ def _record_mutations(run: _Run, signature: GraphSignature, table: OutputTable) 
         signature.input_mutations.append(InputMutation(i, index, False, view))
         signature.mutations.append((index, i))
     signature.num_outputs = len(table.nodes)
+
+
+def _refuse_replaced(run: _Run) -> None:
+    """An input that got another memory or history."""
+    for i, arg in enumerate(run.args):
+        if not isinstance(arg, Tensor):
+            continue
+        if run.leaves[i].requires_grad and not arg.requires_grad or i in run.required and not run.leaves[i].requires_grad:
+            raise Unsupported("detach_ of an input", hint="run this part outside of the compiled function")
+        if storage_id(arg) != run.storages[i] or torch._functionalize_was_storage_changed(arg):
+            raise Unsupported("set_ or assignment to .data of an input", hint="run this part outside of the compiled function")
 
 
 def _new_geometry(run: _Run, table: OutputTable, i: int, node: fx.Node, placeholder: fx.Node) -> tuple[fx.Node, Any]:
