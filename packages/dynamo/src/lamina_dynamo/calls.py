@@ -197,6 +197,8 @@ def _policy_of(fn: Any) -> Any:
         return _OWN
     if module in _REFUSED_MODULES:
         return _REFUSED_MODULES[module]
+    if module == "torch.jit._trace" and "__script_if_tracing_wrapper" in fn.__dict__:
+        return _Rule(_call_unscripted)
     if module in NATIVE_MODULES and fn.__code__.co_name not in _INLINE_ANYWAY:
         return _NATIVE
     if module == "torch" or module.startswith(("torch._C.", "torch.fx.experimental", "torch.utils._device_", "torch.backends.", "torch.cuda.", "importlib.", "packaging.", "email.", "urllib.")):
@@ -215,6 +217,11 @@ def _policy_of(fn: Any) -> Any:
     if module.startswith(("lamina.", "lamina_")) or module == "lamina":
         return _OWN
     return _INLINE
+
+
+def _call_unscripted(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """A function under `script_if_tracing`, and nothing is being traced by TorchScript."""
+    return call(cap, cap.getattr(fn, "__original_fn"), args, kwargs)
 
 
 def _call_behind_peer(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:

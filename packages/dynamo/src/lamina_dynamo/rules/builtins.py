@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import math
 import operator
 import types
 from typing import Any
@@ -168,8 +169,8 @@ def bool_(cap: Any, args: Any, kwargs: Any) -> bool:
 def int_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1 and not kwargs:
         v = args[0]
-        if type(v) is torch.SymInt:
-            return v
+        if type(v) is torch.SymInt or type(v) is torch.SymFloat:
+            return native(torch.sym_int, v)
         if isinstance(v, torch.Tensor):
             return v.to(torch.int64).item() if v.dtype.is_floating_point else v.item()
         method = python_method(cap, v, "__int__")
@@ -426,3 +427,9 @@ def make_printable(cap: Any, v: Any) -> Any:
     return cap.printable(v) if not isinstance(v, dict) else {k: cap.printable(x) for k, x in v.items()}
 
 
+@rule(math.sqrt)
+def square_root(cap: Any, args: Any, kwargs: Any) -> Any:
+    """Of a symbolic number it stays symbolic; C would read the value."""
+    if len(args) == 1 and type(args[0]) in (torch.SymInt, torch.SymFloat) and args[0].node.has_hint() and native(bool, args[0] >= 0):
+        return torch.sym_sqrt(args[0])
+    return native(math.sqrt, *args, **kwargs)
