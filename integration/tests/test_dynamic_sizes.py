@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -278,6 +280,7 @@ def asserted(x):
 
 NUMBERS = {
     "sizes in the message of an assertion": asserted,
+    "the root of a square": lambda x: x[:, :2].repeat(x.shape[0], 1).view(int(math.sqrt(x.shape[0] * x.shape[0])), -1),
     "a size over itself": lambda x: x * max(x.shape[0] / x.shape[0], 1.0),
     "tensor of a size as a bound": lambda x: x[torch.tensor(x.shape[0]) - 3 : torch.tensor(max(x.shape)) + 1],
     "tensor of a size in a test": lambda x: x * 2 if torch.tensor(x.shape[0]) > 2 else x,
@@ -460,6 +463,36 @@ def test_the_fast_path_of_encoder_layers():
         for batch, length in ((2, 6), (3, 8), (4, 5)):
             x = torch.randn(batch, length, 16)
             close(compiled(x), model(x))
+    assert counting.calls == 2
+
+
+@pytest.mark.parametrize("options", [{"need_weights": False}, {}, {"average_attn_weights": False}])
+def test_the_fast_path_of_attention(options):
+    model = nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    counting = Counting("aot_eager")
+    compiled = lamina.compile(lambda x: model(x, x, x, **options), backend=counting, fullgraph=True)
+    with torch.no_grad():
+        for batch, length in ((2, 6), (3, 8), (4, 5)):
+            x = torch.randn(batch, length, 16)
+            for got, want in zip(compiled(x), model(x, x, x, **options), strict=True):
+                assert (got is None) == (want is None)
+                if want is not None:
+                    close(got, want)
+    assert counting.calls == 2
+
+
+@torch.jit.script_if_tracing
+def halved(x, n: int):
+    return x[: n // 2]
+
+
+def test_script_if_tracing():
+    counting = Counting("eager")
+    f = lambda x: halved(x, x.shape[0]) * 2
+    compiled = lamina.compile(f, backend=counting, fullgraph=True)
+    for n in (4, 7, 9, 12):
+        x = torch.randn(n)
+        close(compiled(x), f(x))
     assert counting.calls == 2
 
 

@@ -204,6 +204,8 @@ def _policy_of(fn: Any) -> Any:
         return _REFUSED_MODULES[module]
     if _is_communication(module, fn.__code__.co_name):
         return ("distributed", "a function of torch.distributed", "call it outside of the compiled function")
+    if module == "torch.jit._trace" and "__script_if_tracing_wrapper" in fn.__dict__:
+        return _Rule(_call_unscripted)
     if module in NATIVE_MODULES and fn.__code__.co_qualname.partition(".")[0] not in _INLINE_ANYWAY:
         return _NATIVE
     if module == "torch" and fn.__code__.co_name in _READ_OR_SET_STATE:
@@ -233,6 +235,11 @@ def _is_communication(module: str, name: str) -> bool:
 
 
 _COMMUNICATION = frozenset({"torch.distributed", "torch.distributed.distributed_c10d", "torch.distributed.c10d_logger"})
+
+
+def _call_unscripted(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """A function under `script_if_tracing`, and nothing is being traced by TorchScript."""
+    return call(cap, cap.getattr(fn, "__original_fn"), args, kwargs)
 
 
 def _call_behind_peer(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lamina_dynshape.boolean import BoolExpr, _constant
-from lamina_dynshape.expr import Expr, Symbol
+from lamina_dynshape.expr import Expr, Product, Symbol, emax
 
 __all__ = ["FloatExpr", "FloatRelation", "GRAPH_FUNCTIONS", "float_const", "float_of", "float_op", "float_relation"]
 
@@ -155,7 +155,17 @@ def float_op(op: str, *args: FloatExpr) -> FloatExpr:
         return float_const(float(_FUNCTIONS[op](*(a.args[0] for a in args))))
     if op == "truediv" and args[0] is args[1] and args[0].op == "int":  # not zero, or Python has raised
         return float_const(1.0)
+    if op == "sqrt" and args[0].op == "int" and (root := _square_root(args[0].args[0])) is not None:
+        return float_of(emax(root, -root))
     return _make(op, args)
+
+
+def _square_root(e: Expr) -> Expr | None:
+    """The expression whose square a product is."""
+    factors = sorted(e.args, key=str) if isinstance(e, Product) else []
+    if not factors or factors[::2] != factors[1::2]:
+        return None
+    return math.prod(factors[2::2], start=factors[0])
 
 
 class FloatRelation(BoolExpr):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import math
 import operator
 import types
 from typing import Any
@@ -179,8 +180,8 @@ def bool_(cap: Any, args: Any, kwargs: Any) -> bool:
 def int_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1 and not kwargs:
         v = args[0]
-        if type(v) is torch.SymInt:
-            return v
+        if type(v) is torch.SymInt or type(v) is torch.SymFloat:
+            return native(torch.sym_int, v)
         if isinstance(v, torch.Tensor) and cap.recorder.is_overridden(v):
             return native(torch.Tensor.__int__, v)
         if isinstance(v, torch.Tensor):
@@ -441,3 +442,9 @@ def make_printable(cap: Any, v: Any) -> Any:
     return cap.printable(v) if not isinstance(v, dict) else {k: cap.printable(x) for k, x in v.items()}
 
 
+@rule(math.sqrt)
+def square_root(cap: Any, args: Any, kwargs: Any) -> Any:
+    """Of a symbolic number it stays symbolic; C would read the value."""
+    if len(args) == 1 and type(args[0]) in (torch.SymInt, torch.SymFloat) and args[0].node.has_hint() and native(bool, args[0] >= 0):
+        return torch.sym_sqrt(args[0])
+    return native(math.sqrt, *args, **kwargs)

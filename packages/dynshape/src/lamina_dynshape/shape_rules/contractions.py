@@ -239,6 +239,16 @@ def _encoder_layer(mode: Any, src: Any, *args: Any, **kwargs: Any) -> Any:
     return _fresh(mode, src.sizes, src)
 
 
+@rule("_native_multi_head_attention")
+def _multi_head_attention(
+    mode: Any, query: Any, key: Any, value: Any, embed_dim: int, num_head: int, qkv_weight: Any, qkv_bias: Any, proj_weight: Any, proj_bias: Any,
+    mask: Any = None, need_weights: bool = True, average_attn_weights: bool = True, mask_type: Any = None,
+) -> Any:
+    batch, length = query.sizes[:2]
+    heads = () if average_attn_weights else (num_head,)
+    return _fresh(mode, query.sizes, query), _fresh(mode, (batch, *heads, length, key.sizes[1]), query) if need_weights else None
+
+
 @rule("_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math_for_mps")
 def _unknown_attention(mode: Any, *args: Any, **kwargs: Any) -> Any:
     return NotImplemented
