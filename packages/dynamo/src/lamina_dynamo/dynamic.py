@@ -17,7 +17,7 @@ from lamina_dynshape.float_expr import FloatRelation
 from lamina_dynshape.marks import dim_marks
 
 from .guards import Guard, GuardKind, shape_guard
-from .source import AttrSource, CallSource, SizeSource, Source, StrideSource
+from .source import AttrSource, ConstantSource, CallSource, SizeSource, Source, StrideSource
 
 __all__ = ["Dynamic", "DynamicPolicy"]
 
@@ -122,7 +122,7 @@ class Dynamic:
     def fake_input(self, t: torch.Tensor, source: Source, role: str) -> tuple[Any, frozenset[int]]:
         """(fake, dims that came out symbolic)."""
         name = source.name()
-        dims = self.policy.dims(name, t, role)
+        dims = self.policy.dims(name, t, role) if type(source) is not ConstantSource else {}  # constants share a name
         if not dims:
             return self.mode.from_real(t, source=name, dynamic_dims=()), frozenset()
         self.shape_env()

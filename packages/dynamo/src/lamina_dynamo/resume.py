@@ -363,13 +363,10 @@ def _bound_after(program: Program, ins: Any, entry: State) -> tuple[str, ...]:
     """Names that are bound after the instruction."""
     names = all_names(program.code)
     bound = {*entry.locals, *entry.unread}
-    if ins.op == "STORE_FAST":
-        bound.add(names[ins.arg])
-    elif ins.op in ("STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST"):
-        bound.add(names[ins.arg >> 4])
-        if ins.op == "STORE_FAST_STORE_FAST":
-            bound.add(names[ins.arg & 15])
-    elif ins.op in ("DELETE_FAST", "LOAD_FAST_AND_CLEAR"):
+    stored = {"STORE_FAST": [ins.arg], "STORE_FAST_LOAD_FAST": [ins.arg >> 4], "STORE_FAST_STORE_FAST": [ins.arg >> 4, ins.arg & 15]}.get(ins.op, [])
+    for depth, i in enumerate(stored, 1):  # a comprehension puts back NULL where the name was unbound
+        (bound.discard if entry.stack[-depth] == EMPTY else bound.add)(names[i])
+    if ins.op in ("DELETE_FAST", "LOAD_FAST_AND_CLEAR"):
         bound.discard(names[ins.arg])
     return tuple(n for n in names if n in bound and n not in _cell_names(program.code))
 
