@@ -45,6 +45,28 @@ REFUSED = {
 }
 
 
+def test_a_part_of_what_was_set_to_overlapping_memory_is_not_written():
+    def program(x):
+        y = x.new_zeros(3, 4)
+        y.set_(x)
+        y.narrow(0, 1, 1).mul_(2)
+        return (y + 1,)
+
+    with pytest.raises(Unsupported, match="share memory"):
+        aot_function(program, [torch.randn(1, 4).expand(3, 4)], fw_compiler=run_graph)
+
+
+def test_outputs_that_were_views_of_what_an_input_was_are_refused():
+    def program(x):
+        flat = x.flatten()
+        with torch.no_grad():
+            x.set_(x[0])
+        return (flat,)
+
+    with pytest.raises(Unsupported, match="set_ or assignment"):
+        aot_function(program, [torch.randn(3, 4, requires_grad=True)], fw_compiler=run_graph)
+
+
 def test_views_of_an_input_that_got_other_memory_are_refused():
     with pytest.raises(Unsupported, match="set_ or assignment"):
         aot_function(replaced, [torch.randn(3, 4, requires_grad=True)[1:]], fw_compiler=run_graph)

@@ -145,9 +145,8 @@ def trace_joint(
             with _refusals(), WriteWatch(run.args):
                 try:
                     flat = _flat_tuple(_run_program(target, run))
-                except RuntimeError:
-                    _refuse_replaced(run)  # views of such an input fail in ways of their own
-                    raise
+                finally:
+                    _refuse_replaced(run)  # first: views of such an input fail in ways of their own
             _refuse_hidden_parameters(tracer, training)
             with _refusals():
                 table = _classify(run, flat, signature)
@@ -464,7 +463,6 @@ def _common_base(run: _Run, outs: Sequence[Tensor], nodes: Sequence[fx.Node]) ->
 
 def _record_mutations(run: _Run, signature: GraphSignature, table: OutputTable) -> None:
     """Fill `input_mutations` and `mutations`; refuse what a copy at the end cannot reproduce."""
-    _refuse_replaced(run)
     tracked: list[tuple[int, fx.Node, Tensor, Any]] = []
     plain: list[tuple[int, fx.Node, Any]] = []
     for i, arg in enumerate(run.args):

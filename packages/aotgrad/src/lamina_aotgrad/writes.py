@@ -127,7 +127,7 @@ class WriteWatch(TorchFunctionMode):
 
     def _remember(self, base: Tensor, out: Any) -> None:
         """Views of `base` that overlap, or that `base` does."""
-        inherited = id(base) in self._overlapping
+        inherited = id(base) in self._overlapping or _overlaps(base)  # the latter: by `set_`, which is not seen here
         for t in _tensors(out):
             if is_functional(t) and (inherited or _overlaps(t)) and storage_id(t) == storage_id(base):
                 self._overlapping[id(t)] = t
