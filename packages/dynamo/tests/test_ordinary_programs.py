@@ -894,17 +894,6 @@ def uses_recursion(x):
     return is_even(10), list(walk({"a": {"b": x, "c": 1}, "d": 2})), power(2, 8), power(x, 3)
 
 
-def uses_weak_references(x):
-    import weakref
-
-    class Node:
-        pass
-
-    n = Node()
-    r = weakref.ref(n)
-    return r() is n, x
-
-
 def uses_torch_containers(x):
     p = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(3)) for _ in range(2)]) if False else NET["a"].weight
     sizes = x.shape + (2,)

@@ -30,7 +30,7 @@ BREAKS = {
     "f9": 8,  # io, foreign-iterator
     "f10": 2,  # io, foreign-iterator
     "f11": 6,  # rebuild, foreign-iterator, io
-    "f12": 3,  # io, foreign-iterator
+    "f12": 4,  # io, foreign-iterator, each with and without the value of the turn before
     "f13": 1,  # io
     "f14": 2,  # io
     "f15": 2,  # data-dependent-branch
