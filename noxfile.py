@@ -18,7 +18,7 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
-from checks import BELOW  # noqa: E402
+from checks import BELOW, WITH_GRADIENTS  # noqa: E402
 from environment import install_torch  # noqa: E402
 
 PYTHONS = ["3.11", "3.12", "3.13"]
@@ -42,8 +42,8 @@ def _install(session: nox.Session, package: str, *groups: str) -> None:
             session.install("-c", constraints, "--no-deps", "-r", f"tools/requirements/{group}-no-deps.txt")
 
 
-def _pytest(session: nox.Session, folder: str) -> None:
-    session.run("pytest", folder, "-n", WORKERS, "-o", "pythonpath=", *session.posargs, env=ENVIRONMENT)
+def _pytest(session: nox.Session, *folders: str) -> None:
+    session.run("pytest", *folders, "-n", WORKERS, "-o", "pythonpath=", *session.posargs, env=ENVIRONMENT)
 
 
 def _package_session(package: str) -> None:
@@ -68,7 +68,7 @@ def fuzz_aliases(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Tests and figures of the stages together, on real models."""
     _install(session, "lamina", "models", "test")
-    _pytest(session, "integration/tests")
+    _pytest(session, "integration/tests", *WITH_GRADIENTS)
 
 
 @nox.session(python=PYTHONS)

@@ -26,6 +26,8 @@ BELOW = {
     "inductor": ("dynshape", "primops", "inductor"),
     "lamina": environment.PACKAGES,
 }
+# Tests of capture whose backend is the functional form too, where the integration suite has it.
+WITH_GRADIENTS = tuple(f"packages/dynamo/tests/test_{name}.py" for name in ("distributed", "global_state", "hooks", "leaves", "research_programs"))
 LINT = (
     ("ruff", ["-m", "ruff", "check", "."]),
     ("mypy", ["-m", "mypy"]),
@@ -92,7 +94,7 @@ def main(wanted: list[str]) -> int:
         if name == "lint":
             result = lint()
         elif name == "integration":
-            result = suite(ROOT / "integration" / "tests", environment.PACKAGES, "-m", "not slow")
+            result = suite(ROOT / "integration" / "tests", environment.PACKAGES, *WITH_GRADIENTS, "-m", "not slow")
         else:
             result = suite(ROOT / "packages" / name / "tests", BELOW[name], "-m", "not slow")
         total += result

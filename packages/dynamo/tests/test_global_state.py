@@ -6,20 +6,10 @@ import lamina_dynamo
 import pytest
 import torch
 from lamina_dynamo.api import graph_break
-from lamina_aotgrad import aot_function
+from backends import BACKENDS
 from lamina_dynshape.support.counters import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._device import set_device
-
-
-def _run(gm, inputs, *, kind, signature):
-    return gm.forward
-
-
-BACKENDS = {
-    "eager": lambda gm, inputs: gm.forward,
-    "aot": lambda gm, inputs: aot_function(gm, inputs, fw_compiler=_run, bw_compiler=_run, inference_compiler=_run),
-}
 
 
 @pytest.fixture(params=sorted(BACKENDS))

@@ -6,17 +6,9 @@ import lamina_dynamo
 import pytest
 import torch
 import torch.nn.functional as F
-from lamina_aotgrad import aot_function
+from backends import THOROUGH
 from lamina_dynshape.support.counters import counters
 from torch import nn
-
-
-def _run(gm, inputs, *, kind, signature):
-    return gm.forward
-
-
-def aot(gm, inputs):
-    return aot_function(gm, inputs, fw_compiler=_run, bw_compiler=_run, inference_compiler=_run)
 
 
 PROGRAMS = []
@@ -350,7 +342,7 @@ def run(make, wrap):
 def test_program(make, whole):
     expected = run(make, lambda f: f)
     counters.clear()
-    assert_same(expected, run(make, lambda f: lamina_dynamo.optimize(f, aot)))
+    assert_same(expected, run(make, lambda f: lamina_dynamo.optimize(f, THOROUGH)))
     assert not counters["graph_breaks"] if whole else counters["graph_breaks"]
 
 
@@ -369,7 +361,7 @@ def test_a_gradient_scaler_skips_steps_as_eager_does():
         return m, s, step
 
     (m, s, step), (m2, s2, step2) = make(), make()
-    fast = lamina_dynamo.optimize(step2, aot)
+    fast = lamina_dynamo.optimize(step2, THOROUGH)
     for i in range(7):
         x = torch.ones(3, 4) * (float("inf") if i in (2, 5) else 1)
         step(x)
@@ -386,7 +378,7 @@ def test_a_failed_check_after_random_numbers_draws_them_again():
         return y
 
     counters.clear()
-    fast = lamina_dynamo.optimize(f, aot)
+    fast = lamina_dynamo.optimize(f, THOROUGH)
     torch.testing.assert_close(*[(torch.manual_seed(1), g(torch.ones(3)))[1] for g in (f, fast)])
     states = []
     for g in (f, fast):

@@ -211,7 +211,7 @@ BROKEN = [
     ("inputs have a source and role", "torch", _without("source"), "no meta"),
     ("inputs have a source and role", "torch", _without("role", "weight"), "not one of"),
     ("sizes come first", "torch", _size_after_input, "follows other inputs"),
-    ("sizes come first", "torch", _size_is_a_tensor, "not an integer"),
+    ("sizes come first", "torch", _size_is_a_tensor, "not a number"),
     ("calls are public", "torch", _module_call, "inlined"),
     ("calls are public", "torch", _unknown_method, "no method frobnicate"),
     ("calls are public", "torch", _foreign_function, "not a function of torch"),

@@ -44,9 +44,16 @@ def _make(entry: dict[str, Any]) -> Callable[..., tuple]:
             out = op(*args, **kwargs)
         kept = ((out,) if keep else ()) if single else tuple(out[k] for k in keep)
         taken = {t.untyped_storage()._cdata for t in tensors}
-        return tuple(_own_memory(t) if t._is_zerotensor() or t.untyped_storage()._cdata in taken else t for t in kept)
+        return tuple(_result(t, taken) for t in kept)
 
     return run
+
+
+def _result(t: torch.Tensor | None, taken: set[int]) -> torch.Tensor:
+    """A result with memory of its own; of one that the operator leaves undefined (a workspace, weights that nobody wants) nothing is read."""
+    if t is None:
+        return torch.empty(0)
+    return _own_memory(t) if t._is_zerotensor() or t.untyped_storage()._cdata in taken else t
 
 
 def _own_memory(view: torch.Tensor) -> torch.Tensor:
