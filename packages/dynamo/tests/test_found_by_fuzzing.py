@@ -12,7 +12,7 @@ import pytest
 import torch
 from dynamo_fuzz import breaks
 from dynamo_fuzz.observe import describe, observe
-from lamina_dynamo import graph_break, optimize
+from lamina_dynamo import graph_break, optimize, reset
 
 SEEN = []
 X = torch.ones(3)
@@ -327,3 +327,28 @@ def test_a_hook_of_all_modules_on_a_module_with_hooks_of_its_own(already):
         finally:
             handle.remove()
     assert torch.equal(compiled(x), model(x))
+
+
+def makes_a_generator(x):
+    def g():
+        y = yield x
+        return y * 2
+
+    it = g()
+    next(it)
+    try:
+        it.send(x + 1)
+    except StopIteration as e:
+        return e.value
+
+
+def test_a_break_while_a_function_is_made_follows_the_new_cells():
+    """Forced between LOAD_CLOSURE and MAKE_FUNCTION: calls share the resume function, not the cells."""
+    code = makes_a_generator.__code__
+    for at in range(8):
+        with breaks.breaking_at(code, {at}):
+            compiled = optimize(makes_a_generator, lambda gm, examples: gm.forward)
+            for n in (3, 4, 3):
+                x = torch.full((n,), float(n))
+                torch.testing.assert_close(compiled(x), makes_a_generator(x))
+        reset()
