@@ -210,12 +210,21 @@ def _cov(input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, 
         if count <= correction:
             return NotImplemented  # eager warns
         x = x - (x.sum(1) / count).unsqueeze(1)
-        return torch.true_divide(torch.mm(x, x.t().conj()), count - correction).squeeze()
+        return torch.true_divide(_outer(x, x), count - correction).squeeze()
     w, total = _observation_weights(fweights, aweights)
     mean = (x * w).sum(1) / total
     norm = total - (correction * (w * aweights).sum() / total if aweights is not None and correction != 0 else correction)
     x = x - mean.unsqueeze(1)
-    return torch.true_divide(torch.mm(x, (x * w).t().conj()), torch.where(norm <= 0, torch.zeros_like(norm), norm)).squeeze()
+    return torch.true_divide(_outer(x, x * w), torch.where(norm <= 0, torch.zeros_like(norm), norm)).squeeze()
+
+
+def _outer(x: Tensor, weighted: Tensor) -> Tensor:
+    """Sums of products over the observations; of a single complex variable they are real, and what rounding leaves else is dropped, as in C++."""
+    product = torch.mm(x, weighted.t().conj())
+    if x.shape[0] != 1 or not x.is_complex():
+        return product
+    real = torch.view_as_real(product).select(-1, 0)
+    return torch.complex(real, torch.zeros_like(real))
 
 
 def _observation_weights(fweights: Tensor | None, aweights: Tensor | None) -> tuple[Tensor, Tensor]:
