@@ -1,4 +1,4 @@
-"""Locks taken and classes written in the frame: effects at its end, as in eager."""
+"""Locks taken, classes and cells written in the frame: effects at its end, as in eager, on what this call was given."""
 
 from __future__ import annotations
 
@@ -101,3 +101,51 @@ def test_class_attributes_follow_eager():
         Counter.number, Counter.name = 3 * call, "a"
         torch.testing.assert_close(compiled(torch.ones(2)), want)
         assert (Counter.number, Counter.name) == (3 * call + 1, "b")
+
+
+# ---- cells ----------------------------------------------------------------------------------------------------------------
+def holder(value):
+    def get():
+        return value
+
+    return get
+
+
+def counter(n):
+    def increase():
+        nonlocal n
+        n += 1
+        return n
+
+    return increase
+
+
+@pytest.mark.parametrize("fn", [lambda x, f: x * f.__closure__[0].cell_contents, lambda x, f: x * f()], ids=["contents", "call"])
+def test_cells_of_functions_that_are_passed_are_read_at_each_call(fn):
+    compiled = lamina_dynamo.optimize(fn, eager_backend)
+    for value in (2.0, 3.0, torch.ones(2) * 5, torch.ones(2) * 7):
+        torch.testing.assert_close(compiled(torch.ones(2), holder(value)), fn(torch.ones(2), holder(value)))
+
+
+def test_cells_that_are_passed_are_read_at_each_call():
+    compiled = lamina_dynamo.optimize(lambda x, cells: x * cells[0].cell_contents, eager_backend)
+    for value in (2.0, 3.0, 2.0):
+        torch.testing.assert_close(compiled(torch.ones(2), holder(value).__closure__), torch.full((2,), value))
+
+
+def test_writes_go_to_the_cells_of_this_call():
+    compiled = lamina_dynamo.optimize(lambda x, f: x * f(), eager_backend)
+    first, second = counter(1), counter(1)
+    assert [float(compiled(torch.ones(()), f)) for f in (first, second)] == [2.0, 2.0]
+    assert [f.__closure__[0].cell_contents for f in (first, second)] == [2, 2]
+
+
+def test_writes_to_cells_that_are_passed_go_to_those_of_this_call():
+    def write(x, cells):
+        cells[0].cell_contents = "written"
+        return x * 2
+
+    compiled = lamina_dynamo.optimize(write, eager_backend)
+    for get in (holder("a"), holder("a")):
+        compiled(torch.ones(2), get.__closure__)
+        assert get() == "written"

@@ -358,6 +358,8 @@ def _function_attr(cap: Capture, fn: Any, name: str) -> Any:
     value = native(getattr, fn, name)
     if id(fn) in cap.own or name in ("__self__", "__func__"):
         return value
+    if name == "__closure__" and value:
+        return cap.closure_of(fn)
     if name in ("__name__", "__qualname__", "__module__", "__doc__", "__code__", "__globals__", "__wrapped__", "__dict__", "__get__", "__call__", "__annotations__", "__defaults__", "__kwdefaults__", "__closure__"):
         return value
     return cap.lift(value, AttrSource(cap.base_source(fn), name))

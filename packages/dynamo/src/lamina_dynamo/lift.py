@@ -92,7 +92,7 @@ class Lifting:
             self.guard(source, K.TYPE, t)
             return v
         if t is types.CellType:
-            return self.cell(v, None)
+            return self.cell(v, AttrSource(source, "cell_contents"))
         if isinstance(v, (int, float, str)) or t.__module__ == "numpy" and hasattr(v, "item") and getattr(v, "shape", 1) == ():
             self.guard(source, K.EQUALS, v)
             return v
@@ -337,8 +337,8 @@ class Lifting:
         return tuple(map(go, args)), {k: go(v) for k, v in kwargs.items()}
 
     # ---- cells -------------------------------------------------------------------------------------------------------
-    def cell(self, outside: types.CellType, source: Source | None) -> types.CellType:
-        """Our cell in place of an outside one: contents are lifted, writes stay ours until replayed."""
+    def cell(self, outside: types.CellType, source: Source) -> types.CellType:
+        """Our cell in place of an outside one: contents, from `source`, are lifted, writes stay ours until replayed."""
         if id(outside) in self.own_cells:
             return outside
         found = self.cell_of.get(id(outside))
@@ -350,7 +350,7 @@ class Lifting:
         except ValueError:
             pass
         else:
-            ours.cell_contents = self.lift(contents, source if source is not None else ConstantSource(contents))
+            ours.cell_contents = self.lift(contents, source)
         self.cell_of[id(outside)] = ours
         self.own_cells[id(ours)] = (ours, outside, source, _contents(ours))
         self.keep[id(outside)] = outside

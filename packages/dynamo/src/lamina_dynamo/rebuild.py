@@ -25,7 +25,7 @@ from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .state import spent_inference_mode
-from .source import ConstantSource, LocalSource, Source
+from .source import ClosureSource, ConstantSource, LocalSource, Source
 from .wrappers import parts_of
 
 __all__ = ["Codegen"]
@@ -412,7 +412,7 @@ class Codegen:
         self.hold.append(c)
         known = self.cap.own_cells.get(id(c))
         if known is not None and known[1] is not None:
-            name = self.names[id(c)] = self._outside_cell(known[1])
+            name = self.names[id(c)] = self._outside_cell(known[1], known[2])
             return name
         name = self.names[id(c)] = self.fresh("c")
         self.emit(f"{name} = {self.constant(types.CellType)}()")
@@ -423,13 +423,13 @@ class Codegen:
         self.emit(f"{name}.cell_contents = {self.value(contents)}")
         return name
 
-    def _outside_cell(self, outside: types.CellType) -> str:
-        """The frame's own free variable by its closure; another function's cell is held."""
+    def _outside_cell(self, outside: types.CellType, contents: Source) -> str:
+        """The frame's own free variable by its closure; another cell by the way on which its contents were found."""
         root = self.cap.root_function
         for free, c in zip(root.__code__.co_freevars, root.__closure__ or ()):
             if c is outside:
                 return self.own_cell(free)
-        return self.constant(outside)
+        return f"{self.source(contents.base)}.__closure__[{contents.index}]" if type(contents) is ClosureSource else self.source(contents.base)
 
     def own_cell(self, free: str) -> str:
         """The cell of the root function's free variable."""

@@ -92,7 +92,7 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
     slots = [v for v in frame.stack if type(v) is ExcSlot]
     ins = program.instructions[at]
     copies = len(slots) > len(set(map(id, slots))) or ins.op == "COPY" and type(frame.stack[-ins.arg]) is ExcSlot
-    if at < 0 or ins.op == "PUSH_EXC_INFO" or copies or ins.op == "LOAD_CLOSURE" or _holds_cells(frame.stack):  # the last four only where a test forces it
+    if at < 0 or ins.op == "PUSH_EXC_INFO" or copies:  # the last two only where a test forces it
         raise CannotRebuild(None, refusal("break-at-start", "a graph break before the first instruction"))
     while program.instructions[at].op in ("KW_NAMES", "PRECALL"):
         at += 1
@@ -129,11 +129,6 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
     else:
         fn = cg.constant(types.FunctionType(break_code, frame.globals, code.co_name))
     return [f"return {cg.constant(extension().tail)}({', '.join([fn, *args])})"]
-
-
-def _holds_cells(stack: list[Any]) -> bool:
-    """Whether a function is being made: its cells, on the stack or in a tuple there, would come to the copy as arguments, by another way than its own."""
-    return any(type(x) is types.CellType for v in stack for x in (v if type(v) is tuple else (v,)))
 
 
 def _start(program: Program, at: int) -> int:
