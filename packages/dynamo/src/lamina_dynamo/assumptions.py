@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from .control import native
 from .frames import Frame
 
 __all__ = ["Assuming", "assume", "leads_to_raise"]
@@ -47,9 +46,7 @@ def assume(f: Frame, condition: Any, jumps_if: bool, target: int) -> bool | None
     if isinstance(condition, torch.Tensor):
         cap.checks.append((condition, truth))
         return truth
-    cap.recorder.emit(torch.ops.aten._assert_scalar.default, (condition if truth else torch.sym_not(condition), _MARK), {}, None)
-    native((condition if truth else torch.sym_not(condition)).node.expect_true)
-    cap.asserts_seen = len(cap.mode.shape_env.runtime_asserts)
+    cap.assert_true(condition if truth else torch.sym_not(condition), _MARK)
     cap.assumed = True
     return truth
 

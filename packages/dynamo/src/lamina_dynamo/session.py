@@ -19,7 +19,7 @@ from lamina_dynshape.expr import Symbol
 from lamina_dynshape.sym_node import BoolNode
 from torch import fx
 
-from .control import DELETED, MISSING, STANDS_FOR, unsupported
+from .control import DELETED, MISSING, STANDS_FOR, native, unsupported
 from .dynamic import Dynamic, DynamicPolicy
 from .guards import GuardKind, GuardSet
 from .lift import Lifting, _contents, _items
@@ -188,6 +188,12 @@ class Capture(Lifting, Protocols, Dynamic):
                 unsupported("data-dependent-size", "a size that must equal another and depends on data", saw=str(a.expr))
             self.checks.append((torch.SymBool(BoolNode(a.expr, self.mode.shape_env)), True))
         self.asserts_seen = len(asserts)
+
+    def assert_true(self, condition: torch.SymBool, message: str) -> None:
+        """A condition on what only the running program knows: a check in the graph, and known to hold from here on."""
+        self.recorder.emit(torch.ops.aten._assert_scalar.default, (condition, message), {}, None)
+        native(condition.node.expect_true)
+        self.asserts_seen = len(self.mode.shape_env.runtime_asserts)
 
     def asked_compiling(self) -> bool:
         """The answer to `is_compiling()`."""

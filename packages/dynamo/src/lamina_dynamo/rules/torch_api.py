@@ -122,9 +122,7 @@ def check(cap: Any, args: Any, kwargs: Any) -> None:
         native(torch._check, bool(native(operator.truth, condition)), message)
         return
     text = native(message) if callable(message) and not cap.any_tensor(getattr(message, "__defaults__", None) or (), {}) else "Expected cond to be True, but got False."
-    cap.recorder.emit(torch.ops.aten._assert_scalar.default, (condition, str(text)), {}, None)
-    native(condition.node.expect_true)
-    cap.asserts_seen = len(cap.mode.shape_env.runtime_asserts)
+    cap.assert_true(condition, str(text))
 
 
 def _check_of_another_kind(fn: Any) -> None:
