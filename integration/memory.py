@@ -20,6 +20,7 @@ import importlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,15 @@ def chosen(args: argparse.Namespace) -> list[str]:
     return [n for s in suites for n in zoo.sample([n for n in names if entries[n].suite == s], each, args.seed)]
 
 
+def limits_of(work: Callable[[dict[str, Any]], dict[str, Any]], timeout: float, mem_gb: float) -> Any:
+    """Have the harness's processes do `work`, with the model libraries loaded once; the limits they run under (seconds, GB)."""
+    zoo.worker = work
+    for library in ("timm", "transformers"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
+    return SimpleNamespace(spawn=False, timeout=timeout, mem_gb=mem_gb)
+
+
 def line(name: str, found: dict[str, dict[str, Any]]) -> str:
     """One model's row."""
     parts = [f"{i}: {r['fatal'][:80]}" if "fatal" in r else f"{i}: {r['first']:7.0f} {r['later']:7.0f}" for i, r in found.items()]
@@ -120,11 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     ap.add_argument("--timeout", type=float, default=400)
     ap.add_argument("--mem-gb", type=float, default=8)
     args = ap.parse_args(arguments)
-    zoo.worker = worker
-    for library in ("timm", "transformers"):  # loaded once, shared by the forked processes
-        with contextlib.suppress(ImportError):
-            importlib.import_module(library)
-    limits = SimpleNamespace(spawn=False, timeout=args.timeout, mem_gb=args.mem_gb)
+    limits = limits_of(worker, args.timeout, args.mem_gb)
     impls, results = args.impl.split(","), {}
     for name in chosen(args):
         spec = dict(name=name, entries=args.entries, dtype=args.dtype, threads=args.threads)

@@ -11,10 +11,7 @@ timers, so that a busy machine shows in both.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -91,11 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     ap.add_argument("--timeout", type=float, default=400)
     args = ap.parse_args(arguments)
     args.dtype = "fp32"
-    zoo.worker = worker
-    for library in ("timm", "transformers"):  # loaded once, shared by the forked processes
-        with contextlib.suppress(ImportError):
-            importlib.import_module(library)
-    limits = SimpleNamespace(spawn=False, timeout=args.timeout, mem_gb=8)
+    limits = memory.limits_of(worker, args.timeout, mem_gb=8)
     both = []
     for name in memory.chosen(args):
         found = zoo.isolated(dict(name=name, entries=args.entries, threads=args.threads), limits, {})[0]

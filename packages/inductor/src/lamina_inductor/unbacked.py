@@ -22,17 +22,17 @@ __all__ = ["compile_around", "makes_unbacked"]
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
-def _numbers(val: Any) -> Iterator[Any]:
-    """The symbolic numbers in a value: sizes, strides and offset of tensors, numbers themselves."""
+def _numbers(val: Any, start: bool = True) -> Iterator[Any]:
+    """The symbolic numbers in a value: sizes, strides and (`start`) offset of tensors, numbers themselves."""
     for v in all_arguments(val):
-        for n in (*v.shape, *v.stride(), v.storage_offset()) if isinstance(v, torch.Tensor) else (v,):
+        for n in (*v.shape, *v.stride(), *([v.storage_offset()] if start else [])) if isinstance(v, torch.Tensor) else (v,):
             if isinstance(n, _SYMBOLIC):
                 yield n
 
 
-def _symbols(val: Any) -> set[Any]:
+def _symbols(val: Any, start: bool = True) -> set[Any]:
     """The symbols of sizes that a value is told in."""
-    return {s for n in _numbers(val) if isinstance(n, torch.SymInt) for s in expr_of(n).free_symbols}
+    return {s for n in _numbers(val, start) if isinstance(n, torch.SymInt) for s in expr_of(n).free_symbols}
 
 
 def makes_unbacked(gm: torch.fx.GraphModule) -> bool:
@@ -70,8 +70,7 @@ def _is_known_before(node: torch.fx.Node) -> bool:
 def _untold(gm: torch.fx.GraphModule) -> set[Any]:
     """Symbols in the sizes of a graph's inputs that are not among its inputs. Where an input starts is no size: kernels get its address."""
     vals = [n.meta.get("val") for n in placeholders(gm.graph)]
-    sizes = [n for v in vals for n in ((*v.shape, *v.stride()) if isinstance(v, torch.Tensor) else (v,)) if isinstance(n, torch.SymInt)]
-    return {s for n in sizes for s in expr_of(n).free_symbols} - {expr_of(v) for v in vals if isinstance(v, torch.SymInt)}
+    return {s for v in vals for s in _symbols(v, start=False)} - {expr_of(v) for v in vals if isinstance(v, torch.SymInt)}
 
 
 def _give_sizes(split: torch.fx.GraphModule, call: torch.fx.Node) -> None:
