@@ -44,7 +44,9 @@ def _tensors(cap: Any) -> Iterator[Guard]:
     (they are views as often as not), but takes parameters and buffers for tensors that stay where they are."""
     inputs = list(cap.inputs.values())
     written = [inp for inp in inputs if inp.fake.storage_key in cap.recorder.mutated]
-    if written or any(cap.is_fake(cap.keep[key]) for key in cap.overlay):
+    if any(cap.is_fake(cap.keep[key]) for key in cap.overlay):
+        yield from _distinct(inp.source for inp in inputs)
+    elif written:
         yield from _distinct(inp.source for inp in inputs if inp.role == "input")
     if any(inp.role != "input" for inp in written):
         storages = [inp.real.untyped_storage()._cdata if inp.real.layout is torch.strided else None for inp in inputs]
