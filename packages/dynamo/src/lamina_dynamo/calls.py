@@ -21,6 +21,7 @@ import torch
 from .attributes import class_lookup, generic_attr, generic_delete, generic_store, load_attr, store_attr
 from .binding import bind
 from .control import native, observe, unsupported
+from .draws import GENERATORS
 from .frames import Frame, run
 from .guards import GuardKind
 from .lift import is_torch_owned
@@ -89,6 +90,10 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
         return call_function(cap, fn, args, kwargs)
     if t is _METHOD:
         return call(cap, fn.__func__, (fn.__self__, *args), kwargs)
+    if t is _BUILTIN and isinstance(fn.__self__, GENERATORS):
+        from .rules.random_numbers import ask
+
+        return ask(cap, fn.__self__, fn.__name__, args, kwargs or {})
     if cap.opaque and t not in (types.FunctionType, type):
         owner = getattr(fn, "__self__", None)
         if type(owner) in LOCKS:
@@ -361,8 +366,6 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
     if t.__module__.startswith("torch"):
         return _torch_object_method(cap, fn, name, owner, args, kwargs)
     if t.__module__.startswith("numpy"):
-        if t.__module__.startswith("numpy.random"):
-            unsupported("random", "NumPy's random numbers", saw=name, hint="draw them outside of the compiled function")
         if cap.any_tensor(args, kwargs):
             unsupported("numpy", "a NumPy method on values of the compiled function", saw=name, hint="use torch")
         return native(fn, *args, **(kwargs or {}))

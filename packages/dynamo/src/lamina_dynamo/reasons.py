@@ -48,7 +48,7 @@ REASONS: dict[str, Reason] = {
     "threads": Reason("threads, locks, processes", _OUTSIDE),
     "distributed": Reason("talking to other processes, and DistributedDataParallel, whose inner module is captured", "none is needed; or compile the module and wrap it afterwards"),
     "debugger": Reason("the debugger", "remove the breakpoint"),
-    "random": Reason("random numbers of Python or NumPy", "draw them outside of the compiled function and pass them in, or use torch's"),
+    "random": Reason("a random number of Python or NumPy that decides what runs, or is drawn in a form that is not modelled", "torch.where on the number, or draw outside of the compiled function and pass it in"),
     "generator": Reason("a torch.Generator made or used inside", "pass random tensors in"),
     "numpy": Reason("a NumPy function that has no entry in the table of those that run as torch, on values of the compiled function", "use the torch function of the same name"),
     "torchscript": Reason("a call of a TorchScript function", "compile the Python function instead"),

@@ -22,6 +22,7 @@ import torch
 
 from .attributes import InstanceDict, raw_dict
 from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
+from .draws import drawn_value
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .state import spent_inference_mode
@@ -111,7 +112,8 @@ class Codegen:
         if v is ... or v is NotImplemented:
             return "..." if v is ... else "NotImplemented"
         if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return self.output(v)
+            drawn = drawn_value(self.cap, v) if self.cap.drawn else None
+            return self.output(v) if drawn is None else self.source(drawn)
         found = self.names.get(id(v))
         if found is not None:
             return found

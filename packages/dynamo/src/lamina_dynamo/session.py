@@ -97,6 +97,9 @@ class Capture(Lifting, Protocols, Dynamic):
         self.no_checks = self.assumed = False
         self.was_asked = False
         self.locks = Locks()
+        self.streams: dict[int, Any] = {}  # id(generator of Python or NumPy) -> what the frame asked of it
+        self.drawn: dict[Any, tuple[Source, bool]] = {}  # symbol of a random number -> where it is read, whether it is of a NumPy type
+        self.drawn_range: dict[Any, list[float]] = {}  # symbol of a real random number -> its bounds
         self.fresh_leaves = False  # leaves that the frame makes are made outside of the graph
         self.assigned: dict[int, tuple[Any, Any]] = {}  # by id: inputs whose `.data` the frame assigned, and what it assigned
         self.frozen: dict[int, Any] = {}  # by id: inputs whose gradients the frame turned off

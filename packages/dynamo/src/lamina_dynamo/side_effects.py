@@ -12,6 +12,7 @@ from typing import Any
 
 from .attributes import raw_dict
 from .control import DELETED, MISSING
+from .draws import emit_states
 from .lift import _contents, is_torch_owned
 from .rebuild import Codegen
 
@@ -22,7 +23,7 @@ def emit_side_effects(cap: Any, cg: Codegen) -> None:
     """Append the lines that bring the outside to where the interpreter left it."""
     from .rules.leaves import emit_inputs
 
-    stores: list[str] = emit_inputs(cap, cg)
+    stores: list[str] = emit_inputs(cap, cg) + emit_states(cap, cg)
     _containers(cap, cg, stores)
     _attributes(cap, cg, stores)
     _globals(cap, cg, stores)

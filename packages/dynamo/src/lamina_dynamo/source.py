@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 __all__ = [
     "AttrSource", "BuiltinSource", "CallSource", "CellSource", "ClosureSource", "CodeSource", "ConstantSource", "DefaultsSource", "GlobalSource", "GlobalsSource",
     "InstanceDictSource", "ItemSource", "KeySource", "KwDefaultsSource", "LocalSource", "MethodFunctionSource", "MethodSelfSource", "OffsetSource", "PrintedSource",
-    "Rebuilder", "SizeSource", "Source", "StrideSource", "TypeAttrSource", "TypeSource", "instance_attr", "module_member",
+    "Rebuilder", "RowSource", "SizeSource", "Source", "StrideSource", "TypeAttrSource", "TypeSource", "instance_attr", "module_member",
 ]  # fmt: skip
 
 _MODULE_TABLES = ("_parameters", "_buffers", "_modules")
@@ -523,6 +523,22 @@ class CallSource(_Derived):
         cg.load_const(self.function)
         self.base.rebuild(cg)
         cg.call(1)
+
+
+class RowSource(_Derived):
+    """(base, *more.sources): what a call source takes of several values. `more.sources` may grow until the guards are compiled."""
+
+    __slots__ = fields = ("base", "more")
+    more: Any
+
+    def name(self) -> str:
+        return self.base.name()
+
+    def read(self, frame: FrameValues) -> Any:
+        return (self.base.read(frame), *[s.read(frame) for s in self.more.sources])
+
+    def rebuild(self, cg: Rebuilder) -> None:
+        raise TypeError("a row is read by the guard program")
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------

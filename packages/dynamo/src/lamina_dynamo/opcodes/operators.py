@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from ..arrays import as_tensor_key
 from ..attributes import class_lookup, tensor_class_lookup
 from ..control import native, observe, unsupported
+from ..draws import refuse_to_decide
 from ..frames import Frame
 from ..lift import is_torch_owned
 from ..control import MISSING
@@ -206,6 +208,8 @@ def truth(cap: Any, v: Any) -> bool:
     t = type(v)
     if t is torch.SymFloat:
         return bool(native(operator.truth, v != 0))
+    if t is torch.SymBool and cap.drawn:
+        refuse_to_decide(cap, v)
     if t in _SIMPLE:
         cap.refuse_opaque(v)
         return bool(native(operator.truth, v))
@@ -259,7 +263,7 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
         refuse_user_keys(cap, key)
         return native(operator.getitem, container, key)
     if isinstance(container, torch.Tensor) and id(container) not in cap.class_of:
-        return native(operator.getitem, container, key)
+        return native(operator.getitem, container, as_tensor_key(key))
     method = python_method(cap, container, "__getitem__")
     if method is not None:
         return cap.call(method, (container, key))
@@ -303,7 +307,7 @@ def store_subscript(cap: Any, container: Any, key: Any, value: Any) -> None:
         cap.refuse_mutation(container)
     if not isinstance(container, torch.Tensor):
         refuse_user_keys(cap, key)
-    native(operator.setitem, container, key, value)
+    native(operator.setitem, container, as_tensor_key(key) if isinstance(container, torch.Tensor) else key, value)
 
 
 @handler("STORE_SUBSCR")

@@ -14,6 +14,7 @@ import torch
 from ..attributes import TensorSuper, class_lookup, delete_attr, guard_missing, has_attr, instance_dict, load_attr, store_attr
 from ..calls import rule
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
+from ..draws import drawn_integer
 from ..frames import NULL
 from ..guards import GuardKind
 from ..opcodes.operators import compare, python_method, subscript, truth
@@ -180,6 +181,8 @@ def bool_(cap: Any, args: Any, kwargs: Any) -> bool:
 def int_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1 and not kwargs:
         v = args[0]
+        if type(v) is torch.SymFloat and cap.drawn and (drawn := drawn_integer(cap, v)) is not None:
+            return drawn
         if type(v) is torch.SymInt or type(v) is torch.SymFloat:
             return native(torch.sym_int, v)
         if isinstance(v, torch.Tensor) and cap.recorder.is_overridden(v):
