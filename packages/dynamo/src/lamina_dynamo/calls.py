@@ -27,7 +27,7 @@ from .guards import GuardKind
 from .lift import is_torch_owned
 from .locks import LOCKS
 from .peer import STAND_INS
-from .texts import format_text
+from .texts import OpenText, format_text, joined
 from .control import MISSING
 from .source import CallSource, ClosureSource, CodeSource, ConstantSource
 
@@ -339,6 +339,9 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
             kwargs = {**kwargs, "key": cap.trampoline(kwargs["key"])}
         if isinstance(owner, str) and name == "format":
             return native(format_text, cap, owner, args, kwargs or {})
+        if name == "join" and isinstance(owner, str) and len(args) == 1:
+            items = native(list, args[0])
+            return joined(items, owner) if any(type(x) is OpenText for x in items) else native(fn, items)
         if name == "__missing__" and isinstance(owner, defaultdict):
             value = call(cap, owner.default_factory, ())
             dict.__setitem__(owner, args[0], value)

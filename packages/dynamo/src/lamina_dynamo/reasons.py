@@ -35,15 +35,15 @@ REASONS: dict[str, Reason] = {
     "packed-sequence": Reason("a packed sequence whose lengths only the run knows", "give the lengths as a list of numbers, or compile the parts around the recurrent layer"),
     "symbolic-operator": Reason("an operator of PyTorch whose C++ takes no symbolic sizes, at sizes that change", "mark_static the sizes, or compile with dynamic=False"),
     "operator-error": Reason("an exception of a torch operator that the program handles, with a text that only the run knows", "ask for sizes and dtypes before the call", "try: y = x @ w\nexcept RuntimeError: y = x\n->\ny = x @ w if x.shape[-1] == w.shape[0] else x"),
-    "tensor-text": Reason("the text of a tensor's value (print, str, an f-string)", "format outside of the compiled function"),
+    "tensor-text": Reason("the text of a tensor's value that decides something, or would not look as in eager", "format outside of the compiled function"),
     "tensor-memory": Reason("reading a tensor's memory (data_ptr(), storage, numpy() of what is no plain memory)", _OUTSIDE),
     # -- calls that may not run while capturing
     "c-call": Reason(
         "a call of a function, method or object that is implemented in C and not known to be free of effects",
         "call it outside of the compiled function, or mark a function around it with lamina.allow_in_graph if it computes on tensors",
     ),
-    "io": Reason("input, output, files, sockets", "move it out of the compiled function, or accept the graph break"),
-    "logging": Reason("a log record that is emitted", "lower the log level, or log outside of the compiled function"),
+    "io": Reason("input, files, sockets, output in a form that is not modelled", "move it out of the compiled function, or accept the graph break"),
+    "logging": Reason("a log record that is emitted, of other things than texts, numbers and tensors", "log texts, numbers and tensors, or lower the log level"),
     "time": Reason("reading the clock", "read it outside of the compiled function"),
     "threads": Reason("threads, locks, processes", _OUTSIDE),
     "distributed": Reason("talking to other processes, and DistributedDataParallel, whose inner module is captured", "none is needed; or compile the module and wrap it afterwards"),

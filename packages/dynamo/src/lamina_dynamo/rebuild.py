@@ -27,6 +27,7 @@ from .generators import InterpretedGenerator
 from .lift import unbound
 from .state import spent_inference_mode
 from .source import ClosureSource, ConstantSource, LocalSource, Source
+from .texts import OpenText, text_expression
 from .wrappers import parts_of
 
 __all__ = ["Codegen"]
@@ -204,6 +205,8 @@ class Codegen:
             return self._mutable(v, f"{k}((), {v.maxlen})", lambda: f"{k}([" + ", ".join([self.value(x) for x in v]) + f"], {v.maxlen})", "{0}.extend({1})")
         if t is frozenset:
             return self._named(v, lambda: f"{self.constant(frozenset)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if t is OpenText:
+            return self._named(v, lambda: text_expression(self, v), None)
         if t is slice:
             return f"{self.constant(slice)}({self.value(v.start)}, {self.value(v.stop)}, {self.value(v.step)})"
         if t is torch.Size:

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .control import InternalError, plain_numbers, unsupported
 from .overrides import overridden
+from .texts import refuse_write
 from .wrappers import run_on_wrappers
 
 if TYPE_CHECKING:
@@ -339,6 +340,8 @@ class Recorder(TorchFunctionMode):
     def written(self, v: Any) -> None:
         """Note that memory of these tensors was written."""
         if isinstance(v, FakeTensor):
+            if v.storage_key in self.cap.shown:
+                refuse_write(self.cap, v.storage_key)
             self.mutated.add(v.storage_key)
         elif isinstance(v, torch.Tensor):  # a transform's wrapper: of which tensor is not told
             self.scope.writes = True

@@ -71,7 +71,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.globals_dicts: dict[int, dict[str, Any]] = {}
         self.global_cache: dict[tuple[int, str], Any] = {}
         self.created: dict[int, tuple[Any, int]] = {}  # id -> (object made in the frame that may not be rebuilt, root step)
-        self.effects: list[Any] = []  # effects in program order (see side_effects)
+        self.effects: list[Any] = []  # calls to make after the graph, in program order (see side_effects)
+        self.shown: dict[int, int] = {}  # storage key of memory that an open text shows -> root step
         self.frame: Any = None  # innermost interpreter frame
         self.root_globals: dict[str, Any] = {}
         self.step = 0  # root instructions begun
@@ -218,7 +219,7 @@ class Capture(Lifting, Protocols, Dynamic):
         """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""
         shadows = tuple(now for s in self.shadow_of.values() if (now := _identities(s)) != _identities(self.pristine[id(s)]))
         cells = tuple(id(now) for cell, outside, _, before in self.own_cells.values() if outside is not None and (now := _contents(cell)) is not before)
-        return len(self.graph.nodes), sum(map(len, self.overlay.values())), len(self.globals_overlay), shadows, cells
+        return len(self.graph.nodes), len(self.effects), sum(map(len, self.overlay.values())), len(self.globals_overlay), shadows, cells
 
     @property
     def dtype_is_set(self) -> bool:

@@ -15,6 +15,7 @@ from ..draws import refuse_to_decide
 from ..frames import Frame
 from ..lift import is_torch_owned
 from ..control import MISSING
+from ..texts import is_open, percent
 from . import handler
 
 _BINARY = (
@@ -96,6 +97,9 @@ def binary_op(f: Frame, op: Any) -> None:
     if op is operator.mod and type(a) is str:
         from ..rules.builtins import make_printable
 
+        if is_open(f.cap, b):
+            s[-1] = percent(f.cap, a, b)
+            return
         b = make_printable(f.cap, b)
     s[-1] = binary(f.cap, op, a, b)
 

@@ -6,6 +6,7 @@ import builtins
 import functools
 import math
 import operator
+import sys
 import types
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..draws import drawn_integer
 from ..frames import NULL
 from ..guards import GuardKind
 from ..opcodes.operators import compare, python_method, subscript, truth
+from ..side_effects import add_effect, sets_attribute
+from ..texts import OpenText, is_open, joined, shown
 
 
 STANDS_FOR.update({torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool})
@@ -212,17 +215,20 @@ def float_(cap: Any, args: Any, kwargs: Any) -> Any:
 @rule(str)
 def str_(cap: Any, args: Any, kwargs: Any) -> str:
     if len(args) == 1 and not kwargs:
-        return native(str, cap.printable(args[0]))
+        text = cap.printable(args[0])
+        return text if type(text) is OpenText else native(str, text)
     return native(str, *args, **kwargs)
 
 
 @rule(repr)
 def repr_(cap: Any, args: Any, kwargs: Any) -> str:
+    if is_open(cap, args[0]):
+        return shown(cap, args[0], repr)
     method = python_method(cap, args[0], "__repr__")
     if method is not None and method.__module__ != "enum":
         return cap.call(method, (args[0],))
     text = cap.printable(args[0])
-    return text if text is not args[0] and type(text) is str else native(repr, text)
+    return text if text is not args[0] and type(text) in (str, OpenText) else native(repr, text)
 
 
 @rule(ascii)
@@ -342,9 +348,21 @@ def reduce_(cap: Any, args: Any, kwargs: Any) -> Any:
     return total
 
 
-@rule(print, input, open, exec, eval, compile, breakpoint, __import__)
+@rule(print)
+def print_(cap: Any, args: Any, kwargs: Any) -> None:
+    """Printed after the graph: the text is that of now."""
+    sep, end, file, flush = (kwargs.get(k, d) for k, d in (("sep", None), ("end", None), ("file", None), ("flush", False)))
+    if not all(x is None or type(x) is str for x in (sep, end)) or kwargs.keys() - {"sep", "end", "file", "flush"}:
+        unsupported("io", "a form of print()")
+    if (file is not None and (file not in (sys.stdout, sys.stderr) or id(file) not in cap.sources)) or sets_attribute(cap, sys, "stdout", "stderr"):
+        unsupported("io", "printing to a file", saw=type(file).__qualname__)
+    text = joined([cap.call(str, (a,)) for a in args], " " if sep is None else sep)
+    add_effect(cap, "io", print, (text,), {"end": end, "file": file, "flush": truth(cap, flush)})
+
+
+@rule(input, open, exec, eval, compile, breakpoint, __import__)
 def refused(cap: Any, args: Any, kwargs: Any) -> Any:
-    unsupported("io", "a call with effects outside of Python objects", saw="print, input, open, exec or eval", hint="move it out of the compiled function, or accept the graph break")
+    unsupported("io", "a call with effects outside of Python objects", saw="input, open, exec or eval", hint="move it out of the compiled function, or accept the graph break")
 
 
 @rule(locals)
