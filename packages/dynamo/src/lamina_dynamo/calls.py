@@ -377,7 +377,9 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
 
 def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(owner, torch.Generator):
-        unsupported("generator", "a torch.Generator", hint="pass random tensors in")
+        from .rules.torch_generators import method
+
+        return method(cap, owner, name, args, kwargs or {})
     if _is_communication(type(owner).__module__, name):
         unsupported("distributed", "a method of an object of torch.distributed", saw=f"{type(owner).__qualname__}.{name}")
     return native(fn, *args, **(kwargs or {}))

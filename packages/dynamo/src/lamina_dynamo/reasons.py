@@ -49,7 +49,7 @@ REASONS: dict[str, Reason] = {
     "distributed": Reason("talking to other processes, and DistributedDataParallel, whose inner module is captured", "none is needed; or compile the module and wrap it afterwards"),
     "debugger": Reason("the debugger", "remove the breakpoint"),
     "random": Reason("a random number of Python or NumPy that decides what runs, or is drawn in a form that is not modelled", "torch.where on the number, or draw outside of the compiled function and pass it in"),
-    "generator": Reason("a torch.Generator made or used inside", "pass random tensors in"),
+    "generator": Reason("a torch.Generator of another device than the CPU, or used in a form that is not modelled", "pass random tensors in"),
     "numpy": Reason("a NumPy function that has no entry in the table of those that run as torch, on values of the compiled function", "use the torch function of the same name"),
     "torchscript": Reason("a call of a TorchScript function", "compile the Python function instead"),
     "disabled": Reason("a call of a function marked by lamina.disable", "remove the mark, or accept the graph break"),

@@ -33,7 +33,7 @@ from .wrappers import parts_of
 __all__ = ["Codegen"]
 
 _LITERALS = frozenset({type(None), bool, int, str, bytes})
-_HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
+_HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
 _ITERATORS = (
     type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed({})), itertools.product, itertools.permutations, itertools.combinations, type(iter(deque())), itertools.pairwise,
 )  # fmt: skip
@@ -205,6 +205,10 @@ class Codegen:
             return self._mutable(v, f"{k}((), {v.maxlen})", lambda: f"{k}([" + ", ".join([self.value(x) for x in v]) + f"], {v.maxlen})", "{0}.extend({1})")
         if t is frozenset:
             return self._named(v, lambda: f"{self.constant(frozenset)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if t is torch.Generator:
+            from .rules.torch_generators import rebuilt as with_state
+
+            return self._named(v, lambda: with_state(self.cap, self, v), None)
         if t is OpenText:
             return self._named(v, lambda: text_expression(self, v), None)
         if t is slice:

@@ -127,6 +127,10 @@ class Recorder(TorchFunctionMode):
             if out is not NotImplemented:
                 return out
         kwargs = kwargs or {}
+        if type(kwargs.get("generator")) is torch.Generator:
+            from .rules.torch_generators import draw_with
+
+            return draw_with(self, func, args, kwargs)
         if self.cap.devices:
             from .rules.contexts import with_default_device
 
@@ -274,7 +278,7 @@ class Recorder(TorchFunctionMode):
         if node in found:
             return True
         name, val = getattr(node.target, "__name__", str(node.target)), node.meta["val"]
-        if node.op not in ("call_function", "call_method") or "rand" in name or "drop" in name or name in _RANDOM or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
+        if node.op not in ("call_function", "call_method") or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or "rand" in name or "drop" in name or name in _RANDOM or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
             return False
         if isinstance(val, FakeTensor) and (val.storage_key in self.mutated or any(type(s) is not int for s in val.sizes) or val.numel() > MAX_KNOWN):
             return False

@@ -99,6 +99,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.was_asked = False
         self.locks = Locks()
         self.streams: dict[int, Any] = {}  # id(generator of Python or NumPy) -> what the frame asked of it
+        self.generators: dict[int, tuple[Any, Any]] = {}  # id -> (torch.Generator, its state in the graph)
         self.drawn: dict[Any, tuple[Source, bool]] = {}  # symbol of a random number -> where it is read, whether it is of a NumPy type
         self.drawn_range: dict[Any, list[float]] = {}  # symbol of a real random number -> its bounds
         self.fresh_leaves = False  # leaves that the frame makes are made outside of the graph

@@ -22,8 +22,9 @@ __all__ = ["add_effect", "emit_side_effects", "sets_attribute"]
 def emit_side_effects(cap: Any, cg: Codegen) -> None:
     """Append the lines that bring the outside to where the interpreter left it."""
     from .rules.leaves import emit_inputs
+    from .rules.torch_generators import emit_generators
 
-    stores: list[str] = emit_inputs(cap, cg) + emit_states(cap, cg)
+    stores: list[str] = emit_inputs(cap, cg) + emit_states(cap, cg) + emit_generators(cap, cg)
     _containers(cap, cg, stores)
     _attributes(cap, cg, stores)
     _globals(cap, cg, stores)
