@@ -20,7 +20,7 @@ from .shapes import compile_condition
 __all__ = ["lower"]
 
 # Order as in the enums of program.h and checks.h.
-_ACCESS = ("SLOT", "GLOBALS", "CELL", "CONST", "ATTR", "INST_DICT", "TYPE_OF", "TYPE_ATTR", "ITEM", "KEY", "CODE", "CLOSURE", "DEFAULT", "KWDEFAULT", "METHOD_SELF", "METHOD_FUNC", "CALL", "JOIN")  # fmt: skip
+_ACCESS = ("SLOT", "GLOBALS", "CELL", "CONST", "ATTR", "INST_DICT", "TYPE_OF", "TYPE_ATTR", "ITEM", "KEY", "CODE", "CLOSURE", "DEFAULT", "KWDEFAULT", "METHOD_SELF", "METHOD_FUNC", "CALL", "FREE_CELL", "JOIN")  # fmt: skip
 _KINDS = ("TYPE", "ID", "EQUALS", "NONE", "NOT_NONE", "BOOL", "LEN", "DICT_KEYS", "HAS_KEY", "NO_KEY", "HAS_ATTR", "NO_ATTR", "TENSOR", "WEAK_TYPE")
 ACCESS = {name: i for i, name in enumerate(_ACCESS)}
 KINDS = {GuardKind[name]: i for i, name in enumerate(_KINDS)}
@@ -78,6 +78,8 @@ class _Tables:
                 return self._item(self._constant(vars(builtins)), s.key)
             case src.CellSource():
                 return self._add("CELL", index=self.free[s.cell])
+            case src.FreeCellSource():
+                return self._add("FREE_CELL", index=self.free[s.cell])
             case src.ConstantSource():
                 return self._constant(s.value)
             case src.AttrSource():

@@ -6,7 +6,7 @@ namespace {
 
 // Order as in native/lower.py.
 enum Access : uint8_t {
-  SLOT, GLOBALS, CELL, CONST, ATTR, INST_DICT, TYPE_OF, TYPE_ATTR, ITEM, KEY, CODE, CLOSURE, DEFAULT, KWDEFAULT, METHOD_SELF, METHOD_FUNC, CALL, JOIN
+  SLOT, GLOBALS, CELL, CONST, ATTR, INST_DICT, TYPE_OF, TYPE_ATTR, ITEM, KEY, CODE, CLOSURE, DEFAULT, KWDEFAULT, METHOD_SELF, METHOD_FUNC, CALL, FREE_CELL, JOIN
 };
 
 struct Node {
@@ -154,6 +154,7 @@ PyObject* read_borrowed(const Node& n, PyObject* base, const Roots& r) {
   switch (n.access) {
     case SLOT: return r.slots[n.index];
     case GLOBALS: return r.globals;
+    case FREE_CELL: return r.closure && n.index < PyTuple_GET_SIZE(r.closure) ? PyTuple_GET_ITEM(r.closure, n.index) : nullptr;
     case CELL: return r.closure && n.index < PyTuple_GET_SIZE(r.closure) ? PyCell_GET(PyTuple_GET_ITEM(r.closure, n.index)) : nullptr;
     case CONST: {
       PyObject* v = n.weak ? weak_target(n.key.p) : n.key.p;
@@ -214,12 +215,23 @@ Ref Program::read(const Node& n, PyObject* base, const Roots& r) {
   return v;
 }
 
+bool all_different(const std::vector<int>& nodes, PyObject* const* val) {
+  size_t n = nodes.size();
+  if (n <= 8) {
+    for (size_t i = 0; i < n; i++)
+      for (size_t j = i + 1; j < n; j++)
+        if (val[nodes[i]] == val[nodes[j]]) return false;
+    return true;
+  }
+  std::vector<PyObject*> objects;
+  for (int i : nodes) objects.push_back(val[i]);
+  std::sort(objects.begin(), objects.end());
+  return std::adjacent_find(objects.begin(), objects.end()) == objects.end();
+}
+
 bool Program::across(PyObject* const* val, Failure* why) const {
   for (const Alias& a : aliases) {
-    bool ok = true;
-    size_t n = a.nodes.size();
-    for (size_t i = 0; i < n && ok; i++)
-      for (size_t j = a.same ? n - 1 : i + 1; j < n && ok; j++) ok = (val[a.nodes[i]] == val[a.nodes[j]]) == a.same || i == j;
+    bool ok = a.same ? val[a.nodes[0]] == val[a.nodes[1]] : all_different(a.nodes, val);
     if (!ok) {
       if (why) why->guard = a.guard, why->value = Ref::of(val[a.nodes[0]]);
       return false;
