@@ -113,6 +113,11 @@ def with_torchs(x):
     return torch.nn.functional.dropout(x, 0.5) * random.uniform(0.1, 0.3) + torch.full((6,), random.random())
 
 
+def of_an_array(x):
+    blocks = np.arange(2, 10)
+    return x[torch.from_numpy(np.random.permutation(blocks[1:]))[:3]], np.random.choice(blocks), NP_OWN.choice(np.array([0.5, 1.5]))
+
+
 def array_as_index(x):
     x = x.clone()
     x[np.random.permutation(12)[:3], 1] = 0
@@ -125,7 +130,7 @@ def never_taken(x, p=0.0, training=False):
     return x if training and dropped < p else x * 2
 
 
-WHOLE = [scaled, several_floats, crop, erase, spec_augment, chosen, shuffled, mixup, numpy_noise, numpy_index, numpy_arrays, own_generator, numpy_generator, seeded, made_inside, kept, only_numbers, across_generators, with_torchs, array_as_index, never_taken]
+WHOLE = [scaled, several_floats, crop, erase, spec_augment, chosen, shuffled, mixup, numpy_noise, numpy_index, numpy_arrays, own_generator, numpy_generator, seeded, made_inside, kept, only_numbers, across_generators, with_torchs, of_an_array, array_as_index, never_taken]
 
 
 def coin(x):
@@ -324,3 +329,22 @@ def test_changing_sizes():
         random.seed(n)
         assert torch.equal(got, program(torch.arange(float(n))))
     assert not counters["graph_breaks"] and counters["frames"]["captured"] == 2
+
+
+def test_beside_a_function_that_is_allowed_in_the_graph():
+    """It may draw from the same generator."""
+
+    @lamina_dynamo.allow_in_graph
+    def noise(x):
+        return x + random.random()
+
+    def program(x):
+        return noise(x * random.random()) * random.random()
+
+    fast = lamina_dynamo.optimize(program, lambda gm, inputs: gm.forward)
+    x = torch.ones(2)
+    outs = []
+    for f in (program, fast):
+        random.seed(4)
+        outs.append(([f(x).tolist() for _ in range(3)], random.getstate()))
+    assert outs[0] == outs[1]

@@ -8,6 +8,7 @@ Keeps:   what is asked of one generator is a list of calls (`Draws`), a pure fun
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from .control import CannotRebuild, native, refusal, unsupported
 from .guards import GuardKind
 from .source import CallSource, ConstantSource, ItemSource, RowSource, Source
 
-__all__ = ["BELOW_ONE", "GENERATORS", "Draws", "drawn_integer", "drawn_value", "emit_states", "record", "refuse_to_decide"]
+__all__ = ["BELOW_ONE", "GENERATORS", "Draws", "drawn_integer", "drawn_value", "emit_states", "record", "refuse_to_decide", "shared_generators_kept"]
 
 GENERATORS = (random.Random, np.random.RandomState, np.random.Generator)
 BELOW_ONE = 1 - 2.0**-53  # the largest number that `random()` gives
@@ -34,6 +35,21 @@ _numbers = itertools.count()
 
 
 # ---- generators ----------------------------------------------------------------------------------------------------------
+def _state(g: Any) -> Any:
+    if isinstance(g, random.Random):
+        return random.Random.getstate(g)
+    return g.get_state(legacy=False) if isinstance(g, np.random.RandomState) else g.bit_generator.state
+
+
+def set_state(g: Any, state: Any) -> None:
+    if isinstance(g, random.Random):
+        random.Random.setstate(g, state)
+    elif isinstance(g, np.random.RandomState):
+        g.set_state(state)
+    else:
+        g.bit_generator.state = state
+
+
 def _copy(g: Any) -> Any:
     """Another generator in the same state."""
     if isinstance(g, random.Random):
@@ -42,18 +58,20 @@ def _copy(g: Any) -> Any:
         made = np.random.RandomState(np.random.MT19937(0))
     else:
         made = np.random.Generator(type(g.bit_generator)(0))
-    copy_state(made, g)
+    set_state(made, _state(g))
     return made
 
 
-def copy_state(to: Any, of: Any) -> None:
-    """Bring a generator to where another one is."""
-    if isinstance(to, random.Random):
-        random.Random.setstate(to, random.Random.getstate(of))
-    elif isinstance(to, np.random.RandomState):
-        to.set_state(of.get_state(legacy=False))
-    else:
-        to.bit_generator.state = of.bit_generator.state
+@contextlib.contextmanager
+def shared_generators_kept() -> Iterator[None]:
+    """The generators that everybody shares are afterwards as before: what runs at capture (functions allowed in the graph, backends) draws nothing of the program's."""
+    shared = [g for g in (random._inst, np.random.mtrand._rand) if is_plain(g)]  # type: ignore[attr-defined]
+    before = [_state(g) for g in shared]
+    try:
+        yield
+    finally:
+        for g, state in zip(shared, before):
+            set_state(g, state)
 
 
 def is_plain(g: Any) -> bool:
@@ -69,7 +87,7 @@ class _Term(NamedTuple):
 
 
 class Draws:
-    """Calls of one generator, in order. `self((generator, *other numbers))`: a copy of the generator after them, and all the numbers they give."""
+    """Calls of one generator, in order. `self((generator, *other numbers))`: its state after them, and all the numbers they give."""
 
     def __init__(self) -> None:
         self.__name__ = f"draws_{next(_numbers)}"
@@ -77,9 +95,10 @@ class Draws:
         self.symbols: list[Symbol | None] = []  # what stands for each number
         self.sources: list[Source] = []  # of the other numbers that the arguments are computed from
         self.others: list[Symbol] = []  # what stands for those
+        self._spare: list[Any] = []  # copies that no thread uses now: making one costs more than setting its state
 
     def __call__(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
-        copy, numbers = _copy(row[0]), []
+        copy, numbers = self._copy(row[0]), []
         values: dict[Symbol, Any] = dict(zip(self.others, row[1:]))
         for function, args, kwargs in self.steps:
             for n in _flat(function(copy, *_evaluated(args, values), **_evaluated(kwargs, values))):
@@ -87,17 +106,30 @@ class Draws:
                 if symbol is not None:
                     values[symbol] = _plain(n)
                 numbers.append(n)
-        return copy, *numbers
+        state = _state(copy)
+        self._spare.append(copy)
+        return state, *numbers
+
+    def _copy(self, generator: Any) -> Any:
+        try:
+            copy = self._spare.pop()
+        except IndexError:
+            return _copy(generator)
+        if type(copy) is not type(generator) or not is_plain(generator) or getattr(copy, "bit_generator", None).__class__ is not getattr(generator, "bit_generator", None).__class__:
+            return _copy(generator)
+        set_state(copy, _state(generator))
+        return copy
 
 
 class _Stream:
     """One generator while capturing."""
 
-    def __init__(self, generator: Any, source: Source) -> None:
+    def __init__(self, generator: Any, source: Source, step: int) -> None:
         self.generator, self.base, self.draws = generator, source, Draws()
         self.source = CallSource(self.draws, RowSource(source, self.draws))
         self.copy = _copy(generator)  # where the calls so far lead
         self.values: dict[Symbol, Any] = {}  # numbers that its calls may take: drawn so far, or from elsewhere
+        self.step = step
         self.needs: set[_Stream] = set()  # whose numbers its calls take
 
     def depends_on(self, other: _Stream) -> bool:
@@ -147,7 +179,7 @@ def _begin(cap: Any, generator: Any) -> _Stream:
         first, second = (source, other.base) if type(source) is not ConstantSource else (other.base, source)
         if type(first) is not ConstantSource:
             cap.guards.add(first, GuardKind.NO_ALIAS, (second,))
-    stream = cap.streams[id(generator)] = _Stream(generator, source)
+    stream = cap.streams[id(generator)] = _Stream(generator, source, cap.step)
     cap.keep[id(stream.draws)] = stream.draws
     return stream
 
@@ -162,6 +194,8 @@ def _terms(cap: Any, stream: _Stream, v: Any) -> Any:
         return {k: _terms(cap, stream, x) for k, x in v.items()}
     if v is None or isinstance(v, (bool, int, float, str, range, type, np.dtype, np.generic)):
         return v
+    if type(v) is np.ndarray and v.dtype in NUMPY_DTYPES and id(v) not in cap.opaque:
+        return v.copy()
     return unsupported("random", "an argument of a random number's call", saw=type(v).__qualname__)
 
 
@@ -279,4 +313,7 @@ def drawn_value(cap: Any, v: Any) -> Source | None:
 
 def emit_states(cap: Any, cg: Any) -> list[str]:
     """Lines that move the generators on."""
-    return [f"{cg.constant(copy_state)}({cg.source(s.base)}, {cg.source(ItemSource(s.source, 0))})" for s in cap.streams.values() if s.draws.steps]
+    streams = [s for s in cap.streams.values() if s.draws.steps]
+    if streams and any(n.meta.get("allowed") for n in cap.graph.nodes):
+        raise CannotRebuild(streams[0].step, refusal("random", "random numbers beside a function that is allowed in the graph, which may draw as well"))
+    return [f"{cg.constant(set_state)}({cg.source(s.base)}, {cg.source(ItemSource(s.source, 0))})" for s in streams]
