@@ -1,5 +1,6 @@
 """Random numbers of Python and NumPy in the captured function: eager's stream, eager's states afterwards, one graph."""
 
+import math
 import random
 
 import lamina_dynamo
@@ -118,6 +119,20 @@ def of_an_array(x):
     return x[torch.from_numpy(np.random.permutation(blocks[1:]))[:3]], np.random.choice(blocks), NP_OWN.choice(np.array([0.5, 1.5]))
 
 
+def cut_out(x):
+    share = np.random.beta(1.0, 1.0)
+    height = int(12 * np.sqrt(1.0 - share))
+    middle = np.random.randint(12)
+    first, last = np.clip(middle - height // 2, 0, 12), np.clip(middle + height // 2, 0, 12)
+    x = x.clone()
+    x[first:last] = 0
+    return x, math.cos(random.uniform(-3, 3)) * x, round(random.uniform(1, 4)), float(np.random.rand() * 0.1)
+
+
+def list_as_index(x):
+    return x[random.sample(range(12), 3)], x[:, [random.randint(0, 5), 2]]
+
+
 def array_as_index(x):
     x = x.clone()
     x[np.random.permutation(12)[:3], 1] = 0
@@ -130,7 +145,7 @@ def never_taken(x, p=0.0, training=False):
     return x if training and dropped < p else x * 2
 
 
-WHOLE = [scaled, several_floats, crop, erase, spec_augment, chosen, shuffled, mixup, numpy_noise, numpy_index, numpy_arrays, own_generator, numpy_generator, seeded, made_inside, kept, only_numbers, across_generators, with_torchs, of_an_array, array_as_index, never_taken]
+WHOLE = [scaled, several_floats, crop, erase, spec_augment, chosen, shuffled, mixup, numpy_noise, numpy_index, numpy_arrays, own_generator, numpy_generator, seeded, made_inside, kept, only_numbers, across_generators, with_torchs, of_an_array, cut_out, list_as_index, array_as_index, never_taken]
 
 
 def coin(x):

@@ -85,7 +85,10 @@ def kept(x, i):
 
 
 def numbers(x, i):
-    return f"{i.sum().item() + 1} {x.sum().item() * 2:.3f} {i.sum().item() > 3}"
+    text = ""
+    for t in i:
+        text += f"{t.item()},"
+    return text, f"{i.sum().item() + 1} {x.sum().item() * 2:.3f} {i.sum().item() > 3}"
 
 
 def written_before(x, i):

@@ -478,7 +478,9 @@ _FUNCTIONS: dict[Any, Any] = {
 
 
 def as_tensor_key(key: Any) -> Any:
-    """The key of a tensor's items with tensors in place of arrays."""
+    """The key of a tensor's items with tensors in place of arrays, and of lists that hold numbers which only the run knows."""
     if type(key) is tuple:
         return tuple(map(as_tensor_key, key))
+    if type(key) is list and any(type(k) is torch.SymInt for k in key) and all(type(k) in (int, torch.SymInt) for k in key):
+        return torch.tensor(key)
     return key.tensor if isinstance(key, TensorArray) else key

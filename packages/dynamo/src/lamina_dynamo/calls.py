@@ -21,7 +21,7 @@ import torch
 from .attributes import class_lookup, generic_attr, generic_delete, generic_store, load_attr, store_attr
 from .binding import bind
 from .control import native, observe, unsupported
-from .draws import GENERATORS
+from .draws import GENERATORS, derived
 from .frames import Frame, run
 from .guards import GuardKind
 from .lift import is_torch_owned
@@ -165,6 +165,8 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
     if t.__module__ in ("operator", "itertools", "functools", "_operator", "types", "typing", "builtins"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
     if t.__module__.startswith("numpy"):
+        if (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
+            return drawn
         if cap.any_tensor(args, kwargs):
             unsupported("numpy", "a NumPy function on values of the compiled function", saw=getattr(fn, "__name__", t.__name__), hint="use the torch function")
         return native(fn, *args, **(kwargs or {}))
@@ -391,6 +393,8 @@ def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         unsupported("distributed", "a function of torch.distributed", saw=fn.__name__)
     if module.startswith("torch") and fn.__name__.lstrip("_").startswith("set_"):
         unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
+    if module == "math" and (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
+        return drawn
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
     if module in _PURE_C_MODULES or not module and fn.__qualname__ in ("str.maketrans", "bytes.maketrans"):

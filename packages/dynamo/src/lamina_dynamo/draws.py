@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,11 +23,11 @@ from lamina_dynshape.expr import Expr, Symbol
 from lamina_dynshape.float_expr import FloatExpr
 
 from .arrays import NUMPY_DTYPES, TensorArray
-from .control import CannotRebuild, native, refusal, unsupported
+from .control import MISSING, CannotRebuild, native, refusal, unsupported
 from .guards import GuardKind
 from .source import CallSource, ConstantSource, ItemSource, RowSource, Source
 
-__all__ = ["BELOW_ONE", "GENERATORS", "Draws", "drawn_integer", "drawn_value", "emit_states", "record", "refuse_to_decide", "shared_generators_kept"]
+__all__ = ["BELOW_ONE", "GENERATORS", "Draws", "derived", "drawn_value", "emit_states", "record", "refuse_to_decide", "shared_generators_kept"]
 
 GENERATORS = (random.Random, np.random.RandomState, np.random.Generator)
 BELOW_ONE = 1 - 2.0**-53  # the largest number that `random()` gives
@@ -244,30 +245,41 @@ def _stand_in(cap: Any, stream: _Stream, out: Any, bounds: tuple[Any, Any]) -> A
 
 
 # ---- what becomes of the numbers -------------------------------------------------------------------------------------------
-def drawn_integer(cap: Any, v: torch.SymFloat) -> Any:
-    """`int(v)` of what is computed from drawn numbers: computed where they are drawn. None where it is computed from others alone."""
-    e: FloatExpr = v.node.expr
-    stream = next((s for s in reversed(cap.streams.values()) if e.free_symbols & set(s.draws.symbols)), None)
+def derived(cap: Any, fn: Any, args: Any, kwargs: Any) -> Any:
+    """`fn(*args, **kwargs)` of drawn numbers, for a pure function of numbers: computed where they are drawn. MISSING where no drawn number is among the arguments."""
+    found = {s for a in (*args, *kwargs.values()) if isinstance(a, (torch.SymInt, torch.SymFloat)) for s in a.node.expr.free_symbols}
+    stream = next((s for s in reversed(cap.streams.values()) if found & set(s.draws.symbols)), None) if found else None
     if stream is None:
-        return None
-    term = _term(cap, stream, v)
-    stream.draws.steps.append((_truncated, (term,), {}))
-    return _stand_in(cap, stream, int(e.evaluate(stream.values)), _extremes(cap, e))
+        return MISSING
+    args, kwargs = _terms(cap, stream, tuple(args)), _terms(cap, stream, kwargs)
+    out = native(fn, *_evaluated(args, stream.values), **_evaluated(kwargs, stream.values))
+    if type(out) not in (int, float, np.int64, np.float64):
+        unsupported("random", "a function of random numbers that gives something else", saw=type(out).__name__)
+    stream.draws.steps.append((_without_generator(fn), args, kwargs))
+    return _stand_in(cap, stream, out, _bounds_of(cap, fn, args))
 
 
-def _truncated(generator: Any, x: float) -> int:
-    return int(x)
+def _without_generator(fn: Any) -> Any:
+    return lambda generator, *args, **kwargs: fn(*args, **kwargs)
 
 
-def _extremes(cap: Any, e: FloatExpr) -> tuple[Any, Any]:
-    """Bounds of int(e). Sums and products in which each number occurs once are monotone in each, rounding included: the corners decide."""
-    if e.op == "mul" and any(_is_share(cap, e.args[i]) and e.args[1 - i].op == "int" for i in (0, 1)):
+def _bounds_of(cap: Any, fn: Any, args: tuple[Any, ...]) -> tuple[Any, Any]:
+    if fn is np.clip and len(args) == 3 and all(type(a) is int for a in args[1:]):
+        return args[1], args[2]
+    if fn in (int, round, math.floor, math.ceil) and len(args) == 1 and isinstance(args[0].e, FloatExpr):
+        return _extremes(cap, args[0].e, fn)
+    return None, None
+
+
+def _extremes(cap: Any, e: FloatExpr, to_int: Any) -> tuple[Any, Any]:
+    """Bounds of to_int(e). Sums and products in which each number occurs once are monotone in each, rounding included: the corners decide."""
+    if to_int in (int, math.floor) and e.op == "mul" and any(_is_share(cap, e.args[i]) and e.args[1 - i].op == "int" for i in (0, 1)):
         return _below(cap, next(a.args[0] for a in e.args if a.op == "int"))
     ranges = {s: cap.drawn_range.get(s, ()) for s in e.free_symbols}
     leaves = [s for leaf in e.leaves() for s in (leaf.args[0].free_symbols if leaf.op == "int" else leaf.args if leaf.op == "real" else ())]
     if len(leaves) != len(ranges) or len(leaves) > MAX_CORNERS or any(len(r) != 2 for r in ranges.values()) or not _is_multilinear(e):
         return None, None
-    corners = [int(e.evaluate(dict(zip(ranges, at)))) for at in itertools.product(*ranges.values())]
+    corners = [to_int(e.evaluate(dict(zip(ranges, at)))) for at in itertools.product(*ranges.values())]
     return min(corners), max(corners)
 
 

@@ -295,7 +295,7 @@ class Codegen:
     def builtin_method(self, v: Any) -> str:
         if isinstance(getattr(type(v.__self__), v.__name__, None), types.FunctionType) and not isinstance(v.__self__, torch.Tensor):  # overridden: this one came from `super()`
             return f"{self.constant(unbound(v))}.__get__({self.value(v.__self__)})"
-        return f"{self.value(v.__self__)}.{v.__name__}"
+        return f"({self.value(v.__self__)}).{v.__name__}"
 
     def _named(self, v: Any, make: Any, _: Any) -> str:
         """An immutable value: built at first mention."""

@@ -76,9 +76,6 @@ class OpenText:
     def __add__(self, other: Any) -> Any:
         return joined((self, other)) if isinstance(other, (str, OpenText)) else NotImplemented
 
-    def __radd__(self, other: Any) -> Any:
-        return joined((other, self)) if isinstance(other, (str, OpenText)) else NotImplemented
-
     def __format__(self, spec: str) -> Any:
         self._refuse()
 

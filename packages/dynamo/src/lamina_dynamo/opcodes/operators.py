@@ -15,7 +15,7 @@ from ..draws import refuse_to_decide
 from ..frames import Frame
 from ..lift import is_torch_owned
 from ..control import MISSING
-from ..texts import is_open, percent
+from ..texts import OpenText, is_open, joined, percent
 from . import handler
 
 _BINARY = (
@@ -49,6 +49,8 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
     if type(a) in _SIMPLE and type(b) in _SIMPLE:
         cap.refuse_opaque(a, b)
         return native(op, a, b)
+    if op in (operator.add, operator.iadd) and type(b) is OpenText and type(a) is str:  # C's str would refuse it
+        return joined((a, b))
     name = _DUNDER.get(op) or f"__{op.__name__.strip('_')}__"
     plain = name
     if name.startswith("__i") and op in _DUNDER and name not in ("__invert__",):

@@ -15,7 +15,7 @@ import torch
 from ..attributes import TensorSuper, class_lookup, delete_attr, guard_missing, has_attr, instance_dict, load_attr, store_attr
 from ..calls import rule
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
-from ..draws import drawn_integer
+from ..draws import derived
 from ..frames import NULL
 from ..guards import GuardKind
 from ..opcodes.operators import compare, python_method, subscript, truth
@@ -184,7 +184,7 @@ def bool_(cap: Any, args: Any, kwargs: Any) -> bool:
 def int_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1 and not kwargs:
         v = args[0]
-        if type(v) is torch.SymFloat and cap.drawn and (drawn := drawn_integer(cap, v)) is not None:
+        if type(v) is torch.SymFloat and (drawn := derived(cap, int, args, {})) is not MISSING:
             return drawn
         if type(v) is torch.SymInt or type(v) is torch.SymFloat:
             return native(torch.sym_int, v)
@@ -206,6 +206,9 @@ def float_(cap: Any, args: Any, kwargs: Any) -> Any:
             return native(torch.Tensor.__float__, v)
         if isinstance(v, torch.Tensor):
             return v.item()
+        if type(v) in (torch.SymInt, torch.SymFloat):
+            drawn = derived(cap, float, args, {})
+            return native(torch.sym_float, v) if drawn is MISSING else drawn
         method = python_method(cap, v, "__float__")
         if method is not None:
             return cap.call(method, (v,))
@@ -468,4 +471,14 @@ def square_root(cap: Any, args: Any, kwargs: Any) -> Any:
     """Of a symbolic number it stays symbolic; C would read the value."""
     if len(args) == 1 and type(args[0]) in (torch.SymInt, torch.SymFloat) and args[0].node.has_hint() and native(bool, args[0] >= 0):
         return torch.sym_sqrt(args[0])
-    return native(math.sqrt, *args, **kwargs)
+    drawn = derived(cap, math.sqrt, args, kwargs)
+    return native(math.sqrt, *args, **kwargs) if drawn is MISSING else drawn
+
+
+@rule(round)
+def round_(cap: Any, args: Any, kwargs: Any) -> Any:
+    drawn = derived(cap, round, args, kwargs)
+    if drawn is not MISSING:
+        return drawn
+    method = python_method(cap, args[0], "__round__")
+    return native(round, *args, **kwargs) if method is None else cap.call(method, (args[0], *args[1:], *kwargs.values()))
