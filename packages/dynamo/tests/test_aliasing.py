@@ -1,5 +1,6 @@
 """What the program writes through one path and reads through another: whether the two meet is part of what was relied on."""
 
+import functools
 import types
 
 import pytest
@@ -70,6 +71,16 @@ def tensor_attribute(a, b, x):
     return x * getattr(b, "tag", 1)
 
 
+def gradient(a, b, x):
+    a.grad = x * 3
+    return b.grad if b.grad is not None else x
+
+
+def partial_keywords(a, b, x):
+    a.keywords["n"] = 5
+    return x * b().n
+
+
 def tuple_of_tensors(a, b, x):
     return x + a[0] + 2 * b[0]
 
@@ -99,7 +110,7 @@ def read_only(a, b, x):
 
 MAKE = {
     append: lambda: [1, 2], put: lambda: {"k": 1}, add_to_set: lambda: {1}, attribute: Box, delete_attribute: Box, module_attribute: Scale, module_buffer: Scale,
-    nested: lambda: [[1]], tensor_attribute: lambda: torch.ones(2), tuple_of_tensors: lambda: (torch.rand(2), 3), bound_builtin: lambda: [].append, in_a_set: Scale, in_a_list: Box, as_keys: Box, read_only: lambda: [torch.rand(2)],
+    nested: lambda: [[1]], tensor_attribute: lambda: torch.ones(2), tuple_of_tensors: lambda: (torch.rand(2), 3), gradient: lambda: torch.nn.Parameter(torch.ones(2)), partial_keywords: lambda: functools.partial(Box, n=2), bound_builtin: lambda: [].append, in_a_set: Scale, in_a_list: Box, as_keys: Box, read_only: lambda: [torch.rand(2)],
 }  # fmt: skip
 
 
@@ -223,3 +234,13 @@ def test_modules_that_write_cost_one_guard():
     with listening(seen.append):
         compiled(torch.ones(2))
     assert [len(g.expected) for g in seen[0].guards if g.kind is GuardKind.NO_ALIAS] == [4]
+
+
+def test_keywords_of_a_partial_that_are_written_change_outside():
+    def f(p, x):
+        p.keywords["n"] = 5
+        return x * p().n
+
+    p = functools.partial(Box, n=2)
+    compiled = compile_callable(f, Options(lambda gm, examples: gm.forward))
+    assert torch.equal(compiled(p, torch.ones(2)), torch.full((2,), 5.0)) and p.keywords == {"n": 5}

@@ -212,7 +212,8 @@ class Lifting:
         func = self.lift(v.func, AttrSource(source, "func"))
         args = self.lift(v.args, AttrSource(source, "args"))
         keywords = self.lift(v.keywords, AttrSource(source, "keywords"))
-        new = functools.partial(func, *args, **keywords)
+        new = functools.partial(func)
+        new.__setstate__((func, args, keywords, {}))  # takes the dictionary itself: what is written to it is seen
         self.lifted[id(v)] = new
         self.keep[id(v)] = v
         self.remember(new, source)

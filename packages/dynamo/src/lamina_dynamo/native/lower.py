@@ -27,6 +27,7 @@ KINDS = {GuardKind[name]: i for i, name in enumerate(_KINDS)}
 _LEAF = {src.SizeSource: 0, src.StrideSource: 1, src.OffsetSource: 2}
 _LEAF_INT = 3
 _WEAK = {GuardKind.ID, GuardKind.TYPE, GuardKind.WEAK_TYPE}
+_RELATION = {GuardKind.ALIAS: 0, GuardKind.NO_ALIAS: 1, GuardKind.NO_OVERLAP: 2}
 _NEEDS_DICT = {GuardKind.LEN, GuardKind.DICT_KEYS, GuardKind.HAS_KEY, GuardKind.NO_KEY}
 
 
@@ -168,14 +169,14 @@ def lower(ext: ModuleType, guards: Sequence[Guard], arg_names: Sequence[str], fr
     """The native program of `guards`, an instance of `cls`."""
     t = _Tables(arg_names, free_names)
     shapes: list[tuple[int, list[tuple[int, int]]]] = []
-    aliases: list[tuple[int, bool, tuple[int, ...]]] = []
+    aliases: list[tuple[int, int, tuple[int, ...]]] = []
     state, state_index = None, -1
     across: list[tuple[int, Guard]] = []
     for i, g in sorted(enumerate(guards), key=lambda ig: _rank(ig[1])):
         match g.kind:
             case GuardKind.GLOBAL_STATE:
                 state, state_index = _state_words(g.expected), i
-            case GuardKind.SHAPE | GuardKind.ALIAS | GuardKind.NO_ALIAS:
+            case GuardKind.SHAPE | GuardKind.ALIAS | GuardKind.NO_ALIAS | GuardKind.NO_OVERLAP:
                 across.append((i, g))
             case GuardKind.EQUALS if type(g.source) in _LEAF and type(g.expected) is int:
                 shapes.append((i, compile_condition(ShapeCondition("n == " + str(g.expected), (("n", g.source),)), t.leaf)))
@@ -184,10 +185,9 @@ def lower(ext: ModuleType, guards: Sequence[Guard], arg_names: Sequence[str], fr
     for i, g in across:
         if g.kind is GuardKind.SHAPE:
             shapes.append((i, compile_condition(g.expected, t.leaf)))
-        elif g.kind is GuardKind.ALIAS:
-            aliases.append((i, True, (t.node(g.source), t.node(g.expected))))
         else:
-            aliases.append((i, False, tuple(t.node(s) for s in (g.source, *g.expected))))
+            others = (g.expected,) if g.kind is GuardKind.ALIAS else g.expected
+            aliases.append((i, _RELATION[g.kind], tuple(t.node(s) for s in (g.source, *others))))
     out: list[Any] = [t.number(s) if type(s) in _LEAF else t.node(s) for s in supplied]
     t.checks.sort(key=lambda c: c[1])
     program = cls(len(t.slots), [tuple(n) for n in t.nodes], t.checks, t.leaves, shapes, aliases, out, state, state_index)

@@ -100,9 +100,11 @@ bool shape_holds(const std::vector<ShapeInst>& code, const int64_t* leaves) {  /
 }
 
 // ---- the program ---------------------------------------------------------------------------------------------------
-struct Alias {  // all of `nodes` the same object, or pairwise different ones
+enum Relation { SAME_OBJECT, OTHER_OBJECTS, OTHER_STORAGES };
+
+struct Alias {  // what holds of `nodes`: all the same, or pairwise different
   int guard;
-  bool same;
+  Relation relation;
   std::vector<int> nodes;
 };
 
@@ -215,23 +217,24 @@ Ref Program::read(const Node& n, PyObject* base, const Roots& r) {
   return v;
 }
 
-bool all_different(const std::vector<int>& nodes, PyObject* const* val) {
-  size_t n = nodes.size();
-  if (n <= 8) {
-    for (size_t i = 0; i < n; i++)
-      for (size_t j = i + 1; j < n; j++)
-        if (val[nodes[i]] == val[nodes[j]]) return false;
-    return true;
-  }
-  std::vector<PyObject*> objects;
-  for (int i : nodes) objects.push_back(val[i]);
-  std::sort(objects.begin(), objects.end());
-  return std::adjacent_find(objects.begin(), objects.end()) == objects.end();
+const void* identity(PyObject* v, Relation relation) {
+  if (relation == OTHER_OBJECTS || !v || !is_tensor(v) || !impl_of(v)->has_storage()) return v;
+  return impl_of(v)->unsafe_storage().unsafeGetStorageImpl();
+}
+
+bool all_different(const Alias& a, PyObject* const* val) {
+  const void* few[32];
+  std::vector<const void*> many(a.nodes.size() > 32 ? a.nodes.size() : 0);
+  const void** ids = many.empty() ? few : many.data();
+  const void** end = ids;
+  for (int i : a.nodes) *end++ = identity(val[i], a.relation);
+  std::sort(ids, end);
+  return std::adjacent_find(ids, end) == end;
 }
 
 bool Program::across(PyObject* const* val, Failure* why) const {
   for (const Alias& a : aliases) {
-    bool ok = a.same ? val[a.nodes[0]] == val[a.nodes[1]] : all_different(a.nodes, val);
+    bool ok = a.relation == SAME_OBJECT ? val[a.nodes[0]] == val[a.nodes[1]] : all_different(a, val);
     if (!ok) {
       if (why) why->guard = a.guard, why->value = Ref::of(val[a.nodes[0]]);
       return false;
