@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Any
 
-from .attributes import raw_dict
 from .control import DELETED, MISSING, CannotRebuild, refusal, unsupported
 from .draws import emit_states
 from .lift import _contents, is_torch_owned
@@ -107,9 +106,7 @@ def _attributes(cap: Any, cg: Codegen, stores: list[str]) -> None:
         tensor = cap.is_fake(obj)
         for attr, v in attributes.items():
             if v is DELETED:
-                if not tensor and attr not in (raw_dict(obj) or (attr,)):
-                    continue  # made and deleted within the frame
-                stores.append(f"{cg.constant(object.__delattr__)}({name}, {attr!r})")
+                stores.append(f"{name}.__dict__.pop({attr!r}, None)" if tensor else f"{cg.constant(object.__delattr__)}({name}, {attr!r})")
             elif isinstance(obj, type):
                 stores.append(f"{cg.constant(setattr)}({name}, {attr!r}, {cg.value(v)})")
             else:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..attributes import TensorSuper, class_lookup, delete_attr, guard_missing, has_attr, instance_dict, load_attr, store_attr
+from ..attributes import TensorSuper, class_lookup, delete_attr, has_attr, instance_dict, load_attr, store_attr
 from ..calls import rule
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
 from ..draws import derived
@@ -113,7 +113,6 @@ def getattr_(cap: Any, args: Any, kwargs: Any) -> Any:
     except Observed as e:
         if not isinstance(e.exc, AttributeError):
             raise
-        guard_missing(cap, args[0], args[1])
         return args[2]
 
 
