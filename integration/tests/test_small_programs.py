@@ -181,6 +181,7 @@ def test_mutation_and_aliasing_of_inputs(backend):
 def test_graph_break_print_and_data_dependent_branch(backend, capsys):
     def f(x):
         y = x.sin()
+        lamina.graph_break()
         print("between")
         if y.sum() > 0:
             return y + 1

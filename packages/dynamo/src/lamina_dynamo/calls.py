@@ -21,12 +21,13 @@ import torch
 from .attributes import class_lookup, generic_attr, generic_delete, generic_store, load_attr, store_attr
 from .binding import bind
 from .control import native, observe, unsupported
+from .draws import GENERATORS, derived
 from .frames import Frame, run
 from .guards import GuardKind
 from .lift import is_torch_owned
 from .locks import LOCKS
 from .peer import STAND_INS
-from .texts import format_text
+from .texts import OpenText, format_text, joined
 from .control import MISSING
 from .source import CallSource, ClosureSource, CodeSource, ConstantSource
 
@@ -89,6 +90,10 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
         return call_function(cap, fn, args, kwargs)
     if t is _METHOD:
         return call(cap, fn.__func__, (fn.__self__, *args), kwargs)
+    if t is _BUILTIN and isinstance(fn.__self__, GENERATORS):
+        from .rules.random_numbers import ask
+
+        return ask(cap, fn.__self__, fn.__name__, args, kwargs or {})
     if cap.opaque and t not in (types.FunctionType, type):
         owner = getattr(fn, "__self__", None)
         if type(owner) in LOCKS:
@@ -160,6 +165,8 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
     if t.__module__ in ("operator", "itertools", "functools", "_operator", "types", "typing", "builtins"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
     if t.__module__.startswith("numpy"):
+        if (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
+            return drawn
         if cap.any_tensor(args, kwargs):
             unsupported("numpy", "a NumPy function on values of the compiled function", saw=getattr(fn, "__name__", t.__name__), hint="use the torch function")
         return native(fn, *args, **(kwargs or {}))
@@ -334,6 +341,9 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
             kwargs = {**kwargs, "key": cap.trampoline(kwargs["key"])}
         if isinstance(owner, str) and name == "format":
             return native(format_text, cap, owner, args, kwargs or {})
+        if name == "join" and isinstance(owner, str) and len(args) == 1:
+            items = native(list, args[0])
+            return joined(items, owner) if any(type(x) is OpenText for x in items) else native(fn, items)
         if name == "__missing__" and isinstance(owner, defaultdict):
             value = call(cap, owner.default_factory, ())
             dict.__setitem__(owner, args[0], value)
@@ -361,8 +371,6 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
     if t.__module__.startswith("torch"):
         return _torch_object_method(cap, fn, name, owner, args, kwargs)
     if t.__module__.startswith("numpy"):
-        if t.__module__.startswith("numpy.random"):
-            unsupported("random", "NumPy's random numbers", saw=name, hint="draw them outside of the compiled function")
         if cap.any_tensor(args, kwargs):
             unsupported("numpy", "a NumPy method on values of the compiled function", saw=name, hint="use torch")
         return native(fn, *args, **(kwargs or {}))
@@ -371,7 +379,9 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
 
 def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(owner, torch.Generator):
-        unsupported("generator", "a torch.Generator", hint="pass random tensors in")
+        from .rules.torch_generators import method
+
+        return method(cap, owner, name, args, kwargs or {})
     if _is_communication(type(owner).__module__, name):
         unsupported("distributed", "a method of an object of torch.distributed", saw=f"{type(owner).__qualname__}.{name}")
     return native(fn, *args, **(kwargs or {}))
@@ -383,6 +393,8 @@ def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         unsupported("distributed", "a function of torch.distributed", saw=fn.__name__)
     if module.startswith("torch") and fn.__name__.lstrip("_").startswith("set_"):
         unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
+    if module == "math" and (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
+        return drawn
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
     if module in _PURE_C_MODULES or not module and fn.__qualname__ in ("str.maketrans", "bytes.maketrans"):

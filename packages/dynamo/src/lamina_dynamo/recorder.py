@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .control import InternalError, plain_numbers, unsupported
 from .overrides import overridden
+from .texts import refuse_write
 from .wrappers import run_on_wrappers
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ class Recorder(TorchFunctionMode):
             if out is not NotImplemented:
                 return out
         kwargs = kwargs or {}
+        if type(kwargs.get("generator")) is torch.Generator:
+            from .rules.torch_generators import draw_with
+
+            return draw_with(self, func, args, kwargs)
         if self.cap.devices:
             from .rules.contexts import with_default_device
 
@@ -273,7 +278,7 @@ class Recorder(TorchFunctionMode):
         if node in found:
             return True
         name, val = getattr(node.target, "__name__", str(node.target)), node.meta["val"]
-        if node.op not in ("call_function", "call_method") or "rand" in name or "drop" in name or name in _RANDOM or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
+        if node.op not in ("call_function", "call_method") or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or "rand" in name or "drop" in name or name in _RANDOM or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
             return False
         if isinstance(val, FakeTensor) and (val.storage_key in self.mutated or any(type(s) is not int for s in val.sizes) or val.numel() > MAX_KNOWN):
             return False
@@ -339,6 +344,8 @@ class Recorder(TorchFunctionMode):
     def written(self, v: Any) -> None:
         """Note that memory of these tensors was written."""
         if isinstance(v, FakeTensor):
+            if v.storage_key in self.cap.shown:
+                refuse_write(self.cap, v.storage_key)
             self.mutated.add(v.storage_key)
         elif isinstance(v, torch.Tensor):  # a transform's wrapper: of which tensor is not told
             self.scope.writes = True

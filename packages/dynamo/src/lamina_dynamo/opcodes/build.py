@@ -11,6 +11,7 @@ from lamina_dynshape import hint_of
 
 from ..control import Observed, native, observe
 from ..frames import Frame
+from ..texts import joined
 from . import handler
 from .operators import refuse_user_keys, subscript, truth
 
@@ -55,7 +56,7 @@ def build_const_key_map(f: Frame, n: int) -> None:
 
 @handler("BUILD_STRING")
 def build_string(f: Frame, n: int) -> None:
-    f.stack.append("".join(_take(f.stack, n)))
+    f.stack.append(joined(_take(f.stack, n)))
 
 
 @handler("BUILD_SLICE")
