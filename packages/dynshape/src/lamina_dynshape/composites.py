@@ -252,6 +252,46 @@ def _corrcoef(input: Tensor) -> Any:
     return torch.complex(c.real.clip(-1, 1), c.imag.clip(-1, 1)) if c.is_complex() else c.clip(-1, 1)
 
 
+# ---- normalisation -------------------------------------------------------------------------------------------------------
+@_form(torch.nn.functional.batch_norm)
+def _batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+    training: bool = False, momentum: Any = 0.1, eps: float = 1e-5,
+) -> Any:
+    """A momentum that depends on data (a cumulative average): the statistics of this batch, and then the averages."""
+    if not isinstance(momentum, torch.SymFloat) or not training or running_mean is None or running_var is None:
+        return NotImplemented
+    averages = [(running, torch.zeros_like(running)) for running in (running_mean, running_var)]
+    out = torch.nn.functional.batch_norm(input, *[batch for _, batch in averages], weight, bias, True, 1.0, eps)
+    for running, batch in averages:
+        running.copy_(batch * momentum + running * (1.0 - momentum))
+    return out
+
+
+# ---- comparisons that end in a truth -------------------------------------------------------------------------------------
+@_form(torch.Tensor.equal, of_any_size=True)
+@_form(torch.equal, of_any_size=True)
+def _equal(input: Tensor, other: Tensor) -> Any:
+    if _are_known(input, other) or not _comparable(input, other):
+        return NotImplemented
+    return input.shape == other.shape and torch.eq(input, other).all().item()
+
+
+@_form(torch.Tensor.allclose, of_any_size=True)
+@_form(torch.allclose, of_any_size=True)
+def _allclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Any:
+    return NotImplemented if _are_known(input, other) else torch.isclose(input, other, rtol, atol, equal_nan).all().item()
+
+
+def _are_known(*tensors: Tensor) -> bool:
+    return all(getattr(t, "constant", None) is not None for t in tensors)
+
+
+def _comparable(input: Tensor, other: Tensor) -> bool:
+    """Whether `equal` takes these, which promotes nothing."""
+    return isinstance(other, Tensor) and input.dtype is other.dtype and input.device == other.device
+
+
 # ---- recurrent layers ----------------------------------------------------------------------------------------------------
 _LSTM_MODE = 2  # of mkldnn_rnn_layer
 _PAIR = tuple[Tensor, Tensor]
