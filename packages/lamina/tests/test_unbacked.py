@@ -77,9 +77,13 @@ def counted(x, n):
     return torch.arange(k, 10, 2) * 2, torch.arange(k).sum() + x.sum(), torch.arange(k, 0, -3) + 1
 
 
+def combined(x, n):
+    return torch.combinations(x[:5], 3).prod(1), torch.combinations(x[:2], with_replacement=True)
+
+
 PROGRAMS = [
     number_as_operand, number_as_fill, mask_selects, nonzero_indexes, sizes_from_a_tensor, bounded_slice, unique_values, truths, asserted_equality,
-    part_from_a_tensor, classes_of_the_data, variances_are_checked, lengths_in_a_tensor, scalar_filled, counted,
+    part_from_a_tensor, classes_of_the_data, variances_are_checked, lengths_in_a_tensor, scalar_filled, counted, combined,
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, ATen/native/Correlation
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -266,6 +267,20 @@ def _batch_norm(
     for running, batch in averages:
         running.copy_(batch * momentum + running * (1.0 - momentum))
     return out
+
+
+# ---- selections whose size follows from the operand's ---------------------------------------------------------------------
+@_form(torch.combinations, of_any_size=True)
+def _combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Any:
+    """Positions in order, as the mask of C++ selects them; how many there are follows from the size."""
+    if input.dim() != 1 or type(input.shape[0]) is not int or r < 2:
+        return NotImplemented
+    n = input.shape[0]
+    count = math.comb(n + r - 1, r) if with_replacement else math.comb(n, r)
+    grids = torch.meshgrid(*[torch.arange(n, device=input.device)] * r, indexing="ij")
+    ordered = [torch.le(a, b) if with_replacement else torch.lt(a, b) for a, b in itertools.pairwise(grids)]
+    places = torch.nonzero_static(functools.reduce(torch.logical_and, ordered), size=count)
+    return torch.stack([input.index_select(0, column) for column in places.unbind(1)], 1)
 
 
 # ---- comparisons that end in a truth -------------------------------------------------------------------------------------
