@@ -273,10 +273,10 @@ def _batch_norm(
 @_form(torch.combinations, of_any_size=True)
 def _combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Any:
     """Positions in order, as the mask of C++ selects them; how many there are follows from the size."""
-    if input.dim() != 1 or type(input.shape[0]) is not int or r < 2:
+    if input.dim() != 1 or r < 2:
         return NotImplemented
     n = input.shape[0]
-    count = math.comb(n + r - 1, r) if with_replacement else math.comb(n, r)
+    count = math.prod(n + k if with_replacement else n - k for k in range(r)) // math.factorial(r)
     grids = torch.meshgrid(*[torch.arange(n, device=input.device)] * r, indexing="ij")
     ordered = [torch.le(a, b) if with_replacement else torch.lt(a, b) for a, b in itertools.pairwise(grids)]
     places = torch.nonzero_static(functools.reduce(torch.logical_and, ordered), size=count)
