@@ -196,6 +196,46 @@ def _stft(
     return out if input.dim() == 2 else out.squeeze(0)
 
 
+@_form(torch.istft, of_any_size=True)
+@_form(torch.Tensor.istft, of_any_size=True)
+def _istft(
+    input: Tensor, n_fft: int, hop_length: Any = None, win_length: Any = None, window: Tensor | None = None, center: bool = True, normalized: bool = False,
+    onesided: bool | None = None, length: Any = None, return_complex: bool = False,
+) -> Any:
+    """Inverse transforms, windowed, added where they overlap, over the overlapping squares of the window; those are checked when the graph runs."""
+    hop, width = hop_length or n_fft // 4, win_length or n_fft
+    one_sided = not return_complex and 2 * (input.shape[-2] - 1) == n_fft if onesided is None else onesided
+    ordinary = input.is_complex() and input.dim() in (2, 3) and 0 < hop <= width <= n_fft and not (one_sided and return_complex)
+    wrong = input.numel() == 0 or input.shape[-2] != (n_fft // 2 + 1 if one_sided else n_fft)
+    if not ordinary or wrong or (window is not None and (window.is_complex() and not return_complex or window.shape != (width,))):
+        return NotImplemented
+    x = (input if input.dim() == 3 else input.unsqueeze(0)).transpose(1, 2)
+    norm = "ortho" if normalized else None
+    if return_complex:
+        parts = torch.fft.ifft(x, norm=norm)
+    else:
+        parts = torch.fft.irfft(x if one_sided else x[..., : n_fft // 2 + 1], n_fft, norm=norm)
+    given = torch.ones(width, dtype=input.dtype.to_real(), device=input.device) if window is None else window
+    left = (n_fft - width) // 2
+    padded = torch.nn.functional.pad(given, [left, n_fft - width - left]) if width != n_fft else given
+    return _overlapped(parts * padded.view(1, 1, n_fft), padded, hop, center, length, input.dim() == 2)
+
+
+def _overlapped(parts: Tensor, window: Tensor, hop: Any, center: bool, length: Any, single: bool) -> Any:
+    """(batch, frame, sample) added up, over the window's weights there."""
+    frames, n_fft = parts.shape[1:]
+    whole = n_fft + hop * (frames - 1)
+    start = n_fft // 2 if center else 0
+    end = whole - n_fft // 2 if length is None and center else whole if length is None else start + length
+    if end > whole:
+        return NotImplemented  # eager fills up with zeros, and warns
+    squares = window.pow(2).expand(1, frames, n_fft)
+    sums, weights = (aten.unfold_backward.default(t, [t.shape[0], whole], 1, n_fft, hop)[:, start:end] for t in (parts, squares))
+    torch._assert_async(weights.abs().min().ge(1e-11), "window overlap add min: 1")
+    result = sums / weights
+    return result.squeeze(0) if single else result
+
+
 # ---- statistics ----------------------------------------------------------------------------------------------------------
 @_form(torch.Tensor.cov, of_any_size=True)
 @_form(torch.cov, of_any_size=True)
