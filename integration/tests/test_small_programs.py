@@ -112,6 +112,41 @@ def test_batch_norm_updates_its_buffers(backend):
     close(compiled(x), plain(x))
 
 
+class Seen(nn.Module):
+    def __init__(self, memory):
+        super().__init__()
+        self.register_buffer("seen", memory)
+
+
+def _apart():
+    return Seen(torch.zeros(3)), Seen(torch.zeros(3))
+
+
+def _one_buffer():
+    memory = torch.zeros(3)
+    return Seen(memory), Seen(memory)
+
+
+def _overlapping_buffers():
+    memory = torch.zeros(6)
+    return Seen(memory[:3]), Seen(memory[1:4])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("calls", [(_apart, _one_buffer, _apart, _overlapping_buffers), (_one_buffer, _apart, _overlapping_buffers), (_overlapping_buffers, _one_buffer, _apart)])
+def test_buffers_that_come_to_share_memory(backend, calls):
+    def f(a, b):
+        a.seen.add_(1)
+        return b.seen * 2
+
+    compiled = lamina.compile(f, backend=backend)
+    for make in calls:
+        a, b = make()
+        want = f(*make())
+        close(compiled(a, b), want)
+        close(b.seen * 2, want)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropout_draws_from_eagers_stream(backend):
     f = lambda x: F.dropout(x, 0.5, training=True) * 2
@@ -315,7 +350,9 @@ def test_state_dict_round_trip():
     close(compiled(x), model(x))
 
 
-def test_options_reach_inductor():
+def test_options_reach_inductor(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))  # what comes from the cache generates no kernels
+
     def kernels(**options):
         lamina.reset()
         lamina.counters.clear()

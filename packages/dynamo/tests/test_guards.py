@@ -238,6 +238,16 @@ def test_no_alias_of_arguments_and_held_tensors():
     assert not program.check((holder, free))
 
 
+def test_no_overlap():
+    apart = compile_guards([Guard(X, K.NO_OVERLAP, (Y, Z))], ["x", "y", "z"])
+    a, b, c = base(), base(), base()
+    for _ in range(2):
+        assert apart.check((a, b, c))
+        for bad in ((a, a, b), (a, b, b.view(-1)), (a, a[:1], c), (a.detach(), b, a)):
+            assert not apart.check(bad)
+            assert apart.explain_failure(bad).guard.kind is K.NO_OVERLAP
+
+
 # ---- shapes ------------------------------------------------------------------------------------------------------------
 SHAPES = [
     ("s0 == 4", (4, 1), (5, 1)),

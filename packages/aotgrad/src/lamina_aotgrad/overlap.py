@@ -83,7 +83,8 @@ def overlap_dispatch(
 ) -> Call:
     """A callable that runs the variant compiled for how the inputs of a call overlap: `first` for `groups`, others when they come.
 
-    Only overlaps with a written `input` matter; parameters and buffers do not move. A way of overlapping that cannot be compiled runs `eager`.
+    Only overlaps with a written `input` matter, and those of `groups`: whoever captured the graph sees to it that parameters and buffers which
+    were apart stay so. A way of overlapping that cannot be compiled runs `eager`.
     """
     count = len(signature.roles) - len(groups)
     inputs = [i for i, role in enumerate(signature.roles[:count]) if role == "input"]
@@ -92,7 +93,7 @@ def overlap_dispatch(
     written |= {i for k, g in enumerate(groups) if count + k in written for i in g.members}
     moving = sorted(written & set(inputs))
     pairs = [(i, j) for i in moving for j in inputs if i != j]
-    if not pairs:
+    if not pairs and not groups:
         return first
     is_alias = torch._C._is_alias_of
     storage = lambda t: t.untyped_storage()._cdata

@@ -26,12 +26,13 @@ from lamina_dynshape.support.verifylevel import strict, verify_level
 from torch import fx
 
 from . import native
+from .aliasing import apart_guards
 from .assumptions import Assuming
 from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, Unread, run_root
 from .generators import InterpretedGenerator
-from .guards import Guard, GuardKind, state_guard
+from .guards import Guard, state_guard
 from .native import extension, program as _program
 from .overrides import plain_tensor, refuse_open_switches
 from .rebuild import Codegen
@@ -453,12 +454,4 @@ def _call_backend(backend: Any, gm: fx.GraphModule, examples: list[Any], setting
 
 
 def _guards(cap: Capture) -> list[Guard]:
-    guards = [cap.entry_state, *cap.guards]
-    distinct = [inp.source for inp in cap.inputs.values() if inp.role == "input" and type(inp.source).__name__ != "ConstantSource"]
-    if len(distinct) > 1 and cap.recorder.writes_inputs:
-        guards.append(Guard(distinct[0], GuardKind.NO_ALIAS, tuple(distinct[1:])))
-    apart = [source for t in cap.told_apart.values() if (source := cap.path_of(t)) is not None]
-    if len(apart) > 1:
-        guards.append(Guard(apart[0], GuardKind.NO_ALIAS, tuple(apart[1:])))
-    guards += cap.shape_guards()
-    return guards
+    return [cap.entry_state, *cap.guards, *apart_guards(cap), *cap.shape_guards()]

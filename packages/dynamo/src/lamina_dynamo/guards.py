@@ -42,6 +42,7 @@ class GuardKind(Enum):
     TENSOR = auto()  # TensorSpec
     ALIAS = auto()  # Source: x is the same object as the other source's
     NO_ALIAS = auto()  # tuple of Sources: x and those are pairwise different objects
+    NO_OVERLAP = auto()  # tuple of Sources: x and those are tensors of pairwise different storages
     GLOBAL_STATE = auto()  # GlobalState; the source is ignored
     SHAPE = auto()  # ShapeCondition; the source is ignored
     WEAK_TYPE = auto()  # a type: isinstance(x, expected), no metaclass hook
@@ -192,6 +193,7 @@ _TEXT = {
     GuardKind.TENSOR: lambda s, e: f"{s} is {e.text if isinstance(e, Described) else e}",
     GuardKind.ALIAS: lambda s, e: f"{s} is {e.name()}",
     GuardKind.NO_ALIAS: lambda s, e: f"distinct({', '.join([s, *(o.name() for o in e)])})",
+    GuardKind.NO_OVERLAP: lambda s, e: f"distinct_storages({', '.join([s, *(o.name() for o in e)])})",
     GuardKind.GLOBAL_STATE: lambda s, e: "global_state() is as it was",
     GuardKind.SHAPE: lambda s, e: str(e),
     GuardKind.WEAK_TYPE: lambda s, e: f"isinstance({s}, {type_name(e)})",
@@ -234,7 +236,7 @@ class GuardSet:
         return len(self._guards)
 
 
-_BY_VALUE = {GuardKind.LEN, GuardKind.HAS_ATTR, GuardKind.NO_ATTR, GuardKind.BOOL, GuardKind.SHAPE, GuardKind.NO_ALIAS}
+_BY_VALUE = {GuardKind.LEN, GuardKind.HAS_ATTR, GuardKind.NO_ATTR, GuardKind.BOOL, GuardKind.SHAPE, GuardKind.NO_ALIAS, GuardKind.NO_OVERLAP}
 _ANY = LocalSource("")  # source of guards that have none
 
 

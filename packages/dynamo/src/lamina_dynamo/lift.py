@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from .control import NotYet, refusal, unsupported
+from .control import MISSING, NotYet, refusal, unsupported
 from .guards import GuardKind, TensorSpec
-from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, KeySource, Source
+from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, KeySource, Source, cell_source
 
 __all__ = ["HEAP_TYPE", "Lifting", "is_torch_owned", "unbound"]
 
@@ -125,9 +125,10 @@ class Lifting:
 
     def _again(self, v: Any, source: Source) -> None:
         """A known outside object reached by another path: it must stay the same one."""
-        first = self.sources.get(id(v))
+        lifted = self.lifted[id(v)]
+        first = self.sources.get(id(v)) or self.sources.get(id(lifted))
         if first is None:
-            inp = self.inputs.get(id(self.lifted[id(v)]))
+            inp = self.inputs.get(id(lifted))
             first = inp.source if inp is not None else None
         if first is not None and first is not source:
             if type(first) is ConstantSource:
@@ -195,6 +196,7 @@ class Lifting:
         """A C method bound to an object, such as `list.append`: the method of the lifted object."""
         known = self.lifted.get(id(v))
         if known is not None:
+            self._again(v, source)
             return known
         self.guard(source, K.TYPE, type(v))
         self.guard(AttrSource(source, "__name__"), K.EQUALS, v.__name__)
@@ -202,7 +204,7 @@ class Lifting:
         raw = unbound(v)
         new = getattr(owner, v.__name__) if raw is None else raw.__get__(owner)
         self.lifted[id(v)] = new
-        self.keep[id(v)] = v
+        self.remember(v, source)
         return new
 
     def _lift_partial(self, v: functools.partial[Any], source: Source) -> Any:
@@ -210,7 +212,8 @@ class Lifting:
         func = self.lift(v.func, AttrSource(source, "func"))
         args = self.lift(v.args, AttrSource(source, "args"))
         keywords = self.lift(v.keywords, AttrSource(source, "keywords"))
-        new = functools.partial(func, *args, **keywords)
+        new = functools.partial(func)
+        new.__setstate__((func, args, keywords, {}))  # takes the dictionary itself: what is written to it is seen
         self.lifted[id(v)] = new
         self.keep[id(v)] = v
         self.remember(new, source)
@@ -343,6 +346,8 @@ class Lifting:
             return outside
         found = self.cell_of.get(id(outside))
         if found is not None:
+            if source is not (first := self.own_cells[id(found)][2]):
+                self.guard(cell_source(source), K.ALIAS, cell_source(first))
             return found
         ours = types.CellType()
         try:
@@ -355,6 +360,12 @@ class Lifting:
         self.own_cells[id(ours)] = (ours, outside, source, _contents(ours))
         self.keep[id(outside)] = outside
         return ours
+
+    def guard_empty(self, cell: types.CellType) -> None:
+        """The program met an empty cell."""
+        _, outside, source, before = self.own_cells.get(id(cell), (None, None, None, None))
+        if outside is not None and before is MISSING:
+            self.guard(CallSource(_is_empty, cell_source(source)), K.BOOL, True)
 
     def instance_dict_source(self, base: Source) -> Source:
         return InstanceDictSource(base)
@@ -411,9 +422,11 @@ def _items(d: dict[Any, Any]) -> Any:
     return OrderedDict.items(d) if isinstance(d, OrderedDict) else dict.items(d)
 
 
-def _contents(cell: types.CellType) -> Any:
-    from .control import MISSING
+def _is_empty(cell: types.CellType) -> bool:
+    return _contents(cell) is MISSING
 
+
+def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:

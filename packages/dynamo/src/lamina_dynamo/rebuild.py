@@ -25,7 +25,7 @@ from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .state import spent_inference_mode
-from .source import ClosureSource, ConstantSource, LocalSource, Source
+from .source import ConstantSource, LocalSource, Source, cell_source
 from .wrappers import parts_of
 
 __all__ = ["Codegen"]
@@ -55,7 +55,6 @@ class Codegen:
         self.names: dict[int, str] = {}
         self.building: dict[int, tuple[str, list[bool]]] = {}
         self.hold: list[Any] = []
-        self.free_names: tuple[str, ...] = ()  # free variables that the text mentions
         self._n = 0
 
     # ---- names -------------------------------------------------------------------------------------------------------
@@ -412,7 +411,7 @@ class Codegen:
         self.hold.append(c)
         known = self.cap.own_cells.get(id(c))
         if known is not None and known[1] is not None:
-            name = self.names[id(c)] = self._outside_cell(known[1], known[2])
+            name = self.names[id(c)] = self.source(cell_source(known[2]))
             return name
         name = self.names[id(c)] = self.fresh("c")
         self.emit(f"{name} = {self.constant(types.CellType)}()")
@@ -423,35 +422,13 @@ class Codegen:
         self.emit(f"{name}.cell_contents = {self.value(contents)}")
         return name
 
-    def _outside_cell(self, outside: types.CellType, contents: Source) -> str:
-        """The frame's own free variable by its closure; another cell by the way on which its contents were found."""
-        root = self.cap.root_function
-        for free, c in zip(root.__code__.co_freevars, root.__closure__ or ()):
-            if c is outside:
-                return self.own_cell(free)
-        return f"{self.source(contents.base)}.__closure__[{contents.index}]" if type(contents) is ClosureSource else self.source(contents.base)
-
-    def own_cell(self, free: str) -> str:
-        """The cell of the root function's free variable."""
-        self.free_names = self.cap.root_function.__code__.co_freevars
-        return f"_cells[{self.free_names.index(free)}]"
-
     # ---- text --------------------------------------------------------------------------------------------------------
     def code(self, body: list[str], *, graph: bool) -> types.CodeType:
         """The replacement function's code object: slots, supplied values, constants and the graph's result as plain arguments."""
         args = [f"_a_{i}" for i in range(len(self.slots))] + list(self.supplied.values()) + [n for n, _ in self.constants.values()] + ["_outs"] * graph
-        free = self.free_names
-        if free:
-            names = ", ".join(free)
-            body = [f"_cells = (lambda: ({names},)).__closure__", *body]
         text = f"def replacement({', '.join(args)}):\n" + "".join(f"    {line}\n" for line in body)
-        if not free:
-            module = compile(text, "<lamina replacement>", "exec")
-            return next(c for c in module.co_consts if isinstance(c, types.CodeType))
-        outer = f"def outer({', '.join(free)}):\n" + "".join(f"    {line}\n" for line in text.splitlines()) + "    return replacement\n"
-        module = compile(outer, "<lamina replacement>", "exec")
-        outer_code = next(c for c in module.co_consts if isinstance(c, types.CodeType))
-        return next(c for c in outer_code.co_consts if isinstance(c, types.CodeType) and c.co_name == "replacement")
+        module = compile(text, "<lamina replacement>", "exec")
+        return next(c for c in module.co_consts if isinstance(c, types.CodeType))
 
 
 def _give_traceback(exc: BaseException) -> None:

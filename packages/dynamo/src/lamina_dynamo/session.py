@@ -79,7 +79,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.once = False  # what runs now is cached: its effects come once in the life of the process
         self.handled: Any = None  # exception being handled (sys.exc_info)
         self.size_nodes: dict[Any, fx.Node] = {}
-        self.told_apart: dict[int, Any] = {}  # id -> outside tensor that the program compared by identity with others, in a set
+        self.told_apart: dict[int, Any] = {}  # id -> what the program compared by identity with others, in a container
         self.type_cache: dict[tuple[type, str], Any] = {}
         self.recorder = Recorder(self)
         self.root_function: Any = None

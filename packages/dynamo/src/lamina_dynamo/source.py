@@ -14,28 +14,17 @@ a parameter of a module is `module_member(base, "_parameters", name)`. Those are
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import CellType
 from typing import Any, ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 __all__ = [
-    "AttrSource", "BuiltinSource", "CallSource", "CellSource", "ClosureSource", "CodeSource", "ConstantSource", "DefaultsSource", "GlobalSource", "GlobalsSource",
+    "AttrSource", "BuiltinSource", "CallSource", "CellSource", "ClosureSource", "CodeSource", "ConstantSource", "DefaultsSource", "FreeCellSource", "GlobalSource", "GlobalsSource",
     "InstanceDictSource", "ItemSource", "KeySource", "KwDefaultsSource", "LocalSource", "MethodFunctionSource", "MethodSelfSource", "OffsetSource", "PrintedSource",
-    "Rebuilder", "SizeSource", "Source", "StrideSource", "TypeAttrSource", "TypeSource", "instance_attr", "module_member",
+    "SizeSource", "Source", "StrideSource", "TypeAttrSource", "TypeSource", "cell_source", "instance_attr", "module_member",
 ]  # fmt: skip
 
 _MODULE_TABLES = ("_parameters", "_buffers", "_modules")
-
-
-class Rebuilder(Protocol):
-    """What `Source.rebuild` needs of the code generator: each call emits code that leaves one more (or one new) value on the stack."""
-
-    def load_local(self, name: str) -> None: ...  # push L[name]
-    def load_global(self, name: str) -> None: ...  # push G[name] (not builtins)
-    def load_cell(self, name: str) -> None: ...  # push the contents of free variable `name`
-    def load_const(self, value: Any) -> None: ...  # push any object, kept alive by the code
-    def load_attr(self, name: str) -> None: ...  # pop base, push getattr(base, name)
-    def binary_subscr(self) -> None: ...  # pop key, pop base, push base[key]
-    def call(self, n: int) -> None: ...  # pop n arguments, pop callable, push result
 
 
 class Source:
@@ -102,10 +91,6 @@ class Source:
         """The value, by plain Python: the reference for the native reader."""
         raise NotImplementedError
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        """Emit code that pushes the value."""
-        raise NotImplementedError
-
 
 class FrameValues(Protocol):
     """The roots of one call."""
@@ -113,6 +98,7 @@ class FrameValues(Protocol):
     L: dict[str, Any]
     G: dict[str, Any]
     C: dict[str, Any]
+    cells: dict[str, CellType]
 
 
 # ---- roots -----------------------------------------------------------------------------------------------------------
@@ -128,9 +114,6 @@ class LocalSource(Source):
     def read(self, frame: FrameValues) -> Any:
         return frame.L[self.local]
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        cg.load_local(self.local)
-
 
 class GlobalSource(Source):
     """Entry `key` of the frame's own globals. Another module's: `ItemSource(ConstantSource(module.__dict__), key)`."""
@@ -143,9 +126,6 @@ class GlobalSource(Source):
 
     def read(self, frame: FrameValues) -> Any:
         return frame.G[self.key]
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        cg.load_global(self.key)
 
 
 class CellSource(Source):
@@ -160,8 +140,18 @@ class CellSource(Source):
     def read(self, frame: FrameValues) -> Any:
         return frame.C[self.cell]
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        cg.load_cell(self.cell)
+
+class FreeCellSource(Source):
+    """The cell itself of the frame's free variable `cell`."""
+
+    __slots__ = fields = ("cell",)
+    cell: str
+
+    def name(self) -> str:
+        return f"cell({self.cell!r})"
+
+    def read(self, frame: FrameValues) -> Any:
+        return frame.cells[self.cell]
 
 
 class BuiltinSource(Source):
@@ -178,11 +168,6 @@ class BuiltinSource(Source):
 
         return getattr(builtins, self.key)
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        import builtins
-
-        cg.load_const(getattr(builtins, self.key))
-
 
 class GlobalsSource(Source):
     """The frame's globals dictionary itself."""
@@ -194,9 +179,6 @@ class GlobalsSource(Source):
 
     def read(self, frame: FrameValues) -> Any:
         return frame.G
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        raise NotImplementedError("globals() is not rebuilt")
 
 
 class ConstantSource(Source):
@@ -217,9 +199,6 @@ class ConstantSource(Source):
 
     def read(self, frame: FrameValues) -> Any:
         return self.value
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        cg.load_const(self.value)
 
 
 class PrintedSource(Source):
@@ -254,10 +233,6 @@ class AttrSource(_Derived):
     def read(self, frame: FrameValues) -> Any:
         return getattr(self.base.read(frame), self.attr)
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_attr(self.attr)
-
 
 class InstanceDictSource(_Derived):
     """`base.__dict__` of an ordinary object, found without running user code."""
@@ -270,10 +245,6 @@ class InstanceDictSource(_Derived):
     def read(self, frame: FrameValues) -> Any:
         return self.base.read(frame).__dict__
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_attr("__dict__")
-
 
 class TypeSource(_Derived):
     """`type(base)`."""
@@ -285,11 +256,6 @@ class TypeSource(_Derived):
 
     def read(self, frame: FrameValues) -> Any:
         return type(self.base.read(frame))
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        cg.load_const(type)
-        self.base.rebuild(cg)
-        cg.call(1)
 
 
 class TypeAttrSource(_Derived):
@@ -304,12 +270,6 @@ class TypeAttrSource(_Derived):
     def read(self, frame: FrameValues) -> Any:
         return lookup_in_mro(self.base.read(frame), self.attr)
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        cg.load_const(lookup_in_mro)
-        self.base.rebuild(cg)
-        cg.load_const(self.attr)
-        cg.call(2)
-
 
 class _FixedAttr(_Derived):
     """A C-level member of functions and methods."""
@@ -323,10 +283,6 @@ class _FixedAttr(_Derived):
 
     def read(self, frame: FrameValues) -> Any:
         return getattr(self.base.read(frame), self.attr_name)
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_attr(self.attr_name)
 
 
 class CodeSource(_FixedAttr):
@@ -362,12 +318,14 @@ class ClosureSource(_Derived):
     def read(self, frame: FrameValues) -> Any:
         return self.base.read(frame).__closure__[self.index].cell_contents
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_attr("__closure__")
-        cg.load_const(self.index)
-        cg.binary_subscr()
-        cg.load_attr("cell_contents")
+
+def cell_source(contents: Source) -> Source:
+    """The cell itself, from the source of its contents."""
+    if type(contents) is CellSource:
+        return FreeCellSource(contents.cell)
+    if type(contents) is ClosureSource:
+        return ItemSource(AttrSource(contents.base, "__closure__"), contents.index)
+    return contents.base  # type: ignore[attr-defined, no-any-return]
 
 
 class DefaultsSource(_Derived):
@@ -382,12 +340,6 @@ class DefaultsSource(_Derived):
     def read(self, frame: FrameValues) -> Any:
         return self.base.read(frame).__defaults__[self.index]
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_attr("__defaults__")
-        cg.load_const(self.index)
-        cg.binary_subscr()
-
 
 class KwDefaultsSource(_Derived):
     """`base.__kwdefaults__[key]` of a Python function."""
@@ -400,12 +352,6 @@ class KwDefaultsSource(_Derived):
 
     def read(self, frame: FrameValues) -> Any:
         return self.base.read(frame).__kwdefaults__[self.key]
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_attr("__kwdefaults__")
-        cg.load_const(self.key)
-        cg.binary_subscr()
 
 
 # ---- items -----------------------------------------------------------------------------------------------------------
@@ -430,11 +376,6 @@ class ItemSource(_Derived):
                 return plain.__getitem__(base, self.key)
         return base[self.key]
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_const(self.key)
-        cg.binary_subscr()
-
 
 class KeySource(_Derived):
     """Key number `index` of the dictionary `base`, in its order."""
@@ -447,13 +388,6 @@ class KeySource(_Derived):
 
     def read(self, frame: FrameValues) -> Any:
         return list(dict.keys(self.base.read(frame)))[self.index]
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        cg.load_const(list)
-        self.base.rebuild(cg)
-        cg.call(1)
-        cg.load_const(self.index)
-        cg.binary_subscr()
 
 
 # ---- numbers of a tensor ---------------------------------------------------------------------------------------------
@@ -468,12 +402,6 @@ class _TensorNumber(_Derived):
 
     def read(self, frame: FrameValues) -> Any:
         return getattr(self.base.read(frame), self.method)(self.dim)
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_attr(self.method)
-        cg.load_const(self.dim)
-        cg.call(1)
 
 
 class SizeSource(_TensorNumber):
@@ -501,11 +429,6 @@ class OffsetSource(_Derived):
     def read(self, frame: FrameValues) -> Any:
         return self.base.read(frame).storage_offset()
 
-    def rebuild(self, cg: Rebuilder) -> None:
-        self.base.rebuild(cg)
-        cg.load_attr("storage_offset")
-        cg.call(0)
-
 
 class CallSource(_Derived):
     """`function(base)`: a pure function of ours, run at every check. The last resort."""
@@ -518,11 +441,6 @@ class CallSource(_Derived):
 
     def read(self, frame: FrameValues) -> Any:
         return self.function(self.base.read(frame))
-
-    def rebuild(self, cg: Rebuilder) -> None:
-        cg.load_const(self.function)
-        self.base.rebuild(cg)
-        cg.call(1)
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Guard mutation fuzzer: between two calls one thing that the program could see changes; compiled code must follow eager.
 
-How:     a random program reads some places of a small world (modules, objects, globals, closures, classes, containers, tensors,
-         flags); a random slot of that world, found by walking it, gets another value; the calls before and after are compared.
+How:     a random program reads and writes some places of a small world (modules, objects, globals, closures, classes, containers,
+         tensors, flags); a random slot of that world, found by walking it, gets another value or comes to share the object of
+         another slot; the calls before and after are compared.
 """
 
 from __future__ import annotations
@@ -69,6 +70,15 @@ class Net(nn.Module):
     def part(self, x): return x * self.limit
     def forward(self, x): return self.act(self.lin(x)) + self.shift
 net, config, slotted, named = Net(), Config(), Slotted(), Named(1, 2)
+other, MORE, SPARE, net.config.point = Config(), [3, "t"], {"k": 4, "u": [2]}, config.point
+def counter(start):
+    def bump():
+        nonlocal start
+        start += 1
+        return start
+    return bump, lambda: start
+bump, count = counter(1)
+bump_other, count_other = counter(5)
 '''
 
 READS = (
@@ -77,7 +87,14 @@ READS = (
     "config.method(1)", "Config.create()", "config.plain(1)", "config.dynamic", "hasattr(config, 'nope')", "getattr(config, 'late', 5)", "config.flag and 2", "isinstance(config, Base)", "type(config) is Config", "slotted.p", "hasattr(slotted, 'q')", "named.u", "named.total()", "helper(1)", "helper(1, extra=3)", "closed(1)",
     "partial(2)", "space.w", "len(space.z)", "net(x)", "net.act(x)", "net.lin(x)", "net.lin.weight", "net.drop(x)", "net.norm(x)", "net.blocks[0](x)", "len(net.blocks)", "net.named['m'](x)", "net.seq(x)", "net.shift", "net.scale", "net.plain[0]", "net.part(x)", "net.limit", "net.training", "net.config.doubled", "net.lin.bias is None",
     "sum(p.numel() for p in net.parameters())", "[m.training for m in net.modules()].count(True)", "x.requires_grad", "x.shape[0]", "x.dtype == torch.float32", "torch.is_grad_enabled()", "x.stride()[0]", "arg", "len(opts)", "opts['o']", "sum(opts.get('l', ()))", "x.is_contiguous()", "(x * 2).dtype == torch.get_default_dtype()", "config.__class__.__name__ == 'Config'",
+    "other.rate", "other.point.a", "other.nested['deep'][-1]", "len(other.weights)", "MORE[0]", "len(MORE)", "SPARE['k']", "len(SPARE)", "count()", "count_other()", "net.config.point.a", "other.point is config.point", "MORE is ITEMS",
     "[type(m).__name__ for m in net.blocks].count('Tanh')", "any(v == 2 for v in ITEMS)", "max(COUNTS.values())", "next(iter(TABLE)) == 'k'", "'late' in vars(config)", "config.nested.get('deep') == [5]", "len(net._forward_hooks)", "callable(EMPTY)", "list(opts) == ['o', 'l']", "(arg, SCALE) == (2, 2)", "str(arg) == '2'", "f'{SCALE}:{arg}' == '2:2'",
+)  # fmt: skip
+
+
+WRITES = (
+    "ITEMS.append(SCALE)", "MORE.append(arg)", "TABLE['k'] = 8", "SPARE['k'] += 1", "SPARE.pop('u', None)", "config.rate = 2.5", "other.rate = 0.25", "config.point.a += 1", "other.point.a = 7", "net.config.point.a -= 1", "config.nested['deep'].append(6)", "other.nested['deep'][0] = 9", "del config.flag",
+    "net.limit += 1", "net.plain.append(x)", "net.shift.add_(1)", "net.blocks[0].extra = 3", "COUNTS['q'] += 1", "QUEUE.append(4)", "TAGS.add(len(TAGS))", "bump()", "bump_other()", "opts['l'].append(3)", "slotted.p += 1", "Config.weights = [5]", "config.weights.append(arg)", "other.weights.append(0)", "x.tag = arg",
 )  # fmt: skip
 
 
@@ -187,6 +204,9 @@ def _special(rng: random.Random, world: Any, call: dict[str, Any]) -> tuple[str,
     ])  # fmt: skip
 
 
+_SINGLE = (bool, int, float, str, type(None), type)  # that two places share one of these, no program sees
+
+
 class Case(NamedTuple):
     """Outcome of one case: the program, what changed, what differed."""
 
@@ -213,6 +233,7 @@ def run_case(seed: int, changes: int = 4) -> Case:
     rng = random.Random(seed)
     reads = rng.sample(READS, rng.randint(2, 8))
     wrapped = [f"read(lambda: {r})" if rng.random() < 0.3 else r for r in reads]
+    writes = ["", *(f"    try: {w}\n    except Exception as e: print(e)\n" for w in rng.sample(WRITES, rng.randint(0, 3)))]
     text = WORLD + "def read(f):\n    try: return f()\n    except Exception as e: return type(e).__name__, str(e)\ndef program(x, arg, opts):\n" + "".join(f"    r{i} = {r}\n" for i, r in enumerate(wrapped)) + f"    return {', '.join(f'r{i}' for i in range(len(reads)))},\n"
     sides, notes = [], []
     for compiled in (False, True):
@@ -251,7 +272,8 @@ def _change(rng: random.Random, world: Any, call: dict[str, Any]) -> str:
                 return what
             found = list(slots_of({k: v for k, v in vars(world).items() if not isinstance(v, types.ModuleType) and k not in ("program", "read", "make")}, "G"))
             slot = rng.choice(found)
-            new = other_value(rng, slot.value)
+            alike = [s for s in found if type(s.value) is type(slot.value) and s.value is not slot.value and not isinstance(s.value, _SINGLE)]
+            new = rng.choice(alike).value if alike and rng.random() < 0.6 else other_value(rng, slot.value)
             if slot.where.count("[") == 1 and slot.where.startswith("G["):
                 setattr(world, slot.where[3:-2], new)
             else:

@@ -266,7 +266,7 @@ class _Writer:
         self.fresh += 1
         c = f"c{self.fresh}"
         self.emit(d, f"{c} = 0")
-        self.emit(d, f"while {c} < {self.between(1, 4)}{self.pick('', f' and {self.condition()}')}:")
+        self.emit(d, f"while {c} < {self.between(1, 4)}{self.pick('', f' and ({self.condition()})')}:")
         self.emit(d + 1, f"{c} += 1")
         self._loop_body(d)
 

@@ -113,10 +113,10 @@ bool parse_program(PyObject* args, Program& p) {
     });
   });
   ok = ok && each(aliases, [&](PyObject* t) {
-    int guard, same;
+    int guard, relation;
     PyObject* members;
-    if (!PyArg_ParseTuple(t, "ipO!", &guard, &same, &PyTuple_Type, &members)) return false;
-    p.aliases.push_back({guard, (bool)same, {}});
+    if (!PyArg_ParseTuple(t, "iiO!", &guard, &relation, &PyTuple_Type, &members)) return false;
+    p.aliases.push_back({guard, (Relation)relation, {}});
     return parse_ints(members, p.aliases.back().nodes);
   });
   ok = ok && each(supplied, [&](PyObject* t) {  // node, or (node, kind, dim)

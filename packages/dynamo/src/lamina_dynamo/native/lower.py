@@ -20,13 +20,14 @@ from .shapes import compile_condition
 __all__ = ["lower"]
 
 # Order as in the enums of program.h and checks.h.
-_ACCESS = ("SLOT", "GLOBALS", "CELL", "CONST", "ATTR", "INST_DICT", "TYPE_OF", "TYPE_ATTR", "ITEM", "KEY", "CODE", "CLOSURE", "DEFAULT", "KWDEFAULT", "METHOD_SELF", "METHOD_FUNC", "CALL")  # fmt: skip
+_ACCESS = ("SLOT", "GLOBALS", "CELL", "CONST", "ATTR", "INST_DICT", "TYPE_OF", "TYPE_ATTR", "ITEM", "KEY", "CODE", "CLOSURE", "DEFAULT", "KWDEFAULT", "METHOD_SELF", "METHOD_FUNC", "CALL", "FREE_CELL")  # fmt: skip
 _KINDS = ("TYPE", "ID", "EQUALS", "NONE", "NOT_NONE", "BOOL", "LEN", "DICT_KEYS", "HAS_KEY", "NO_KEY", "HAS_ATTR", "NO_ATTR", "TENSOR", "WEAK_TYPE")
 ACCESS = {name: i for i, name in enumerate(_ACCESS)}
 KINDS = {GuardKind[name]: i for i, name in enumerate(_KINDS)}
 _LEAF = {src.SizeSource: 0, src.StrideSource: 1, src.OffsetSource: 2}
 _LEAF_INT = 3
 _WEAK = {GuardKind.ID, GuardKind.TYPE, GuardKind.WEAK_TYPE}
+_RELATION = {GuardKind.ALIAS: 0, GuardKind.NO_ALIAS: 1, GuardKind.NO_OVERLAP: 2}
 _NEEDS_DICT = {GuardKind.LEN, GuardKind.DICT_KEYS, GuardKind.HAS_KEY, GuardKind.NO_KEY}
 
 
@@ -78,6 +79,8 @@ class _Tables:
                 return self._item(self._constant(vars(builtins)), s.key)
             case src.CellSource():
                 return self._add("CELL", index=self.free[s.cell])
+            case src.FreeCellSource():
+                return self._add("FREE_CELL", index=self.free[s.cell])
             case src.ConstantSource():
                 return self._constant(s.value)
             case src.AttrSource():
@@ -161,14 +164,14 @@ def lower(ext: ModuleType, guards: Sequence[Guard], arg_names: Sequence[str], fr
     """The native program of `guards`, an instance of `cls`."""
     t = _Tables(arg_names, free_names)
     shapes: list[tuple[int, list[tuple[int, int]]]] = []
-    aliases: list[tuple[int, bool, tuple[int, ...]]] = []
+    aliases: list[tuple[int, int, tuple[int, ...]]] = []
     state, state_index = None, -1
     across: list[tuple[int, Guard]] = []
     for i, g in sorted(enumerate(guards), key=lambda ig: _rank(ig[1])):
         match g.kind:
             case GuardKind.GLOBAL_STATE:
                 state, state_index = _state_words(g.expected), i
-            case GuardKind.SHAPE | GuardKind.ALIAS | GuardKind.NO_ALIAS:
+            case GuardKind.SHAPE | GuardKind.ALIAS | GuardKind.NO_ALIAS | GuardKind.NO_OVERLAP:
                 across.append((i, g))
             case GuardKind.EQUALS if type(g.source) in _LEAF and type(g.expected) is int:
                 shapes.append((i, compile_condition(ShapeCondition("n == " + str(g.expected), (("n", g.source),)), t.leaf)))
@@ -177,10 +180,9 @@ def lower(ext: ModuleType, guards: Sequence[Guard], arg_names: Sequence[str], fr
     for i, g in across:
         if g.kind is GuardKind.SHAPE:
             shapes.append((i, compile_condition(g.expected, t.leaf)))
-        elif g.kind is GuardKind.ALIAS:
-            aliases.append((i, True, (t.node(g.source), t.node(g.expected))))
         else:
-            aliases.append((i, False, tuple(t.node(s) for s in (g.source, *g.expected))))
+            others = (g.expected,) if g.kind is GuardKind.ALIAS else g.expected
+            aliases.append((i, _RELATION[g.kind], tuple(t.node(s) for s in (g.source, *others))))
     out: list[Any] = [t.number(s) if type(s) in _LEAF else t.node(s) for s in supplied]
     t.checks.sort(key=lambda c: c[1])
     program = cls(len(t.slots), [tuple(n) for n in t.nodes], t.checks, t.leaves, shapes, aliases, out, state, state_index)

@@ -6,7 +6,7 @@ namespace {
 
 // Order as in native/lower.py.
 enum Access : uint8_t {
-  SLOT, GLOBALS, CELL, CONST, ATTR, INST_DICT, TYPE_OF, TYPE_ATTR, ITEM, KEY, CODE, CLOSURE, DEFAULT, KWDEFAULT, METHOD_SELF, METHOD_FUNC, CALL
+  SLOT, GLOBALS, CELL, CONST, ATTR, INST_DICT, TYPE_OF, TYPE_ATTR, ITEM, KEY, CODE, CLOSURE, DEFAULT, KWDEFAULT, METHOD_SELF, METHOD_FUNC, CALL, FREE_CELL
 };
 
 struct Node {
@@ -100,9 +100,11 @@ bool shape_holds(const std::vector<ShapeInst>& code, const int64_t* leaves) {  /
 }
 
 // ---- the program ---------------------------------------------------------------------------------------------------
-struct Alias {  // all of `nodes` the same object, or pairwise different ones
+enum Relation { SAME_OBJECT, OTHER_OBJECTS, OTHER_STORAGES };
+
+struct Alias {  // what holds of `nodes`: all the same, or pairwise different
   int guard;
-  bool same;
+  Relation relation;
   std::vector<int> nodes;
 };
 
@@ -154,6 +156,7 @@ PyObject* read_borrowed(const Node& n, PyObject* base, const Roots& r) {
   switch (n.access) {
     case SLOT: return r.slots[n.index];
     case GLOBALS: return r.globals;
+    case FREE_CELL: return r.closure && n.index < PyTuple_GET_SIZE(r.closure) ? PyTuple_GET_ITEM(r.closure, n.index) : nullptr;
     case CELL: return r.closure && n.index < PyTuple_GET_SIZE(r.closure) ? PyCell_GET(PyTuple_GET_ITEM(r.closure, n.index)) : nullptr;
     case CONST: {
       PyObject* v = n.weak ? weak_target(n.key.p) : n.key.p;
@@ -214,12 +217,24 @@ Ref Program::read(const Node& n, PyObject* base, const Roots& r) {
   return v;
 }
 
+const void* identity(PyObject* v, Relation relation) {
+  if (relation == OTHER_OBJECTS || !v || !is_tensor(v) || !impl_of(v)->has_storage()) return v;
+  return impl_of(v)->unsafe_storage().unsafeGetStorageImpl();
+}
+
+bool all_different(const Alias& a, PyObject* const* val) {
+  const void* few[32];
+  std::vector<const void*> many(a.nodes.size() > 32 ? a.nodes.size() : 0);
+  const void** ids = many.empty() ? few : many.data();
+  const void** end = ids;
+  for (int i : a.nodes) *end++ = identity(val[i], a.relation);
+  std::sort(ids, end);
+  return std::adjacent_find(ids, end) == end;
+}
+
 bool Program::across(PyObject* const* val, Failure* why) const {
   for (const Alias& a : aliases) {
-    bool ok = true;
-    size_t n = a.nodes.size();
-    for (size_t i = 0; i < n && ok; i++)
-      for (size_t j = a.same ? n - 1 : i + 1; j < n && ok; j++) ok = (val[a.nodes[i]] == val[a.nodes[j]]) == a.same || i == j;
+    bool ok = a.relation == SAME_OBJECT ? val[a.nodes[0]] == val[a.nodes[1]] : all_different(a, val);
     if (!ok) {
       if (why) why->guard = a.guard, why->value = Ref::of(val[a.nodes[0]]);
       return false;

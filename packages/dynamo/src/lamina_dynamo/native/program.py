@@ -99,12 +99,13 @@ _VALUE_TEXT = {
     GuardKind.HAS_ATTR: lambda v: "no such attribute",
     GuardKind.ALIAS: lambda v: "different objects",
     GuardKind.NO_ALIAS: lambda v: "the same object twice",
+    GuardKind.NO_OVERLAP: lambda v: "the same memory twice",
 }
 
 
 def _expected_text(guard: Guard) -> str:
     match guard.kind:
-        case GuardKind.SHAPE | GuardKind.ALIAS | GuardKind.NO_ALIAS | GuardKind.NONE | GuardKind.NOT_NONE | GuardKind.NO_ATTR | GuardKind.HAS_ATTR:
+        case GuardKind.SHAPE | GuardKind.ALIAS | GuardKind.NO_ALIAS | GuardKind.NO_OVERLAP | GuardKind.NONE | GuardKind.NOT_NONE | GuardKind.NO_ATTR | GuardKind.HAS_ATTR:
             return "it to hold"
         case GuardKind.NO_KEY:
             return f"no {guard.expected!r}"

@@ -250,6 +250,10 @@ class WitnessBuilder {
         w->pinned.push_back({F_GLOBALS, false, true, i, nullptr, (uint64_t)r.globals});
         is_pinned[i] = true;
         return;
+      case FREE_CELL:
+        w->pinned.push_back({F_CELL, false, true, i, (const void*)(intptr_t)n.index, (uint64_t)value(i)});
+        is_pinned[i] = true;
+        return;
       case CELL: {
         PyObject* cell = PyTuple_GET_ITEM(r.closure, n.index);
         w->pinned.push_back({F_CELL, false, true, i, (const void*)(intptr_t)n.index, (uint64_t)cell});

@@ -166,8 +166,8 @@ def contains(cap: Any, container: Any, item: Any) -> bool:
     if cap.is_large_dict(container):
         return cap.large_dict_method(container, "__contains__", (item,))
     cap.refuse_opaque(container, item)
-    if isinstance(item, torch.Tensor) and isinstance(container, (set, frozenset, dict)):
-        cap.told_apart.update((id(t), t) for t in (item, *container) if isinstance(t, torch.Tensor))
+    if isinstance(container, (set, frozenset, dict, list, tuple)):
+        _tell_apart(cap, item, *container)
     return native(operator.contains, container, item)
 
 
@@ -178,8 +178,14 @@ def contains_op(f: Frame, invert: int) -> None:
     s[-1] = contains(f.cap, container, s[-1]) != bool(invert)
 
 
+def _tell_apart(cap: Any, *items: Any) -> None:
+    """C code compares these with each other: what is compared by identity must stay as different as it is."""
+    cap.told_apart.update((id(v), v) for v in items if isinstance(v, torch.Tensor) or type(v).__eq__ is object.__eq__)
+
+
 def refuse_user_keys(cap: Any, *keys: Any) -> None:
     """C code hashes and compares keys: their class must not do it in Python, unless by what a dataclass or an enum was given."""
+    _tell_apart(cap, *keys)
     for k in keys:
         t = type(k)
         if t in _SIMPLE or isinstance(k, (torch.Tensor, type)):

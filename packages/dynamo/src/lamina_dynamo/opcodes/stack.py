@@ -121,6 +121,7 @@ def load_deref(f: Frame, i: int) -> None:
     except ValueError:
         from ..resume import origin_of
 
+        f.cap.guard_empty(f.fast[i])
         name = _name_of_cell(f, i)
         if name in origin_of(f.code).code.co_freevars:
             observe(NameError(f"cannot access free variable {name!r} where it is not associated with a value in enclosing scope"))
