@@ -68,6 +68,10 @@ def lengths_in_a_tensor(x, n):
     return F.ctc_loss(x.view(5, 1, 2).log_softmax(2), torch.ones(1, 2, dtype=torch.int64), torch.tensor([5]), n[:1] // 3)
 
 
+def lengths_in_a_list(x, n):
+    return F.ctc_loss(x.view(5, 1, 2).log_softmax(2), torch.ones(2, dtype=torch.int64), (5,), [2])
+
+
 def scalar_filled(x, n):
     return torch.index_fill(x.sum(), 0, n[:1] * 0, x[0]).sin()
 
@@ -83,7 +87,7 @@ def combined(x, n):
 
 PROGRAMS = [
     number_as_operand, number_as_fill, mask_selects, nonzero_indexes, sizes_from_a_tensor, bounded_slice, unique_values, truths, asserted_equality,
-    part_from_a_tensor, classes_of_the_data, variances_are_checked, lengths_in_a_tensor, scalar_filled, counted, combined,
+    part_from_a_tensor, classes_of_the_data, variances_are_checked, lengths_in_a_tensor, lengths_in_a_list, scalar_filled, counted, combined,
 ]  # fmt: skip
 
 

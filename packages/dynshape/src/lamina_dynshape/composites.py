@@ -309,6 +309,18 @@ def _batch_norm(
     return out
 
 
+# ---- losses --------------------------------------------------------------------------------------------------------------
+@_form(torch.nn.functional.ctc_loss, of_any_size=True)
+def _ctc_loss(
+    log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False,
+) -> Any:
+    """The mean over targets whose lengths are numbers: C++ writes them to memory that fakes lack."""
+    if isinstance(target_lengths, Tensor) or reduction != "mean":
+        return NotImplemented
+    losses = torch.nn.functional.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity)
+    return (losses / torch.tensor(target_lengths, dtype=losses.dtype, device=losses.device).clamp_min(1)).mean()
+
+
 # ---- selections whose size follows from the operand's ---------------------------------------------------------------------
 @_form(torch.combinations, of_any_size=True)
 def _combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Any:
