@@ -65,7 +65,10 @@ NATIVE_MODULES = frozenset({
     "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "operator", "colorsys",
     "typing_extensions", "statistics", "dataclasses", "annotationlib", "importlib.resources", "importlib.machinery", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
-_INLINE_ANYWAY = frozenset({"replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance"})
+_INLINE_ANYWAY = frozenset({
+    "replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance",
+    "gaussian_nll_loss", "linear_cross_entropy",  # what they are called on decides what they do: a check of values, an object of options
+})  # fmt: skip
 _READ_OR_SET_STATE = frozenset({"set_default_dtype", "set_float32_matmul_precision", "get_float32_matmul_precision", "set_warn_always", "is_warn_always_enabled", "set_deterministic_debug_mode", "get_deterministic_debug_mode"})
 _REFUSED_MODULES = {
     "random": ("random", "Python's random numbers", "draw them outside of the compiled function"),
