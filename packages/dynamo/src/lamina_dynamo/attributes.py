@@ -8,6 +8,7 @@ Source:  CPython Objects/object.c `_PyObject_GenericGetAttrWithDict`, Objects/ty
 
 from __future__ import annotations
 
+import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,7 +130,14 @@ def _fallback(cap: Capture, obj: Any, t: type, name: str) -> Any:
                 cap.guard_instance_missing(src, name)  # once it is there, the hook is not asked
             return cap.call(hook[0], (obj, name))
         return native(getattr, obj, name)
-    raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
+    raise Observed(AttributeError(f"{_shown_type(cap, t, name)!r} object has no attribute {name!r}"))
+
+
+def _shown_type(cap: Capture, t: type, name: str) -> str:
+    """The class as the error for a missing attribute has it: 3.13 names its module where a slot is empty."""
+    raw = class_lookup(cap, t, name)
+    is_slot = raw is not MISSING and type(raw[0]) is types.MemberDescriptorType
+    return f"{t.__module__}.{t.__qualname__}" if is_slot and sys.version_info >= (3, 13) and t.__module__ not in ("builtins", "__main__") else t.__name__
 
 
 def generic_attr(cap: Capture, obj: Any, t: type, name: str) -> Any:

@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import operator
+import threading
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
@@ -66,7 +67,7 @@ NATIVE_MODULES = frozenset({
     "typing_extensions", "statistics", "dataclasses", "annotationlib", "importlib.resources", "importlib.machinery", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({
-    "replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance",
+    "replace", "_replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance",
     "gaussian_nll_loss", "linear_cross_entropy",  # what they are called on decides what they do: a check of values, an object of options
 })  # fmt: skip
 _READ_OR_SET_STATE = frozenset({"set_default_dtype", "set_float32_matmul_precision", "get_float32_matmul_precision", "set_warn_always", "is_warn_always_enabled", "set_deterministic_debug_mode", "get_deterministic_debug_mode"})
@@ -216,6 +217,8 @@ def _policy_of(fn: Any) -> Any:
         return ("distributed", "a function of torch.distributed", "call it outside of the compiled function")
     if module == "torch.jit._trace" and "__script_if_tracing_wrapper" in fn.__dict__:
         return _Rule(_call_unscripted)
+    if module == "reprlib" and fn.__code__.co_freevars == _REPR_CELLS:
+        return _Rule(_call_repr)
     if module in NATIVE_MODULES and fn.__code__.co_qualname.partition(".")[0] not in _INLINE_ANYWAY:
         return _NATIVE
     if module == "torch" and fn.__code__.co_name in _READ_OR_SET_STATE:
@@ -245,6 +248,22 @@ def _is_communication(module: str, name: str) -> bool:
 
 
 _COMMUNICATION = frozenset({"torch.distributed", "torch.distributed.distributed_c10d", "torch.distributed.c10d_logger"})
+
+
+_REPR_CELLS = ("fillvalue", "repr_running", "user_function")
+
+
+def _call_repr(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """A `__repr__` decorated by `reprlib.recursive_repr`, which must not depend on the thread that captures it."""
+    fill, running, shown = (cell.cell_contents for cell in fn.__closure__)
+    key = id(args[0]), threading.get_ident()
+    if key in running:
+        return fill
+    running.add(key)
+    try:
+        return call(cap, shown, args, kwargs)
+    finally:
+        running.discard(key)
 
 
 def _call_unscripted(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:

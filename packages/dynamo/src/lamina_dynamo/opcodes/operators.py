@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from ..arrays import as_tensor_key
+from ..assumptions import assume
 from ..attributes import class_lookup, tensor_class_lookup
+from ..bytecode import Instruction
 from ..control import native, observe, unsupported
 from ..draws import refuse_to_decide
 from ..frames import Frame
@@ -149,7 +151,7 @@ def compare_op(f: Frame, arg: Any) -> None:
     s = f.stack
     b = s.pop()
     out = compare(f.cap, op, s[-1], b)
-    s[-1] = truth(f.cap, out) if as_bool else out
+    s[-1] = _for_next(f, out) if as_bool else out
 
 
 @handler("IS_OP")
@@ -244,9 +246,24 @@ def unary_not(f: Frame, arg: Any) -> None:
     f.stack[-1] = not truth(f.cap, f.stack[-1])
 
 
+def condition(f: Frame, v: Any, jump: Instruction) -> bool:
+    """Truth of what a jump depends on."""
+    if isinstance(v, torch.SymBool) or (isinstance(v, torch.Tensor) and not f.cap.recorder.is_overridden(v)):
+        taken = assume(f, v, jump)
+        if taken is not None:
+            return taken
+    return truth(f.cap, v)
+
+
+def _for_next(f: Frame, v: Any) -> bool:
+    """Truth for the instruction that follows: 3.13's jumps take nothing but booleans, made by the instruction before."""
+    following = f.program.instructions[f.pc]
+    return condition(f, v, following) if following.op in ("POP_JUMP_IF_FALSE", "POP_JUMP_IF_TRUE") else truth(f.cap, v)
+
+
 @handler("TO_BOOL")
 def to_bool(f: Frame, arg: Any) -> None:
-    f.stack[-1] = truth(f.cap, f.stack[-1])
+    f.stack[-1] = _for_next(f, f.stack[-1])
 
 
 def _unary(name: str, op: Any) -> None:
