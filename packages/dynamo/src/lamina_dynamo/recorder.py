@@ -556,18 +556,23 @@ def _placeholder_name(source: str) -> str:
 
 # ---- attributes of tensors -----------------------------------------------------------------------------------------
 _PLAIN_ATTRIBUTES = frozenset({
-    "shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
-    "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "output_nr", "_version", "name", "retains_grad",
-    "grad_fn", "_backward_hooks", "_is_view", "grad_dtype",
+    "shape", "dtype", "device", "ndim", "requires_grad", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
+    "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "name", "grad_dtype",
 })  # fmt: skip
+_HISTORY_ATTRIBUTES = frozenset({"is_leaf", "output_nr", "_version", "retains_grad", "grad_fn", "_grad_fn", "_backward_hooks"})
 _VIEW_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
 
 
 def _read_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
-    if name in _PLAIN_ATTRIBUTES:
+    if name in _PLAIN_ATTRIBUTES or name in _HISTORY_ATTRIBUTES:
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
+            said = func(*args, **kwargs)
+        if name in _PLAIN_ATTRIBUTES:
+            return said
+        from .rules.metadata import history
+
+        return history(rec, args[0], name, said)
     if name in _VIEW_ATTRIBUTES:
         return rec.run(func, args, kwargs)
     if name == "grad":
