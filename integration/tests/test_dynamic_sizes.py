@@ -515,3 +515,20 @@ def test_a_tensor_that_comes_with_another_number_of_dimensions():
         close(compiled(x), model(x))
         model.grid = model.grid.clone()
     assert counting.calls <= 3
+
+
+def test_what_is_known_of_sizes_is_part_of_a_cached_graphs_key(monkeypatch, tmp_path):
+    """Both ways of the branch have the same graph; on one of them a size is known to be 1."""
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
+
+    def f(a):
+        if a.shape[0] // 2 == 1:
+            return a[: a.shape[0] // 2].sum(0) * 2
+        return a[: a.shape[0] // 2].sum(0) * 2
+
+    compiled = lamina.compile(f, dynamic=True)
+    for n in (3, 5, 2, 8):
+        ours, theirs = torch.ones(n, 4, requires_grad=True), torch.ones(n, 4, requires_grad=True)
+        compiled(ours).sum().backward()
+        f(theirs).sum().backward()
+        assert torch.equal(ours.grad, theirs.grad)
