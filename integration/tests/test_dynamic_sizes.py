@@ -515,3 +515,17 @@ def test_a_tensor_that_comes_with_another_number_of_dimensions():
         close(compiled(x), model(x))
         model.grid = model.grid.clone()
     assert counting.calls <= 3
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_real_number_computed_before_a_cut(backend):
+    def step(p, g, lr):
+        p.mul_(1 - lr * 0.01).add_(g.sign(), alpha=-lr)
+        return g.sum().item()
+
+    compiled = lamina.compile(step, backend=backend)
+    p, q = torch.ones(3), torch.ones(3)
+    for lr in (0.1, 0.2, 0.3):
+        g = torch.randn(3)
+        assert math.isclose(compiled(p, g, lr), step(q, g, lr), rel_tol=1e-5, abs_tol=1e-6)
+        close(p, q)
