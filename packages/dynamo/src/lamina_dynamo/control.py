@@ -14,7 +14,7 @@ from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupport
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "HookOutside", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
 
 
 class Observed(Exception):
@@ -55,6 +55,14 @@ class NotYet(BaseException):
 
 class FreshLeaves(BaseException):
     """A leaf that the graph makes is seen outside: capture again, and have such leaves made outside of the graph."""
+
+
+class HookOutside(BaseException):
+    """Capture again with this registration of a hook (by its number in the frame) made outside of the graph."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 class CopyDict(BaseException):

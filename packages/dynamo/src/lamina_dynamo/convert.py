@@ -28,7 +28,7 @@ from torch import fx
 from . import native
 from .aliasing import apart_guards
 from .assumptions import Assuming
-from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, NotYet, Observed, RestartCapture, Unsupported, refusal
+from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, HookOutside, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, Unread, run_root
 from .generators import InterpretedGenerator
@@ -191,8 +191,10 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     tried: set[int] = set()
     no_checks, unbacked, fresh = False, True, False
     copied: dict[int, Any] = {}
+    outside_hooks: frozenset[int] = frozenset()
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
+        cap.outside_hooks = outside_hooks
         cap.fresh_leaves, cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts = fresh, no_checks, unbacked, copied
         with stage("capture"), _deep_recursion():
             try:
@@ -213,6 +215,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 continue
             except FreshLeaves:
                 fresh = True
+                continue
+            except HookOutside as h:
+                outside_hooks |= {h.number}
                 continue
             except CopyDict as c:
                 copied[id(c.d)] = c.d
@@ -282,6 +287,7 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
+    from .rules.graph_hooks import check_graph_hooks
     from .rules.hooks import emit_hooks
     from .rules.leaves import require_fresh_leaves
 
@@ -300,6 +306,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         emit_side_effects(cap, cg)
         tail = [f"return {value}"]
     require_fresh_leaves(cap, cg.output_values)
+    check_graph_hooks(cap, cg.output_values, breaks=result is BREAK)
     head_checks = _checks(cap, cg)
     gm, inputs, examples = _graph_module(cap, cg)
     head: list[str] = []

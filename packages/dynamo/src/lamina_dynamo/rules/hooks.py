@@ -1,8 +1,9 @@
-"""Hooks on tensors: registered by the replacement code on the real tensors, as the program did on the fakes.
+"""Hooks on tensors: in the graph (`graph_hooks`), or registered by the replacement code on the real tensors, as the program did on the fakes.
 
 Between: `register_hook`, `retain_grad`, `register_post_accumulate_grad_hook` -> `Capture.hooks` -> lines of the replacement code.
 Keeps:   a hook sees the whole gradient of its tensor. That of an input comes together outside of the graph, whenever the hook was registered; that
-         of a result does only where the graph itself does not go on from it. Else the graph ends where the result is first used.
+         of a result does only where the graph itself does not go on from it. Of other values the hook belongs into the graph, if its function only
+         computes with tensors. Else the graph ends where the value is first used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.utils.hooks import BackwardHook, RemovableHandle
 from ..calls import call_function, rule
 from ..control import RestartCapture, refusal, stands_for, unsupported
 from ..recorder import Recorder, function_rule
+from .graph_hooks import register_in_graph
 
 __all__ = ["Hook", "emit_hooks", "refuse_use"]
 
@@ -29,9 +31,15 @@ class Hook:
     def __init__(self, tensor: Any, method: str, args: tuple[Any, ...]) -> None:
         self.tensor, self.method, self.args = tensor, method, args
         self.is_removed = False
+        self.node: Any = None  # that registers it in the graph
+        self.number = -1  # of the registration in the frame
+        self.state: Any = None  # of what its function reaches
 
     def remove(self) -> None:
         self.is_removed = True
+        if self.node is not None:
+            self.node.graph.erase_node(self.node)
+            self.node = None
 
     def __enter__(self) -> Hook:
         return self
@@ -48,8 +56,13 @@ def _register(rec: Recorder, tensor: Any, method: str, args: tuple[Any, ...]) ->
     cap = rec.cap
     if rec.scope is not None:
         unsupported("tensor-hook", "a hook under a functorch transform")
-    _refuse_earlier_use(rec, tensor)
     hook = Hook(tensor, method, args)
+    hook.number, cap.hook_count = cap.hook_count, cap.hook_count + 1
+    if method == "register_hook" and id(tensor) not in cap.inputs and hook.number not in cap.outside_hooks:
+        register_in_graph(rec, hook)
+        cap.graph_hooks[id(hook)] = hook
+        return hook
+    _refuse_earlier_use(rec, tensor)
     cap.hooks[id(hook)] = hook
     cap.hooked[id(tensor)] = tensor
     return hook
