@@ -443,3 +443,70 @@ def test_backward_hooks_without_gradients_are_no_break(kind, backend):
         for _ in range(2):
             assert torch.equal(fast(x), m(x))
     assert not counters["graph_breaks"] and counters["graphs"]["captured"] == 1
+
+
+# ---- hooks of modules that the frame registers and removes -----------------------------------------------------------------
+def features(m, x):
+    found = []
+    h = m[0].register_forward_hook(lambda module, args, out: found.append(out))
+    y = m(x)
+    h.remove()
+    return y, found[0], len(found)
+
+
+def another_input(m, x):
+    h = m[0].register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    y = m(x)
+    h.remove()
+    return y + m(x)
+
+
+def as_a_context(m, x):
+    with m[2].register_forward_hook(lambda module, args, kwargs, out: out * 3, with_kwargs=True):
+        y = m(x)
+    return y + m(x)
+
+
+def in_front_of_another(m, x):
+    a = m[1].register_forward_hook(lambda module, args, out: out * 3)
+    b = m[1].register_forward_hook(lambda module, args, out: out + 1, prepend=True)
+    y = m(x)
+    a.remove()
+    z = m(x)
+    b.remove()
+    return y, z
+
+
+def on_every_layer(m, x):
+    seen = {}
+    handles = [layer.register_forward_hook(lambda module, args, out, n=n: seen.__setitem__(n, out)) for n, layer in m.named_modules() if not list(layer.children())]
+    y = m(x)
+    for h in handles:
+        h.remove()
+    return y, list(seen) == ["0", "1", "2"], sum(v.sum() for v in seen.values())
+
+
+def stays(m, x):
+    m[0].register_forward_hook(lambda module, args, out: out * 2)
+    return m(x)
+
+
+@pytest.mark.parametrize("program, breaks", [(features, 0), (another_input, 0), (as_a_context, 0), (in_front_of_another, 0), (on_every_layer, 0), (stays, 1)])
+def test_hooks_of_modules_in_the_frame(program, breaks, backend):
+    counters.clear()
+    lamina_dynamo.reset()
+    models = [hooked("none", []) for _ in range(2)]
+    for m in models:
+        m._backward_hooks.clear()
+    fast = lamina_dynamo.optimize(program, backend)
+    for _ in range(1 if breaks else 2):
+        outcomes = []
+        for m, f in zip(models, (program, fast)):
+            m.zero_grad()
+            x = torch.linspace(-1, 1, 12).reshape(3, 4).requires_grad_()
+            out = f(m, x)
+            first = out[0] if isinstance(out, tuple) else out
+            (first.sum() + (out[1].sum() if isinstance(out, tuple) and isinstance(out[1], torch.Tensor) else 0)).backward()
+            outcomes.append([out, [p.grad for p in m.parameters()], x.grad, [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in m]])
+        torch.testing.assert_close(*outcomes)
+    assert sum(counters["graph_breaks"].values()) == breaks and set(counters["graph_breaks"]) <= {"module-hook"}, counters["graph_breaks"]

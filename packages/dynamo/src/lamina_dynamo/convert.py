@@ -288,11 +288,12 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
     from .rules.graph_hooks import check_graph_hooks
-    from .rules.hooks import emit_hooks
+    from .rules.hooks import emit_hooks, refuse_module_hooks
     from .rules.leaves import require_fresh_leaves
 
     code = frame.code
     cap.locks.refuse_held()
+    refuse_module_hooks(cap)
     _refuse_abandoned(cap)
     refuse_open_switches(cap)
     cg = Codegen(cap, _program.arg_names_of(code))

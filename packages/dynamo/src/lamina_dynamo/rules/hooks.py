@@ -8,6 +8,7 @@ Keeps:   a hook sees the whole gradient of its tensor. That of an input comes to
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..control import RestartCapture, refusal, stands_for, unsupported
 from ..recorder import Recorder, function_rule
 from .graph_hooks import register_in_graph
 
-__all__ = ["Hook", "emit_hooks", "refuse_use"]
+__all__ = ["Hook", "ModuleHook", "emit_hooks", "refuse_module_hooks", "refuse_use"]
 
 _T = torch.Tensor
 
@@ -132,6 +133,45 @@ def emit_hooks(cap: Any, cg: Any) -> None:
         cg.names[id(hook)] = name
         if hook.is_removed:
             cg.emit(f"{name}.remove()")
+
+
+# ---- hooks of modules ------------------------------------------------------------------------------------------------------
+@stands_for(RemovableHandle)
+class ModuleHook:
+    """The handle of an entry in a module's dictionary of hooks. Its key is none that PyTorch gives: the entry must be gone when the frame ends."""
+
+    def __init__(self, key: int, dicts: tuple[Any, ...], step: int) -> None:
+        self.id, self._dicts, self.step = key, dicts, step
+
+    def remove(self) -> None:
+        for d in self._dicts:
+            d.pop(self.id, None)
+
+    def __enter__(self) -> ModuleHook:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+    @property
+    def is_registered(self) -> bool:
+        return any(self.id in d for d in self._dicts)
+
+
+@rule(RemovableHandle)
+def removable_handle(cap: Any, args: Any, kwargs: Any) -> ModuleHook:
+    hooks, extra = inspect.signature(RemovableHandle).bind(*args, **kwargs).args[0], kwargs.get("extra_dict")
+    more = () if extra is None else tuple(extra) if isinstance(extra, list) else (extra,)
+    handle = ModuleHook(-1 - len(cap.module_hooks), (hooks, *more), cap.step)
+    cap.module_hooks.append(handle)
+    return handle
+
+
+def refuse_module_hooks(cap: Any) -> None:
+    """Hooks of modules that are there when the frame ends or breaks are registered by eager."""
+    for handle in cap.module_hooks:
+        if handle.is_registered:
+            raise RestartCapture(handle.step, refusal("module-hook", "a hook of a module that is still registered where the frame breaks or ends"))
 
 
 for _setup in (BackwardHook.setup_input_hook, BackwardHook.setup_output_hook):
