@@ -65,3 +65,15 @@ def test_what_is_no_argument_is_eagers_error(data):
     with pytest.raises(expected.type) as got:
         lamina_dynamo.optimize(program, BACKENDS["eager"])(x)
     assert str(got.value) == str(expected.value)
+
+
+def test_draws_from_constants_are_no_constants():
+    def program(x):
+        return x * torch._standard_gamma(torch.ones(())).item() + torch.binomial(torch.full((), 1e6), torch.full((), 0.5)).item()
+
+    fast = lamina_dynamo.optimize(program, BACKENDS["eager"])
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        expected = program(torch.ones(2))
+        torch.manual_seed(seed)
+        assert torch.equal(fast(torch.ones(2)), expected)
