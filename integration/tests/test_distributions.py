@@ -1,10 +1,11 @@
 """torch.distributions: what each offers, forward and backward, against eager with the same random numbers."""
 
-import lamina
 import pytest
 import torch
-from lamina_dynshape.support.counters import counters
 from torch import distributions as D
+
+import lamina
+from lamina_dynshape.support.counters import counters
 
 
 def positive(*size):
