@@ -53,6 +53,10 @@ WHOLE = [
     lambda x, i: torch.unique(x.round().t(), dim=1, return_counts=True),
     lambda x, i: (torch.bincount(i), torch.bincount(i, x[:, 0], minlength=9)),
     lambda x, i: x[x > 0].view(-1, 1).shape[0],
+    lambda x, i: ((x > 9).any().item(), x + (x < 9).all().item()),
+    lambda x, i: (torch.equal(i, i.abs()), x.allclose(x * i[0])),
+    lambda x, i: x.narrow(0, i.argmin() - 4, 1) + torch.narrow(x, dim=1, start=i[0] % 2, length=2)[0].sum(),
+    lambda x, i: torch.nn.functional.one_hot(i),
     checked, relies_on_equal_sizes, unpacked,
 ]
 BROKEN = [branch, loop, keyed]

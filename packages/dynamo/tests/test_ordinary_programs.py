@@ -16,6 +16,7 @@ import logging
 import math
 import operator
 import re
+import reprlib
 import string
 import types
 import typing
@@ -870,6 +871,23 @@ def uses_dataclasses_made_inside(x):
     p = Pair(1)
     p.b.append(x)
     return p.a, p.b, p == Pair(1, [x]) or True, [f.name for f in dataclasses.fields(Pair)], repr(Pair(2))
+
+
+class Linked:
+    def __init__(self, name, other=None):
+        self.name, self.other = name, other
+
+    @reprlib.recursive_repr("<cycle>")
+    def __repr__(self):
+        return f"Linked({self.name}, {self.other!r})"
+
+
+def uses_recursive_repr(x):
+    first = Linked("a")
+    second = Linked("b", first)
+    before = repr(second)
+    first.other, first.name = second, "c"
+    return x * len(before), before, repr(second)
 
 
 def is_even(n):

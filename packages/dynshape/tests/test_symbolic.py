@@ -277,6 +277,38 @@ def test_covariance_checks_weights_when_it_runs():
                 cov(x, **kwargs)
 
 
+ISTFT = [
+    {}, {"hop_length": 3}, {"win_length": 10}, {"center": False, "window": torch.hann_window(16) + 0.1}, {"length": 20}, {"normalized": True, "hop_length": 5}, {"onesided": False},
+    {"return_complex": True, "onesided": False}, {"win_length": 11, "window": torch.linspace(0.2, 1, 11)}, {"window": torch.hann_window(16), "center": False},
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:A window was not provided")
+@pytest.mark.parametrize("kwargs", ISTFT, ids=str)
+@pytest.mark.parametrize("size", [(9, 5), (2, 9, 5), (2, 16, 6)])
+def test_inverse_short_time_transform_without_looking_at_values(kwargs, size):
+    """Bit for bit what the operator gives, and an error where it gives one: in the last case the windows leave a gap."""
+    x = torch.randn(size, dtype=torch.complex64)
+    try:
+        expected = torch.istft(x, 16, **kwargs)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            symbolic_form(torch.istft)(x, 16, **kwargs)
+        return
+    got = symbolic_form(torch.istft)(x, 16, **kwargs)
+    assert torch.equal(got, expected) and got.stride() == expected.stride()
+    with FakeMode() as mode:
+        fake = symbolic_form(torch.Tensor.istft)(mode.from_real(x), 16, **{k: mode.from_real(v) if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()})
+    assert fake.shape == expected.shape and fake.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("dtypes", [(torch.complex64, torch.complex64), (torch.float16, torch.float32), (torch.float32, torch.complex64)], ids=str)
+def test_a_distance_is_real(dtypes):
+    a, b = (torch.randn(3).to(dtype) for dtype in dtypes)
+    with FakeMode() as mode:
+        assert torch.dist(mode.from_real(a), mode.from_real(b)).dtype is torch.dist(a, b).dtype
+
+
 # -- matrix products ----------------------------------------------------------------------------------------------------------
 PAIRS = [((2, 3, 4), (4, 5)), ((2, 3, 4), (4,)), ((5, 3), (2, 3, 4)), ((3,), (2, 3, 4)), ((6, 2, 3, 4), (4, 5)), ((2, 0, 4), (4, 5)), ((2, 3), (3, 4)), ((2, 3, 4), (2, 4, 5)), ((1, 3, 4), (2, 4, 5)), ((2, 3, 4), (1, 4, 5)), ((6, 1, 3, 4), (2, 4, 5)), ((6, 2, 3, 4), (6, 2, 4, 5))]
 

@@ -95,6 +95,8 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
     except (Observed, LaminaError):
         raise
     except TypeError as exc:
+        if any(map(_holds_text, (*args, *kwargs.values()))):
+            unsupported("tensor-text", "a text of a tensor's value in C code", saw=getattr(fn, "__name__", type(fn).__name__))
         if "non-nested SymInt" not in str(exc):  # a key of a dict or set: what is hashed must be a value
             raise Observed(exc) from exc
         return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **kwargs)  # a dict is what is written to
@@ -102,6 +104,11 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(exc, RuntimeError) and is_symbolic_refusal(exc):
             unsupported("symbolic-operator", "C++ takes no symbolic sizes here", saw=getattr(fn, "__name__", type(fn).__name__), hint="mark_static, or dynamic=False")
         raise Observed(exc) from exc
+
+
+def _holds_text(v: Any) -> bool:
+    """Whether a stand-in for a text is what C code got."""
+    return STANDS_FOR.get(type(v)) is str or type(v) in (list, tuple) and any(STANDS_FOR.get(type(x)) is str for x in v)
 
 
 def plain_numbers(v: Any) -> Any:

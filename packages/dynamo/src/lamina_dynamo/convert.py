@@ -209,7 +209,7 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 if cap.was_asked and options.says_compiling:
                     options.says_compiling = False  # what the program does for compilers only fails: capture what it does without one
                     continue
-                raise _UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
+                raise _UserException(_exception_text(e.exc)) from e.exc
             except CannotCheck:
                 no_checks = True
                 continue
@@ -242,6 +242,13 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
         tried.add(step)
         break_at, reason = step, why
     raise _CannotConvert(reason or refusal("restarts", "too many restarts"))
+
+
+def _exception_text(exc: BaseException) -> str:
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Unsupported:  # only the run knows
+        return type(exc).__name__
 
 
 @contextlib.contextmanager
@@ -279,7 +286,6 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
         fast[i] = Unread(name) if name in unread else cap.lift(v, LocalSource(name))
     for name, cell in zip(code.co_freevars, fn.__closure__ or ()):
         cap.cell(cell, CellSource(name))
-    cap.own[id(fn)] = fn
     f = Frame(cap, code, fast, fn.__globals__, fn, None)
     f.is_root = True
     return f

@@ -37,7 +37,7 @@ _BOUND = frozenset({types.BuiltinFunctionType, types.MethodWrapperType})
 _BY_IDENTITY = frozenset({
     types.BuiltinFunctionType, types.ModuleType, type, types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType,
     types.GetSetDescriptorType, types.MemberDescriptorType, types.CodeType, property, staticmethod, classmethod, types.GenericAlias, types.UnionType, functools._lru_cache_wrapper,
-    torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.Generator, type(torch.ops), type(torch.ops.aten),
+    torch._ops.OpOverload, torch._ops.OpOverloadPacket, type(torch.ops), type(torch.ops.aten),
 })  # fmt: skip
 _CONTAINERS = (list, dict, set, deque)
 

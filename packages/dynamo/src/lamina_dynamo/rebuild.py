@@ -22,16 +22,18 @@ import torch
 
 from .attributes import InstanceDict, raw_dict
 from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
+from .draws import drawn_value
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .state import spent_inference_mode
 from .source import ConstantSource, LocalSource, Source, cell_source
+from .texts import OpenText, text_expression
 from .wrappers import parts_of
 
 __all__ = ["Codegen"]
 
 _LITERALS = frozenset({type(None), bool, int, str, bytes})
-_HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
+_HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
 _ITERATORS = (
     type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed({})), itertools.product, itertools.permutations, itertools.combinations, type(iter(deque())), itertools.pairwise,
 )  # fmt: skip
@@ -110,7 +112,8 @@ class Codegen:
         if v is ... or v is NotImplemented:
             return "..." if v is ... else "NotImplemented"
         if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return self.output(v)
+            drawn = drawn_value(self.cap, v) if self.cap.drawn else None
+            return self.output(v) if drawn is None else self.source(drawn)
         found = self.names.get(id(v))
         if found is not None:
             return found
@@ -201,6 +204,12 @@ class Codegen:
             return self._mutable(v, f"{k}((), {v.maxlen})", lambda: f"{k}([" + ", ".join([self.value(x) for x in v]) + f"], {v.maxlen})", "{0}.extend({1})")
         if t is frozenset:
             return self._named(v, lambda: f"{self.constant(frozenset)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if t is torch.Generator:
+            from .rules.torch_generators import rebuilt as with_state
+
+            return self._named(v, lambda: with_state(self.cap, self, v), None)
+        if t is OpenText:
+            return self._named(v, lambda: text_expression(self, v), None)
         if t is slice:
             return f"{self.constant(slice)}({self.value(v.start)}, {self.value(v.stop)}, {self.value(v.step)})"
         if t is torch.Size:
@@ -286,7 +295,7 @@ class Codegen:
     def builtin_method(self, v: Any) -> str:
         if isinstance(getattr(type(v.__self__), v.__name__, None), types.FunctionType) and not isinstance(v.__self__, torch.Tensor):  # overridden: this one came from `super()`
             return f"{self.constant(unbound(v))}.__get__({self.value(v.__self__)})"
-        return f"{self.value(v.__self__)}.{v.__name__}"
+        return f"({self.value(v.__self__)}).{v.__name__}"
 
     def _named(self, v: Any, make: Any, _: Any) -> str:
         """An immutable value: built at first mention."""

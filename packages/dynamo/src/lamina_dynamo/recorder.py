@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .control import InternalError, plain_numbers, unsupported
 from .overrides import overridden
+from .texts import refuse_write
 from .wrappers import run_on_wrappers
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ class Recorder(TorchFunctionMode):
             if out is not NotImplemented:
                 return out
         kwargs = kwargs or {}
+        if type(kwargs.get("generator")) is torch.Generator:
+            from .rules.torch_generators import draw_with
+
+            return draw_with(self, func, args, kwargs)
         if self.cap.devices:
             from .rules.contexts import with_default_device
 
@@ -273,7 +278,7 @@ class Recorder(TorchFunctionMode):
         if node in found:
             return True
         name, val = getattr(node.target, "__name__", str(node.target)), node.meta["val"]
-        if node.op not in ("call_function", "call_method") or "rand" in name or "drop" in name or _draws(name) or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
+        if node.op not in ("call_function", "call_method") or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or "rand" in name or "drop" in name or _draws(name) or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
             return False
         if isinstance(val, FakeTensor) and (val.storage_key in self.mutated or any(type(s) is not int for s in val.sizes) or val.numel() > MAX_KNOWN):
             return False
@@ -339,6 +344,8 @@ class Recorder(TorchFunctionMode):
     def written(self, v: Any) -> None:
         """Note that memory of these tensors was written."""
         if isinstance(v, FakeTensor):
+            if v.storage_key in self.cap.shown:
+                refuse_write(self.cap, v.storage_key)
             self.mutated.add(v.storage_key)
         elif isinstance(v, torch.Tensor):  # a transform's wrapper: of which tensor is not told
             self.scope.writes = True
@@ -556,18 +563,23 @@ def _placeholder_name(source: str) -> str:
 
 # ---- attributes of tensors -----------------------------------------------------------------------------------------
 _PLAIN_ATTRIBUTES = frozenset({
-    "shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
-    "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "output_nr", "_version", "name", "retains_grad",
-    "grad_fn", "_backward_hooks", "_is_view", "grad_dtype",
+    "shape", "dtype", "device", "ndim", "requires_grad", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
+    "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "name", "grad_dtype",
 })  # fmt: skip
+_HISTORY_ATTRIBUTES = frozenset({"is_leaf", "output_nr", "_version", "retains_grad", "grad_fn", "_grad_fn", "_backward_hooks"})
 _VIEW_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
 
 
 def _read_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
-    if name in _PLAIN_ATTRIBUTES:
+    if name in _PLAIN_ATTRIBUTES or name in _HISTORY_ATTRIBUTES:
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
+            said = func(*args, **kwargs)
+        if name in _PLAIN_ATTRIBUTES:
+            return said
+        from .rules.metadata import history
+
+        return history(rec, args[0], name, said)
     if name in _VIEW_ATTRIBUTES:
         return rec.run(func, args, kwargs)
     if name == "grad":

@@ -51,7 +51,7 @@ class SymbolInfo:
     policy: DimPolicy = DimPolicy.AUTO
     low: int | None = None  # range given by the user or by 0/1 specialisation
     high: int | None = None
-    value: int | None = None  # of an unbacked symbol that is an input all the same
+    value: int | float | None = None  # of an unbacked symbol that is an input all the same
 
     @property
     def source(self) -> str | None:
@@ -155,12 +155,12 @@ class ShapeEnv:
             self.facts.narrow(s, low, high)
         return self.sym_int(s)
 
-    def _unbacked_input(self, value: int, source: str) -> torch.SymInt:
-        """A size that the caller knows and the program must not rely upon."""
-        size = self.create_unbacked(0)
-        info = self.symbols[size.node.expr]
+    def create_unbacked_input(self, value: int | float, source: str, low: int | None = None) -> Any:
+        """A number that the caller knows and the program must not rely upon."""
+        number = self.create_unbacked(low) if type(value) is int else self.create_unbacked_float()
+        info = self.symbols[next(iter(number.node.expr.free_symbols))]
         info.sources, info.value = [source], value
-        return size
+        return number
 
     def create_unbacked_float(self) -> torch.SymFloat:
         """A real number that only the running program knows."""
@@ -186,7 +186,7 @@ class ShapeEnv:
             low, high = (mark.low, mark.high) if mark is not None else (None, None)
             source_of_size = f"{name}.size()[{d}]"
             if policy is DimPolicy.UNBACKED:
-                size = self._unbacked_input(n, source_of_size)
+                size = self.create_unbacked_input(n, source_of_size, 0)
             else:
                 size = self.create_symbol(n, source_of_size, dim_policy=policy, low=low, high=high)
             sizes.append(self.dim(size))

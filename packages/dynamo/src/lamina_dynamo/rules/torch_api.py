@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
+from lamina_dynshape.fake_tensor import FakeTensor
 from lamina_primops.regions import Region
 
 from ..calls import rule
@@ -83,7 +85,19 @@ _T = torch.Tensor
 function_rule(_T.data_ptr, _T.untyped_storage, _T.__array__, _T.storage)(_refuse("tensor-memory", "reading a tensor's memory", "move it outside of the compiled function"))
 function_rule(_T.tolist)(_refuse("data-dependent-value", "the values of a tensor as Python numbers", "keep the computation in tensors"))
 function_rule(_T.__repr__, _T.__str__, _T.__format__)(_refuse("tensor-text", "the text of a tensor's value", "format outside of the compiled function"))
-function_rule(_T.share_memory_, _T.pin_memory, _T.set_, _T.resize_, _T.resize_as_)(_refuse("tensor-storage", "changing a tensor's storage", "move it outside of the compiled function"))
+_refuse_storage = _refuse("tensor-storage", "changing a tensor's storage", "move it outside of the compiled function")
+function_rule(_T.share_memory_, _T.pin_memory, _T.set_, _T.resize_as_)(_refuse_storage)
+
+
+@function_rule(_T.resize_)
+def resize(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """To no more elements it is another shape of the same memory, where the program made that; memory beyond holds nothing that a graph could name."""
+    t, *size = args
+    size = size[0] if size and isinstance(size[0], (tuple, list)) else size
+    own = isinstance(t, FakeTensor) and all(t.storage_key != inp.fake.storage_key for inp in rec.cap.inputs.values())
+    if not own or kwargs or t._base is not None or not t.is_contiguous() or not all(type(n) is int for n in (*size, *t.shape)) or math.prod(size) > t.numel():
+        return _refuse_storage(rec, func, args, kwargs)
+    return rec.run(func, args, kwargs)
 
 
 @function_rule(_T.__bool__, _T.is_nonzero)
@@ -102,11 +116,11 @@ def tensor_item(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _unbacked_number(rec: Recorder, func: Any, t: torch.Tensor) -> Any:
-    """The value as a symbolic number that the graph yields. Truths stay breaks: the program would branch on them at once."""
+    """The value as a symbolic number that the graph yields."""
     if t.numel() != 1:
         with torch._C.DisableTorchFunctionSubclass():
             return torch.empty(t.numel()).item()  # raises eager's error
-    if rec.scope is not None or t.dtype is torch.bool or t.is_complex() or not rec.cap.mode.has_unbacked():
+    if rec.scope is not None or (t.dtype is torch.bool and func is not _T.item) or t.is_complex() or not rec.cap.mode.has_unbacked():
         unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(t), hint="keep the computation in tensors")
     value = rec.run(_T.item, (t,), {})
     return {"__int__": torch.sym_int, "__float__": torch.sym_float}.get(func.__name__, lambda x: x)(value)
@@ -221,6 +235,22 @@ def _plain_slice(rec: Recorder, index: Any) -> Any:
     return slice(*[tensor_item(rec, _T.__index__, (b,), {}) if isinstance(b, torch.Tensor) else b for b in (index.start, index.stop, index.step)])
 
 
+@function_rule(torch.narrow, _T.narrow)
+def narrow(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    return _narrow(rec, func, *args, **kwargs)
+
+
+def _narrow(rec: Recorder, func: Any, input: Any, dim: Any, start: Any, length: Any) -> Any:
+    """A start in a tensor is a number that the graph yields; counted from the end where it is negative, as in C++."""
+    plain = not isinstance(start, _T) or start.dim() or start.dtype not in _SELECTING
+    if plain or length == 0 or type(dim) is not int or not -input.dim() <= dim < input.dim():
+        return rec.run(func, (input, dim, start, length), {})
+    size, at = input.shape[dim], tensor_item(rec, _T.item, (start,), {})
+    for inside in (-size <= at, at < size, at % size + length <= size):
+        check(rec.cap, (inside,), {"message": "start or length out of range"})
+    return rec.run(torch.narrow, (input, dim, at % size, length), {})
+
+
 @function_rule(torch.tensor, torch.as_tensor)
 def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Symbolic numbers are stacked; a NumPy array is a constant of the capture, or was made from a tensor."""
@@ -277,8 +307,10 @@ def _from_scalars(rec: Recorder, data: Any, options: dict[str, Any]) -> Any:
 
 @function_rule(torch.nn.functional.one_hot)
 def one_hot(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """With a number of classes: a comparison, and the range check that eager makes on the values as a node."""
+    """A comparison with the number of classes, one more than the largest value where it is not given; eager's range check on the values is a node."""
     index, classes = (*args, kwargs.get("num_classes", -1))[:2] if args else (kwargs["tensor"], kwargs.get("num_classes", -1))
+    if index.dtype is torch.int64 and index.numel() and type(classes) is int and classes == -1:
+        classes = tensor_item(rec, _T.item, (rec.run(torch.amax, (index,), {}),), {}) + 1
     if index.dtype is not torch.int64 or index.numel() == 0 or (isinstance(classes, int) and classes <= 0):
         return rec.run(func, args, kwargs)
     inside = rec.run(torch.logical_and, (rec.run(torch.ge, (index, 0), {}), rec.run(torch.lt, (index, classes), {})), {})
@@ -292,7 +324,7 @@ def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
     unsupported("data-dependent-branch", "data-dependent branch", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
 
 
-_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "storage_offset", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
+_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
 
 
 @function_rule(*[getattr(_T, name) for name in _QUESTIONS if hasattr(_T, name)], torch.is_floating_point, torch.is_complex, torch.numel)
