@@ -18,11 +18,11 @@ __all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "N
 
 
 class Observed(Exception):
-    """An exception that the interpreted program raised; `exc` is the real one."""
+    """An exception that the interpreted program raised; `exc` is the real one, `frame` the innermost frame that it left."""
 
-    def __init__(self, exc: BaseException) -> None:
+    def __init__(self, exc: BaseException, frame: Any = None) -> None:
         super().__init__(exc)
-        self.exc = exc
+        self.exc, self.frame = exc, frame
 
 
 class RestartCapture(BaseException):

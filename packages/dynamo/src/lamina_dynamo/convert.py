@@ -30,7 +30,7 @@ from .aliasing import apart_guards
 from .assumptions import Assuming
 from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, HookOutside, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
-from .frames import BREAK, NULL, Frame, Unread, run_root
+from .frames import BREAK, NULL, Frame, Unread, run_root, where_of
 from .generators import InterpretedGenerator
 from .guards import Guard, state_guard
 from .native import extension, program as _program
@@ -98,7 +98,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     except _UserException as e:
         counters["frames"]["raised"] += 1
         log("graph_breaks").info("%s raised during capture: %s", fn.__qualname__, e)
-        return functools.partial(_did_not_raise, fn, options, str(e))
+        return functools.partial(_did_not_raise, fn, options, str(e), e.where)
     except NotYet as e:
         _note_eager(fn, e.reason)
         return ext.RUN_EAGER
@@ -150,15 +150,15 @@ def _only_the_graph_raises(code: types.CodeType, options: Any, error: Exception)
     report_failure(f"while running the compiled graph of {code.co_qualname} ({code.co_filename}:{code.co_firstlineno})", error, {}, stacklevel=3)
 
 
-def _did_not_raise(fn: types.FunctionType, options: Any, error: str) -> None:
+def _did_not_raise(fn: types.FunctionType, options: Any, error: str, where: Any) -> None:
     """The original has returned where the capture met an exception: nothing of the call was compiled, and that is counted."""
     reason = refusal("capture-raised", "an exception that only the capture meets", saw=error)
+    reason.where = where
     counters["graph_breaks"][reason.code] += 1
     log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, reason)
     for listener in _listeners:
         listener(reason)
     if options.fullgraph:
-        reason.where = UserLocation(fn.__code__.co_filename, fn.__code__.co_firstlineno, fn.__code__.co_qualname)
         raise reason
 
 
@@ -169,7 +169,11 @@ def make_entry(c: Converted) -> Any:
 
 
 class _UserException(Exception):
-    """Interpretation met an exception that leaves the frame: eager must raise it."""
+    """Interpretation met an exception that leaves the frame: eager must raise it. `where` the program raised it."""
+
+    def __init__(self, text: str, where: Any) -> None:
+        super().__init__(text)
+        self.where = where
 
 
 class _CannotConvert(Exception):
@@ -209,7 +213,8 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 if cap.was_asked and options.says_compiling:
                     options.says_compiling = False  # what the program does for compilers only fails: capture what it does without one
                     continue
-                raise _UserException(_exception_text(e.exc)) from e.exc
+                where = where_of(e.frame) if e.frame else UserLocation(code.co_filename, code.co_firstlineno, code.co_qualname)
+                raise _UserException(_exception_text(e.exc), where) from e.exc
             except CannotCheck:
                 no_checks = True
                 continue
