@@ -312,6 +312,47 @@ def test_hooks_on_tensors(program, breaks, backend):
     check(program, backend, breaks)
 
 
+FACTOR = 2.0
+
+
+def by_a_global(g):
+    return g * FACTOR
+
+
+def on_another_object(s, x):
+    y = x * 2
+    y.register_hook(lambda g: g * s.by)
+    return y * y
+
+
+def on_the_object(s, x):
+    y = x * 2
+    y.register_hook(s)
+    return y * y
+
+
+def on_a_global(s, x):
+    y = x * 2
+    y.register_hook(lambda g: by_a_global(g))
+    return y * y
+
+
+@pytest.mark.parametrize("program", [on_another_object, on_the_object, on_a_global])
+def test_what_changes_between_the_call_and_the_backward_is_seen(program, backend, monkeypatch):
+    fast = lamina_dynamo.optimize(program, backend)
+    for _ in range(2):
+        grads = []
+        for f in (program, fast):
+            monkeypatch.setitem(globals(), "FACTOR", 2.0)
+            s, x = Scale(3.0), torch.arange(3.0).requires_grad_()
+            out = f(s, x)
+            s.by = 7.0
+            monkeypatch.setitem(globals(), "FACTOR", 5.0)
+            out.sum().backward()
+            grads.append(x.grad)
+        torch.testing.assert_close(*grads)
+
+
 def test_a_gradient_of_another_dtype_is_an_error_as_in_eager(backend):
     def program(x):
         y = x * 2

@@ -2,7 +2,7 @@
 
 Between: `register_hook` on a value that the frame made -> a node that registers the captured function on that value, before whatever comes after it.
 Keeps:   the function is interpreted when it is registered; where that is not what autograd would run later (it changes something, what it reaches
-         changes before the frame ends, the value leaves the frame, where more hooks can come), the frame is captured again with the hook outside.
+         changes before the frame ends or is an object from outside, the value leaves the frame, where more hooks can come), the frame is captured again with the hook outside.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from lamina_primops.control_flow import control_of
 from torch.utils import _pytree as pytree
 
 from ..control import HookOutside, Unsupported
-from ..lift import _contents
+from ..lift import _contents, is_torch_owned
 from .control_flow import Part
 
 __all__ = ["check_graph_hooks", "register_in_graph"]
 
 MAX_REACHED = 10_000
+_NUMBERS = (int, float, bool, complex, str, type(None))
+_FIXED = (torch.Tensor, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, torch.dtype, torch.device)  # not what a global name or a hook reads anew
 
 
 def register_in_graph(rec: Any, hook: Any) -> None:
@@ -31,6 +33,8 @@ def register_in_graph(rec: Any, hook: Any) -> None:
     if rec.regions or torch.is_autocast_enabled("cpu") or torch.is_inference_mode_enabled():
         raise HookOutside(hook.number)  # the backward runs under another state
     before = _state(cap, fn)
+    if any(_may_change(cap, v) for v in _reached(cap, fn)):
+        raise HookOutside(hook.number)
     try:
         part = _captured(cap, fn, tensor)
     except Unsupported:
@@ -88,17 +92,28 @@ def _state(cap: Any, fn: Any) -> tuple[Any, ...]:
     """Equal for two moments between which nothing changed that a function may read: what the program changed outside, and what it reaches of the frame's."""
     overlay = tuple((key, tuple(map(id, written.values()))) for key, written in cap.overlay.items())
     written = tuple(map(id, cap.globals_overlay.values()))
-    return overlay, written, cap.changes()[3:], tuple(_reached(cap, fn))
+    return overlay, written, cap.changes()[3:], tuple(v if type(v) in _NUMBERS else id(v) for v in _reached(cap, fn))
+
+
+def _may_change(cap: Any, v: Any) -> bool:
+    """Whether this is an outside object that the program may write to between the call and the backward, or a function that reads such a global."""
+    if isinstance(v, types.FunctionType):
+        return any(not isinstance(g, _FIXED) for g in _globals_read(v))
+    return not isinstance(v, (*_FIXED, *_NUMBERS, tuple)) and (id(v) in cap.sources or id(v) in cap.original_of)
+
+
+def _globals_read(fn: types.FunctionType) -> list[Any]:
+    return [] if is_torch_owned(fn.__module__ or "") else [fn.__globals__[n] for n in fn.__code__.co_names if n in fn.__globals__]
 
 
 def _reached(cap: Any, fn: Any) -> list[Any]:
-    """Identities of what a function reaches through closures, defaults, bound objects and containers of the frame's own."""
+    """What a function reaches through closures, defaults, global functions, bound objects and containers of the frame's own."""
     found: list[Any] = []
     seen: set[int] = set()
     stack = [fn]
     while stack and len(found) < MAX_REACHED:
         v = stack.pop()
-        found.append(v if type(v) in (int, float, bool, str) else id(v))
+        found.append(v)
         if id(v) in seen or id(v) in cap.original_of or isinstance(v, (torch.Tensor, type, types.ModuleType)):
             continue
         seen.add(id(v))
@@ -108,7 +123,7 @@ def _reached(cap: Any, fn: Any) -> list[Any]:
 
 def _parts(cap: Any, v: Any) -> list[Any]:
     if isinstance(v, types.FunctionType):
-        return [*map(_contents, cap.closure_of(v)), *(v.__defaults__ or ()), *(v.__kwdefaults__ or {}).values()]
+        return [*map(_contents, cap.closure_of(v)), *(v.__defaults__ or ()), *(v.__kwdefaults__ or {}).values(), *[g for g in _globals_read(v) if isinstance(g, types.FunctionType)]]
     if isinstance(v, types.MethodType):
         return [v.__self__, v.__func__]
     if isinstance(v, functools.partial):
