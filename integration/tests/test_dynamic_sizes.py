@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import lamina
 
@@ -515,3 +516,49 @@ def test_a_tensor_that_comes_with_another_number_of_dimensions():
         close(compiled(x), model(x))
         model.grid = model.grid.clone()
     assert counting.calls <= 3
+
+
+def test_what_is_known_of_sizes_is_part_of_a_cached_graphs_key(monkeypatch, tmp_path):
+    """Both ways of the branch have the same graph; on one of them a size is known to be 1."""
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
+
+    def f(a):
+        if a.shape[0] // 2 == 1:
+            return a[: a.shape[0] // 2].sum(0) * 2
+        return a[: a.shape[0] // 2].sum(0) * 2
+
+    compiled = lamina.compile(f, dynamic=True)
+    for n in (3, 5, 2, 8):
+        ours, theirs = torch.ones(n, 4, requires_grad=True), torch.ones(n, 4, requires_grad=True)
+        compiled(ours).sum().backward()
+        f(theirs).sum().backward()
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_real_numbers_of_sizes_leave_a_compiled_graph():
+    def f(x):
+        n = x.shape[1]
+        return x * 2, n**-0.5, math.sqrt(n), abs(n / 3 - 2), min(n / 2, 3.5), max(n / 4, 1.5)
+
+    compiled = lamina.compile(f, dynamic=True)
+    for n in (5, 9, 16):
+        x = torch.randn(3, n)
+        got, want = compiled(x), f(x)
+        close(got[0], want[0])
+        assert got[1:] == want[1:]
+
+
+def test_attention_trains_at_any_head_size():
+    def f(q, k):
+        return F.scaled_dot_product_attention(q[None], k[None], k[None])
+
+    compiled = lamina.compile(f, dynamic=True)
+    for n, e in ((5, 7), (8, 16), (4, 3)):
+        torch.manual_seed(n)
+        ours = [torch.randn(m, e, requires_grad=True) for m in (n, n + 2)]
+        theirs = [t.detach().clone().requires_grad_() for t in ours]
+        close(compiled(*ours), f(*theirs))
+        compiled(*ours).sum().backward()
+        f(*theirs).sum().backward()
+        for a, b in zip(ours, theirs, strict=True):
+            close(a.grad, b.grad)
