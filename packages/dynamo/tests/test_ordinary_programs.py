@@ -24,6 +24,7 @@ import warnings
 
 import pytest
 import torch
+from lamina_dynamo import graph_break
 from lamina_dynamo.convert import Converted, listening
 from lamina_dynamo.runtime import Options, compile_callable
 
@@ -985,3 +986,54 @@ def test_program_follows_eager_in_one_graph(program):
     same(got, want)
     breaks = [str(e.break_reason) if isinstance(e, Converted) else str(e) for e in events if not isinstance(e, Converted) or e.break_reason is not None]
     assert [re.search(r"code:  (\S+)", b)[1] for b in breaks] == BREAKS.get(program.__name__, []), breaks
+
+
+def compiled_of(fn, **options):
+    events = []
+    fast = compile_callable(fn, Options(lambda gm, inputs: gm.forward, **options))
+
+    def call(*args):
+        with listening(events.append):
+            return fast(*args)
+
+    return call, events
+
+
+def test_symbolic_sizes_as_keys_and_flags():
+    def f(x):
+        kinds = collections.defaultdict(list)
+        kinds[x.shape, x.dtype].append(x)
+        kinds[x.shape[0]].append(x)
+        y = x.sum(0, keepdim=x.shape[0] > 4) + len(kinds)
+        return y, (x * 1).requires_grad_(x.shape[0] % 2 == 0).requires_grad, [tuple(k[0]) if type(k) is tuple else k for k in kinds]
+
+    fast, _ = compiled_of(f, fullgraph=True)
+    for n in (3, 4, 5, 6, 3):
+        same(fast(torch.ones(n)), f(torch.ones(n)))
+
+
+def test_weak_references_to_containers_from_outside():
+    """Of hooks that one frame registers and the next removes: the handle refers to the module's own dictionary."""
+    net = torch.nn.Linear(2, 2)
+
+    def f(x):
+        handles = [net.register_forward_hook(lambda m, i, o: o + k) for k in range(2)]
+        graph_break()
+        seen = [h.hooks_dict_ref() is net._forward_hooks for h in handles]
+        y = net(x)
+        for h in handles:
+            h.remove()
+        return y, seen, len(net._forward_hooks)
+
+    fast, _ = compiled_of(f)
+    for n in (1, 2):
+        same(fast(torch.ones(n, 2)), f(torch.ones(n, 2)))
+
+
+def test_arguments_of_a_transform_that_change_between_calls():
+    def f(x, per_item):
+        return torch.vmap(lambda p, v: p * v, (0, 0 if per_item else None))(torch.arange(3.0), x)
+
+    fast, _ = compiled_of(f, fullgraph=True)
+    for x, per_item in ((torch.ones(4), False), (torch.ones(5), False), (torch.ones(3, 4), True)):
+        same(fast(x, per_item), f(x, per_item))

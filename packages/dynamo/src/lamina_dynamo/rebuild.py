@@ -15,6 +15,7 @@ import math
 import operator
 import types
 import warnings
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any, NoReturn
 
@@ -328,6 +329,11 @@ class Codegen:
         """An instance of a Python class: `__new__`, contents, attributes."""
         if isinstance(v, BaseException):
             return self._exception(v, t)
+        if t is weakref.ref and (seen := v()) is not None:  # what capture refers to may be the copy of an outside container
+            name = self.names[id(v)] = self.fresh()
+            callback = () if v.__callback__ is None else (v.__callback__,)
+            self.emit(f"{name} = {self.constant(t)}({', '.join(map(self.value, (seen, *callback)))})")
+            return name
         if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or hasattr(t, "__next__"):
             self._refuse(v, t)
         d = raw_dict(v)
