@@ -15,6 +15,7 @@ import itertools
 import logging
 import math
 import operator
+import os
 import re
 import reprlib
 import string
@@ -1037,3 +1038,67 @@ def test_arguments_of_a_transform_that_change_between_calls():
     fast, _ = compiled_of(f, fullgraph=True)
     for x, per_item in ((torch.ones(4), False), (torch.ones(5), False), (torch.ones(3, 4), True)):
         same(fast(x, per_item), f(x, per_item))
+
+
+def test_the_environment_and_views_of_dictionaries_are_read_at_each_call(monkeypatch):
+    table = {"a": 1.0}
+    view = types.MappingProxyType(table)
+
+    def f(x):
+        scale = float(os.environ.get("LAMINA_TEST_SCALE", "1")) + float(os.getenv("LAMINA_TEST_SCALE", "2"))
+        return x * scale * view["a"] + len(view), list(view), "LAMINA_TEST_SCALE" in os.environ, view
+
+    fast, _ = compiled_of(f, fullgraph=True)
+    x = torch.arange(3.0)
+    for scale, change in ((None, {}), ("3", {}), ("4", {"a": 2.0}), (None, {"b": 1.0})):
+        if scale is None:
+            monkeypatch.delenv("LAMINA_TEST_SCALE", raising=False)
+        else:
+            monkeypatch.setenv("LAMINA_TEST_SCALE", scale)
+        table.update(change)
+        got, want = fast(x), f(x)
+        same(got[:3], want[:3])
+        assert got[3] is view
+
+
+def test_writes_to_the_environment_happen_at_each_call(monkeypatch):
+    def f(x):
+        os.environ["LAMINA_TEST_STEP"] = str(int(os.environ["LAMINA_TEST_STEP"]) + 1)
+        return x + 1
+
+    monkeypatch.setenv("LAMINA_TEST_STEP", "0")
+    fast, _ = compiled_of(f)
+    for step in (1, 2, 3):
+        fast(torch.ones(2))
+        assert os.environ["LAMINA_TEST_STEP"] == str(step)
+
+
+class Countdown:
+    def __init__(self, n):
+        self.n = n
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.n -= 1
+        if self.n < 0:
+            raise StopIteration
+        return self.n
+
+
+def test_breaks_in_loops_over_iterators_of_the_program():
+    """The program's own iterator is rebuilt, and C's over it (`zip`, `enumerate`): the parts around the break are compiled."""
+    layers = torch.nn.ModuleList(torch.nn.Linear(3, 3) for _ in range(3))
+
+    def f(x):
+        for i, (layer, k) in enumerate(zip(layers, Countdown(5))):
+            x = layer(x) * k
+            graph_break()
+            x = x + i
+        return x
+
+    fast, events = compiled_of(f)
+    with torch.no_grad():
+        same(fast(torch.ones(2, 3)), f(torch.ones(2, 3)))
+    assert any(isinstance(e, Converted) for e in events)

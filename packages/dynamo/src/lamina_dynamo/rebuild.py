@@ -26,6 +26,7 @@ from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
 from .draws import drawn_value
 from .generators import InterpretedGenerator
 from .lift import unbound
+from .protocols import InterpretedIterator
 from .state import spent_inference_mode
 from .source import ConstantSource, LocalSource, Source, cell_source
 from .texts import OpenText, text_expression
@@ -249,6 +250,8 @@ class Codegen:
             return f"{self.value(v.obj)}.__dict__"
         if t in _DICT_ITERATORS:
             return self._dict_iterator(v, t)
+        if t is InterpretedIterator:  # C code consumes the program's own iterator in the run
+            return self.value(v.inner)
         if t in _REDUCED:
             return self._reduced(v)
         if t in _ITERATORS:
@@ -334,7 +337,7 @@ class Codegen:
             callback = () if v.__callback__ is None else (v.__callback__,)
             self.emit(f"{name} = {self.constant(t)}({', '.join(map(self.value, (seen, *callback)))})")
             return name
-        if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or hasattr(t, "__next__"):
+        if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or not isinstance(getattr(t, "__next__", None), (types.NoneType, types.FunctionType)):
             self._refuse(v, t)
         d = raw_dict(v)
         slots = [s for k in t.__mro__ for s in _slots_of(k)]
