@@ -440,6 +440,10 @@ class ShapeEnv:
         """Known range of each symbol (inclusive)."""
         return {s: self.range_of(s) for s in self.symbols}
 
+    def knowledge(self) -> str:
+        """All that decisions and simplifications follow from, as text: equal where two environments answer alike."""
+        return f"{[f'{s}: {r}' for s, r in self.ranges().items()]} {[str(c) for c in self.facts.learned]}"
+
     def simplify(self, e: Any) -> Any:
         """Equal int or Expr under everything known."""
         if type(e) is int:

@@ -304,7 +304,7 @@ def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
     unsupported("data-dependent-branch", "data-dependent branch", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
 
 
-_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "storage_offset", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "type", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
+_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "type", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
 
 
 @function_rule(*[getattr(_T, name) for name in _QUESTIONS if hasattr(_T, name)], torch.is_floating_point, torch.is_complex, torch.numel)
