@@ -1,5 +1,8 @@
 """Attributes that one call's tensor or object has and another's lacks: read, written, deleted, asked for."""
 
+import functools
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -93,6 +96,11 @@ class Net(nn.Module):
     pass
 
 
+class Part(functools.partial):
+    def __new__(cls):
+        return super().__new__(cls, len)
+
+
 def store_and_delete(o, x):
     o.tag = 1
     del o.tag
@@ -131,7 +139,7 @@ def delete(o, x):
     return x
 
 
-@pytest.mark.parametrize("kind", [Plain, Slotted, Net])
+@pytest.mark.parametrize("kind", [Plain, Slotted, Net, types.SimpleNamespace, Part])
 @pytest.mark.parametrize("fn", [store_and_delete, read_or_not, read_or_make, through_the_dictionary, set_default, delete], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("order", [(False, True, False), (True, False, True)])
 def test_attributes_of_objects(fn, kind, order):
@@ -158,3 +166,17 @@ def test_a_class_that_gets_the_attribute(kind):
     finally:
         del kind.tag
     assert torch.equal(compiled(o, x), x)
+
+
+@pytest.mark.parametrize("kind", [types.SimpleNamespace, Part, Plain])
+def test_values_of_attributes_are_read_at_each_call(kind):
+    def f(x):
+        y = x * o.tag
+        o.tag += 1
+        return y + o.tag
+
+    graphs, o, x = [], kind(), torch.ones(2)
+    compiled = compile_callable(f, Options(lambda gm, examples: graphs.append(gm) or gm.forward, fullgraph=True))
+    for tag in (1.5, 2.5, 7.0):
+        o.tag = tag
+        assert torch.equal(compiled(x), x * (2 * tag + 1)) and o.tag == tag + 1

@@ -36,6 +36,7 @@ _NATIVE_TYPES: set[type] = {
 }  # fmt: skip
 _DATA = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, type(None), torch.Tensor)
 _C_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_GENERIC_IN_C = frozenset({"builtins", "collections", "types"})  # their classes' `__getattribute__` is object's, under a wrapper of its own
 _MODULE_GETATTR = nn.Module.__getattr__
 _OBJECT_GETATTRIBUTE = object.__getattribute__
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -105,7 +106,7 @@ def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
     if t is _FUNCTION or t is types.MethodType:
         return _function_attr(cap, obj, name)
     getter, owner = class_lookup(cap, t, "__getattribute__")
-    if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in ("builtins", "collections"):
+    if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in _GENERIC_IN_C:
         found = generic_attr(cap, obj, t, name)
         if found is not MISSING:
             return found
@@ -115,8 +116,12 @@ def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
         except Observed as e:
             if not isinstance(e.exc, AttributeError) or class_lookup(cap, t, "__getattr__") is MISSING:
                 raise
-    else:
+    elif class_lookup(cap, t, name) is not MISSING or raw_dict(obj) is None:
         return native(getattr, obj, name)
+    else:
+        found = instance_lookup(cap, obj, name, True)
+        if found is not MISSING:
+            return found
     return _fallback(cap, obj, t, name)
 
 

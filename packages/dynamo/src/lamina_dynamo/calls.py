@@ -68,6 +68,7 @@ NATIVE_MODULES = frozenset({
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({
     "replace", "_replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance",
+    "_Environ", "getenv",  # the environment may be another at the next call
     "gaussian_nll_loss", "linear_cross_entropy",  # what they are called on decides what they do: a check of values, an object of options
 })  # fmt: skip
 _READ_OR_SET_STATE = frozenset({"set_default_dtype", "set_float32_matmul_precision", "get_float32_matmul_precision", "set_warn_always", "is_warn_always_enabled", "set_deterministic_debug_mode", "get_deterministic_debug_mode"})

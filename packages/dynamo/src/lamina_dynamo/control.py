@@ -99,9 +99,10 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
     except TypeError as exc:
         if any(map(_holds_text, (*args, *kwargs.values()))):
             unsupported("tensor-text", "a text of a tensor's value in C code", saw=getattr(fn, "__name__", type(fn).__name__))
-        if "non-nested SymInt" not in str(exc):  # a key of a dict or set: what is hashed must be a value
+        if "non-nested SymInt" not in str(exc) and "not SymBool" not in str(exc) or not any(map(_holds_symbol, (*args, *kwargs.values()))):
             raise Observed(exc) from exc
-        return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **kwargs)  # a dict is what is written to
+        # a key of a dict or set, or a flag: what is hashed and what C++ branches on must be a value; a dict is what is written to
+        return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **plain_numbers(kwargs))
     except Exception as exc:
         if isinstance(exc, RuntimeError) and is_symbolic_refusal(exc):
             unsupported("symbolic-operator", "C++ takes no symbolic sizes here", saw=getattr(fn, "__name__", type(fn).__name__), hint="mark_static, or dynamic=False")
@@ -113,12 +114,25 @@ def _holds_text(v: Any) -> bool:
     return STANDS_FOR.get(type(v)) is str or type(v) in (list, tuple) and any(STANDS_FOR.get(type(x)) is str for x in v)
 
 
+def _holds_symbol(v: Any) -> bool:
+    """Whether `plain_numbers` makes another value of it."""
+    return isinstance(v, (torch.SymInt, torch.SymBool)) or _is_row(v) and any(map(_holds_symbol, v))
+
+
+def _is_row(v: Any) -> bool:
+    return type(v) in (tuple, list, torch.Size) or isinstance(v, tuple) and hasattr(v, "_make")
+
+
 def plain_numbers(v: Any) -> Any:
-    """`v` with its symbolic integers specialised."""
-    if type(v) in (tuple, list):
-        return type(v)(map(plain_numbers, v))
+    """`v` with its symbolic integers and truths specialised."""
+    if _is_row(v):
+        if not _holds_symbol(v):
+            return v
+        return getattr(v, "_make", type(v))([plain_numbers(x) for x in v])
     if type(v) is dict:
         return {k: plain_numbers(x) for k, x in v.items()}
+    if isinstance(v, torch.SymBool):
+        return bool(v)
     return int(v) if isinstance(v, torch.SymInt) else v
 
 

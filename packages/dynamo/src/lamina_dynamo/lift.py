@@ -12,6 +12,7 @@ import datetime
 import decimal
 import enum
 import functools
+import gc
 import math
 import operator
 import re
@@ -40,6 +41,11 @@ _BY_IDENTITY = frozenset({
     torch._ops.OpOverload, torch._ops.OpOverloadPacket, type(torch.ops), type(torch.ops.aten),
 })  # fmt: skip
 _CONTAINERS = (list, dict, set, deque)
+
+
+def _behind_proxy(proxy: Any) -> Any:
+    (mapping,) = gc.get_referents(proxy)
+    return mapping
 
 
 class Lifting:
@@ -90,7 +96,7 @@ class Lifting:
             return self._lift_super(v, source)
         if t is types.MappingProxyType:
             self.guard(source, K.TYPE, t)
-            return v
+            return self._lift_proxy(v, source)
         if t is types.CellType:
             return self.cell(v, AttrSource(source, "cell_contents"))
         if isinstance(v, (int, float, str)) or t.__module__ == "numpy" and hasattr(v, "item") and getattr(v, "shape", 1) == ():
@@ -106,6 +112,13 @@ class Lifting:
             return self.symbolic_number(v, source)
         self.guard(source, K.EQUALS, v)
         return v
+
+    def _lift_proxy(self, v: Any, source: Source) -> Any:
+        """A view of our dictionary in place of the outside one."""
+        ours = self.lifted[id(v)] = types.MappingProxyType(self.lift(_behind_proxy(v), CallSource(_behind_proxy, source)))
+        self.keep[id(v)] = v
+        self.remember(ours, source)
+        return ours
 
     def _lift_identity(self, v: Any, source: Source) -> Any:
         self.guard(source, K.ID, v)

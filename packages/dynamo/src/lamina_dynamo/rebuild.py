@@ -15,6 +15,7 @@ import math
 import operator
 import types
 import warnings
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
 from .draws import drawn_value
 from .generators import InterpretedGenerator
 from .lift import unbound
+from .protocols import InterpretedIterator
 from .state import spent_inference_mode
 from .source import ConstantSource, LocalSource, Source, cell_source
 from .texts import OpenText, text_expression
@@ -248,6 +250,8 @@ class Codegen:
             return f"{self.value(v.obj)}.__dict__"
         if t in _DICT_ITERATORS:
             return self._dict_iterator(v, t)
+        if t is InterpretedIterator:  # C code consumes the program's own iterator in the run
+            return self.value(v.inner)
         if t in _REDUCED:
             return self._reduced(v)
         if t in _ITERATORS:
@@ -328,7 +332,12 @@ class Codegen:
         """An instance of a Python class: `__new__`, contents, attributes."""
         if isinstance(v, BaseException):
             return self._exception(v, t)
-        if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or hasattr(t, "__next__"):
+        if t is weakref.ref and (seen := v()) is not None:  # what capture refers to may be the copy of an outside container
+            name = self.names[id(v)] = self.fresh()
+            callback = () if v.__callback__ is None else (v.__callback__,)
+            self.emit(f"{name} = {self.constant(t)}({', '.join(map(self.value, (seen, *callback)))})")
+            return name
+        if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or not isinstance(getattr(t, "__next__", None), (types.NoneType, types.FunctionType)):
             self._refuse(v, t)
         d = raw_dict(v)
         slots = [s for k in t.__mro__ for s in _slots_of(k)]

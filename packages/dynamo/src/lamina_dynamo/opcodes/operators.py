@@ -301,14 +301,14 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
     method = python_method(cap, container, "__getitem__")
     if method is not None:
         return cap.call(method, (container, key))
-    if isinstance(container, dict) and key not in container:
+    if isinstance(container, dict) and not native(operator.contains, container, key):
         missing = python_method(cap, container, "__missing__")
         if missing is not None:
             return cap.call(missing, (container, key))
         factory = getattr(container, "default_factory", None)
         if factory is not None and class_lookup(cap, t, "__missing__") is not MISSING:
             value = cap.call(factory, ())
-            dict.__setitem__(container, key, value)
+            native(dict.__setitem__, container, key, value)
             return value
     if isinstance(container, type):
         hook = class_lookup(cap, type(container), "__getitem__")

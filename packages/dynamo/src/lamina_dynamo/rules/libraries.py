@@ -45,6 +45,14 @@ def weak_proxy(cap: Any, args: Any, kwargs: Any) -> Any:
     unsupported("weak-reference", "a weak proxy", saw="weakref.proxy")
 
 
+# ---- the environment -----------------------------------------------------------------------------------------------------
+for _change in (os.putenv, os.unsetenv):
+
+    @rule(_change)
+    def _changed_environment(cap: Any, args: Any, kwargs: Any) -> Any:
+        unsupported("foreign-mutation", "changing the environment of the process", saw="os.environ")
+
+
 # ---- warnings and logging ----------------------------------------------------------------------------------------------
 @rule(warnings.warn)
 def warn(cap: Any, args: Any, kwargs: Any) -> None:
