@@ -562,3 +562,44 @@ def test_attention_trains_at_any_head_size():
         f(*theirs).sum().backward()
         for a, b in zip(ours, theirs, strict=True):
             close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_real_number_computed_before_a_cut(backend):
+    def step(p, g, lr):
+        p.mul_(1 - lr * 0.01).add_(g.sign(), alpha=-lr)
+        return g.sum().item()
+
+    compiled = lamina.compile(step, backend=backend)
+    p, q = torch.ones(3), torch.ones(3)
+    for lr in (0.1, 0.2, 0.3):
+        g = torch.randn(3)
+        assert math.isclose(compiled(p, g, lr), step(q, g, lr), rel_tol=1e-5, abs_tol=1e-6)
+        close(p, q)
+
+
+PROGRAMS = {
+    "every second column": lambda a: (a * 1.5)[..., ::2],
+    "transposed part": lambda a: (a * 1.5)[:, : a.shape[1] // 2 + 1].t(),
+    "diagonal": lambda a: (a + 1).diagonal(),
+    "expanded": lambda a: a.sum(0).expand(3, -1),
+    "variance": lambda a: a.var(0, unbiased=False) + a.std(1, unbiased=False).sum(),
+    "halves": lambda a: a[: a.shape[0] // 2].sum(0) - a[a.shape[0] // 2 :].sum(0),
+    "unfolded": lambda a: a.unfold(1, 2, 1) * 2,
+    "mean over all": lambda a: a / a.shape[0] ** 0.5 + a.mean(),
+}
+
+
+@pytest.mark.parametrize("name", list(PROGRAMS))
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_gradients_that_are_expanded(name, dynamic):
+    """`sum().backward()` gives a gradient of strides 0, whatever the layout that the backward was compiled for."""
+    f = PROGRAMS[name]
+    compiled = lamina.compile(f, dynamic=dynamic)
+    for n, m in ((3, 16), (5, 4), (2, 3), (6, 7)):
+        torch.manual_seed(n)
+        ours = torch.randn(n, m, requires_grad=True)
+        theirs = ours.detach().clone().requires_grad_()
+        compiled(ours).sum().backward()
+        f(theirs).sum().backward()
+        close(ours.grad, theirs.grad)

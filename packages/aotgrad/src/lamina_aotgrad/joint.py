@@ -32,7 +32,7 @@ from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .repeated import RegionWrites, repeat_writes
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import is_dense, memory_root, program_root, view_chain, view_parent
+from .views import contiguous_strides, is_dense, memory_root, program_root, view_chain, view_parent
 from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
@@ -541,13 +541,7 @@ def _refuse_hard_members(run: _Run, i: int, geometry: bool) -> None:
 
 def _tangent_strides(val: Tensor) -> tuple[Any, ...]:
     """Strides that the backward expects of a gradient: the output's where they are dense, else contiguous ones."""
-    if is_dense(val):
-        return tuple(val.stride())
-    strides, step = [], 1
-    for size in reversed(val.shape):
-        strides.append(step)
-        step = step * size
-    return tuple(reversed(strides))
+    return tuple(val.stride()) if is_dense(val) else contiguous_strides(val.shape)
 
 
 def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTable) -> list[fx.Node]:

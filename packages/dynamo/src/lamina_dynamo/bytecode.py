@@ -75,6 +75,13 @@ class Program:
         self.args: list[Any] = []
         self.live_cache: list[frozenset[int]] | None = None
 
+    def catches(self, i: int) -> bool:
+        """Whether what instruction `i` raises comes to an `except` or `finally`. A `with` lets it pass, but for the few that suppress."""
+        entry = self.handler_of[i]
+        if entry is None or self.instructions[entry.target].op != "PUSH_EXC_INFO":
+            return False
+        return self.instructions[entry.target + 1].op != "WITH_EXCEPT_START"
+
     @property
     def code(self) -> CodeType:
         """The code object, which whoever uses its program keeps alive."""

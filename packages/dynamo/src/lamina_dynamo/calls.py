@@ -21,7 +21,7 @@ import torch
 
 from .attributes import class_lookup, generic_attr, generic_delete, generic_store, load_attr, store_attr
 from .binding import bind
-from .control import native, observe, unsupported
+from .control import native, observe, unsupported, values
 from .draws import GENERATORS, derived
 from .frames import Frame, run
 from .guards import GuardKind
@@ -126,6 +126,7 @@ def _call_cached(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any]) -> An
     """A function under `functools.lru_cache`: what the cache holds is taken, what it lacks is computed and put there if computing it changes nothing else."""
     if is_torch_owned(fn.__wrapped__.__module__):
         return call(cap, fn.__wrapped__, args, kwargs)
+    args, kwargs = values(args), values(kwargs)
     for key in (*args, *kwargs.values()):
         if not _is_constant(key):
             _key_by_identity(cap, fn, key)
@@ -171,6 +172,7 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
     if t.__module__.startswith("numpy"):
         if (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
             return drawn
+        args, kwargs = values(tuple(args)), values(kwargs or {})
         if cap.any_tensor(args, kwargs):
             unsupported("numpy", "a NumPy function on values of the compiled function", saw=getattr(fn, "__name__", t.__name__), hint="use the torch function")
         return native(fn, *args, **(kwargs or {}))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from lamina_dynshape.composites import is_symbolic_refusal
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
 
 
 class Observed(Exception):
@@ -83,7 +84,8 @@ def unsupported(code: str, what: str, *, saw: str = "", hint: str = "") -> NoRet
 def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
     """Call `fn` as CPython would; what it raises is the program's exception."""
     try:
-        return fn(*args, **kwargs)
+        out = fn(*args, **kwargs)
+        return out if type(out) is not np.ndarray or out.dtype != object else _of_values(fn, args, kwargs, out)
     except (Observed, LaminaError):
         raise
     except TypeError as exc:
@@ -110,6 +112,21 @@ def plain_numbers(v: Any) -> Any:
     if type(v) is dict:
         return {k: plain_numbers(x) for k, x in v.items()}
     return int(v) if isinstance(v, torch.SymInt) else v
+
+
+def values(v: Any) -> Any:
+    """`v` with its symbolic numbers of every kind specialised: NumPy makes arrays of objects from them."""
+    if type(v) in (tuple, list):
+        return type(v)(map(values, v))
+    if type(v) is dict:
+        return {k: values(x) for k, x in v.items()}
+    return float(v) if isinstance(v, torch.SymFloat) else bool(v) if isinstance(v, torch.SymBool) else plain_numbers(v)
+
+
+def _of_values(fn: Any, args: Any, kwargs: Any, out: Any) -> Any:
+    """An array of objects: the program's own, or one of symbolic numbers, which is made again from their values."""
+    symbolic = any(isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)) for x in out.flat)
+    return fn(*values(args), **values(kwargs)) if symbolic else out
 
 
 class _Mark:

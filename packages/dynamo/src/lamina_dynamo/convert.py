@@ -74,6 +74,7 @@ class Converted:
     break_reason: Unsupported | None = None
     call: GraphCall | None = None
     repeats: bool = False  # whether the graph leaves everything as it was but for random numbers, so that the original can run after it
+    caught: bool = False  # whether the program may handle what an operator of the graph raises
     sizes: SizeReport = field(default_factory=SizeReport)
 
 
@@ -112,7 +113,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
         listener(converted)
     entry = make_entry(converted)
     entry.options = options  # they hold the resume functions that its code refers to
-    entry.failed = functools.partial(_graph_raised, fn.__code__, options, converted.repeats, _places(converted.graph_module))
+    entry.failed = functools.partial(_graph_raised, fn.__code__, options, converted.repeats, converted.caught, _places(converted.graph_module))
     return entry
 
 
@@ -130,7 +131,7 @@ def _places(gm: fx.GraphModule | None) -> tuple[Any, ...]:
     return tuple(found)[:MAX_PLACES]
 
 
-def _graph_raised(code: types.CodeType, options: Any, repeats: bool, places: tuple[Any, ...], error: Exception) -> Any:
+def _graph_raised(code: types.CodeType, options: Any, repeats: bool, caught: bool, places: tuple[Any, ...], error: Exception) -> Any:
     """A compiled graph raised: what to call if the original, run in its place, returns; None: the error stands.
 
     Nothing of the call has happened yet unless the graph writes to memory, so eager can raise its own exception, with the program's frames in it.
@@ -140,7 +141,13 @@ def _graph_raised(code: types.CodeType, options: Any, repeats: bool, places: tup
     if not repeats:
         error.add_note("in the compiled graph of\n" + "\n".join(f"  {place}" for place in places))
         return None
-    return functools.partial(_only_the_graph_raises, code, options, error)
+    return functools.partial(_handled if caught else _only_the_graph_raises, code, options, error)
+
+
+def _handled(code: types.CodeType, options: Any, error: Exception) -> None:
+    """The original has returned where the compiled graph raised, and the program handles exceptions there."""
+    counters["graph_breaks"]["operator-error"] += 1
+    log("graph_breaks").info("%s ran eagerly, which handles what an operator raised: %s", code.co_qualname, error)
 
 
 def _only_the_graph_raises(code: types.CodeType, options: Any, error: Exception) -> None:
@@ -294,6 +301,8 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     code = frame.code
     cap.locks.refuse_held()
     _refuse_abandoned(cap)
+    if cap.recorder.raiser is not None and not _repeats(cap):
+        raise RestartCapture(*cap.recorder.raiser)
     refuse_open_switches(cap)
     cg = Codegen(cap, _program.arg_names_of(code))
     state = emit_state(cap, cg)
@@ -323,7 +332,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     replacement = cg.code(body, graph=gm is not None)
     taken = len(cg.supplied), len(cg.constants)  # what the graph alone takes comes after what the code takes
     call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, outputs, _returned(body))
-    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call, _repeats(cap), size_report(cap.mode.shape_env, cap.why_symbolic))
+    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call, _repeats(cap), cap.recorder.caught, size_report(cap.mode.shape_env, cap.why_symbolic))
     if reason is not None:
         counters["graph_breaks"][reason.code] += 1
         log("graph_breaks").info("%s", reason)

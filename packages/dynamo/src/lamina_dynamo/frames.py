@@ -107,6 +107,15 @@ class Frame:
             base = self._base = self.parent.location_stack() if self.parent is not None else ()
         return (*base, self.location())
 
+    def catches(self) -> bool:
+        """Whether the program has a say in what the present instruction raises, here or in a caller."""
+        f: Frame | None = self
+        while f is not None:
+            if f.program.catches(f.pc - 1):
+                return True
+            f = f.parent
+        return False
+
 
 def run(f: Frame) -> Any:
     """Interpret until the frame returns or yields; -> its result."""

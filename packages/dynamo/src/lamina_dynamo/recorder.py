@@ -22,7 +22,7 @@ from lamina_primops.regions import Region
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .control import InternalError, plain_numbers, unsupported
+from .control import InternalError, Unsupported, plain_numbers, refusal, unsupported
 from .overrides import overridden
 from .texts import refuse_write
 from .wrappers import run_on_wrappers
@@ -40,6 +40,11 @@ _METHOD_TYPES = (type(torch.Tensor.add), type(torch.Tensor.__len__), type(object
 _METHOD_DESCRIPTOR = type(torch._C.TensorBase.add)
 _WRAPPER = type(object.__eq__)
 _GETTER = type(torch.Tensor.shape.__get__)  # method-wrapper
+# What raises for some values of its arguments, and for which programs have handlers: decompositions and inverses.
+_MAY_RAISE = frozenset(
+    [f for name, f in vars(torch._C._linalg).items() if name.startswith("linalg_") and not name.endswith("_ex")]
+    + [getattr(owner, name) for owner in (torch, torch.Tensor) for name in ("cholesky", "cholesky_inverse", "inverse", "logdet", "slogdet", "svd", "pinverse")]
+)
 _ATOMS = (int, float, bool, str, complex, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, type(...), type(NotImplemented))
 _ATOM_SET = frozenset(_ATOMS)
 _REFLECTED = {"__rsub__": operator.sub, "__rtruediv__": operator.truediv, "__rdiv__": operator.truediv, "__rpow__": operator.pow, "__rfloordiv__": operator.floordiv, "__rmod__": operator.mod, "__rmatmul__": operator.matmul}
@@ -106,6 +111,8 @@ class Recorder(TorchFunctionMode):
         self.first_size: fx.Node | None = None
         self.mutated: set[int] = set()  # storage keys of fakes written in place
         self.impure = False  # random numbers were drawn, or state was set
+        self.caught = False  # an operator was recorded where the program has a handler
+        self.raiser: tuple[int, Unsupported] | None = None  # the first such operator that raises for some data: root instruction, and why to break there
         self.scope: Scope | None = None  # innermost function under a transform that is being recorded
         self.ended: dict[int, Any] = {}  # wrappers that outlived their transform
         self.is_paused = False  # PyTorch's own code of a transform runs: nothing is recorded
@@ -380,6 +387,16 @@ class Recorder(TorchFunctionMode):
         else:
             self.bind_parts(item, part)
 
+    def _note_caught(self, func: Any) -> None:
+        """What an operator raises when the graph runs may be the program's to handle."""
+        if self.cap.frame is None or not self.cap.frame.catches():
+            return
+        self.caught = True
+        if self.raiser is None and func in _MAY_RAISE:
+            why = refusal("operator-error", "an operator that may raise, handled by the program, in a graph that changes what the program sees", saw=func.__name__, hint="write to memory from outside after the handler, or call it outside")
+            why.where = self.cap.where()
+            self.raiser = self.cap.step, why
+
     def emit(self, func: Any, args: Any, kwargs: Any, out: Any) -> fx.Node:
         """Append the node of a call."""
         nargs = tuple([self.arg(a) for a in args])
@@ -402,6 +419,8 @@ class Recorder(TorchFunctionMode):
         node = self.graph.create_node(kind, target, nargs, nkwargs)
         node.meta["val"] = out
         node.meta["stack"] = self.cap.user_stack()
+        if not self.caught or self.raiser is None and func in _MAY_RAISE:
+            self._note_caught(func)
         self.step_of[node] = self.cap.step
         if self.regions:
             node.meta["checkpoint"] = tuple(self.regions)

@@ -6,13 +6,14 @@ import operator
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..arrays import as_tensor_key
 from ..assumptions import assume
 from ..attributes import class_lookup, tensor_class_lookup
 from ..bytecode import Instruction
-from ..control import native, observe, unsupported
+from ..control import native, observe, unsupported, values
 from ..draws import refuse_to_decide
 from ..frames import Frame
 from ..lift import is_torch_owned
@@ -30,6 +31,8 @@ _DUNDER = {op: f"__{op.__name__.strip('_')}__" for op in _BINARY}
 _COMPARE = {"<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge}
 _SWAPPED = {operator.lt: "__gt__", operator.le: "__ge__", operator.eq: "__eq__", operator.ne: "__ne__", operator.gt: "__lt__", operator.ge: "__le__"}
 _SIMPLE = frozenset({int, float, bool, str, bytes, complex, type(None), list, dict, tuple, set, frozenset, torch.Size, torch.dtype, torch.device, slice, range, torch.SymInt, torch.SymBool, torch.SymFloat, type, FunctionType})
+
+_ARRAYS = (np.ndarray, np.generic)
 
 
 def python_method(cap: Any, obj: Any, name: str) -> Any:
@@ -83,6 +86,8 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
             return out
     if forward is None and backward is None:
         cap.refuse_opaque(a, b)
+        if isinstance(a, _ARRAYS) or isinstance(b, _ARRAYS):
+            a, b = values((a, b))
         return native(op, a, b)
     observe(TypeError(f"unsupported operand type(s) for {_SYMBOLS[op]}: {type(a).__name__!r} and {type(b).__name__!r}"))
 
