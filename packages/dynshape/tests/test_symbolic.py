@@ -236,6 +236,15 @@ def test_item_makes_an_unbacked_integer(unbacked, env):
     assert isinstance(torch.zeros(3)[0].item(), torch.SymFloat)
 
 
+@pytest.mark.parametrize("fn", [torch.clone, torch.zeros_like, lambda x: x + 1, lambda x: x + x.sum()])
+def test_the_order_of_strides_asserts_nothing(unbacked, env, fn):
+    n = torch.zeros(3, dtype=torch.long)[0].item()
+    torch._check(n >= 1)
+    x = torch.zeros(4, n, 3).transpose(0, 1)
+    assert str(x.strides) == "(3, 3*u0, 1)" and fn(x).strides == x.strides
+    assert [str(a.expr) for a in env.runtime_asserts] == ["u0 >= 1"]
+
+
 def test_nonzero_and_masks(unbacked, env):
     x = make(unbacked, 6, 8)
     picked = x[x > 0]

@@ -391,6 +391,13 @@ class ShapeEnv:
             return False
         return self.evaluate(condition)
 
+    def order(self, a: Any, b: Any) -> int:
+        """-1, 0 or 1 as a < b, a == b or a > b, between strides. What only the running program knows is never asserted: `a <= b` counts as `a < b`, unknown as equal."""
+        condition = B.eq(a, b)
+        if not self.unbacked_in(condition) or self.facts.decide(condition) is not None:
+            return 0 if self.eq(a, b) else -1 if self.lt(a, b) else 1
+        return -1 if self.known_le(a, b) else int(self.known_le(b, a))
+
     def known_eq(self, a: Any, b: Any) -> bool:
         """Certainly equal, or equal by the hints in a way worth a guard: layouts of two concrete-looking strides."""
         return self.facts.decide(B.eq(a, b)) is True
