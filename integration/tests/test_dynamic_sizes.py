@@ -578,6 +578,19 @@ def test_a_real_number_computed_before_a_cut(backend):
         close(p, q)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_backward_whose_operator_takes_no_symbolic_sizes(backend):
+    def f(theta, x):
+        return (torch.nn.functional.affine_grid(theta, x.size(), align_corners=False) * 2).sin()
+
+    compiled = lamina.compile(f, backend=backend)
+    for n in (4, 5, 6):
+        theta, x = torch.randn(2, 2, 3, requires_grad=True), torch.zeros(2, 1, n, n + 1)
+        got, = torch.autograd.grad(compiled(theta, x).sum(), theta)
+        want, = torch.autograd.grad(f(theta, x).sum(), theta)
+        close(got, want)
+
+
 PROGRAMS = {
     "every second column": lambda a: (a * 1.5)[..., ::2],
     "transposed part": lambda a: (a * 1.5)[:, : a.shape[1] // 2 + 1].t(),

@@ -566,7 +566,7 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
             tuple(t for _, t in ends), tuple(tangents), False, False, tuple(inputs), True, accumulate_grad=False
         )
     except RuntimeError as error:
-        if all(_is_spent(t, tangent, inputs) for (_, t), tangent in zip(ends, tangents, strict=True)):
+        if _SPENT in str(error) and all(_is_spent(t, tangent, inputs) for (_, t), tangent in zip(ends, tangents, strict=True)):
             signature.backward_error = str(error)
             return []
         # eager raises the same only if the program is differentiated: leave it to eager
@@ -576,10 +576,13 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
     return [run.node_of(g) for _, g in pairs]
 
 
+_SPENT = "backward through the graph a second time"
+
+
 def _is_spent(output: Tensor, tangent: Tensor, inputs: Sequence[Tensor]) -> bool:
     """Whether the graph took gradients of this output already, and let go of what they need: `loss` after `loss.backward()`."""
     try:
         torch.autograd.Variable._execution_engine.run_backward((output,), (tangent,), True, False, tuple(inputs), True, accumulate_grad=False)
     except RuntimeError as error:
-        return "backward through the graph a second time" in str(error)
+        return _SPENT in str(error)
     return False

@@ -15,15 +15,15 @@ from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupport
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "HookOutside", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
 
 
 class Observed(Exception):
-    """An exception that the interpreted program raised; `exc` is the real one."""
+    """An exception that the interpreted program raised; `exc` is the real one, `frame` the innermost frame that it left."""
 
-    def __init__(self, exc: BaseException) -> None:
+    def __init__(self, exc: BaseException, frame: Any = None) -> None:
         super().__init__(exc)
-        self.exc = exc
+        self.exc, self.frame = exc, frame
 
 
 class RestartCapture(BaseException):
@@ -56,6 +56,14 @@ class NotYet(BaseException):
 
 class FreshLeaves(BaseException):
     """A leaf that the graph makes is seen outside: capture again, and have such leaves made outside of the graph."""
+
+
+class HookOutside(BaseException):
+    """Capture again with this registration of a hook (by its number in the frame) made outside of the graph."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 class CopyDict(BaseException):

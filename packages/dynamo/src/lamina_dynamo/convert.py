@@ -28,9 +28,9 @@ from torch import fx
 from . import native
 from .aliasing import apart_guards
 from .assumptions import Assuming
-from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, NotYet, Observed, RestartCapture, Unsupported, refusal
+from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, HookOutside, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
-from .frames import BREAK, NULL, Frame, Unread, run_root
+from .frames import BREAK, NULL, Frame, Unread, run_root, where_of
 from .generators import InterpretedGenerator
 from .guards import Guard, state_guard
 from .native import extension, program as _program
@@ -99,7 +99,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     except _UserException as e:
         counters["frames"]["raised"] += 1
         log("graph_breaks").info("%s raised during capture: %s", fn.__qualname__, e)
-        return functools.partial(_did_not_raise, fn, options, str(e))
+        return functools.partial(_did_not_raise, fn, options, str(e), e.where)
     except NotYet as e:
         _note_eager(fn, e.reason)
         return ext.RUN_EAGER
@@ -157,15 +157,15 @@ def _only_the_graph_raises(code: types.CodeType, options: Any, error: Exception)
     report_failure(f"while running the compiled graph of {code.co_qualname} ({code.co_filename}:{code.co_firstlineno})", error, {}, stacklevel=3)
 
 
-def _did_not_raise(fn: types.FunctionType, options: Any, error: str) -> None:
+def _did_not_raise(fn: types.FunctionType, options: Any, error: str, where: Any) -> None:
     """The original has returned where the capture met an exception: nothing of the call was compiled, and that is counted."""
     reason = refusal("capture-raised", "an exception that only the capture meets", saw=error)
+    reason.where = where
     counters["graph_breaks"][reason.code] += 1
     log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, reason)
     for listener in _listeners:
         listener(reason)
     if options.fullgraph:
-        reason.where = UserLocation(fn.__code__.co_filename, fn.__code__.co_firstlineno, fn.__code__.co_qualname)
         raise reason
 
 
@@ -176,7 +176,11 @@ def make_entry(c: Converted) -> Any:
 
 
 class _UserException(Exception):
-    """Interpretation met an exception that leaves the frame: eager must raise it."""
+    """Interpretation met an exception that leaves the frame: eager must raise it. `where` the program raised it."""
+
+    def __init__(self, text: str, where: Any) -> None:
+        super().__init__(text)
+        self.where = where
 
 
 class _CannotConvert(Exception):
@@ -198,8 +202,10 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     tried: set[int] = set()
     no_checks, unbacked, fresh = False, True, False
     copied: dict[int, Any] = {}
+    outside_hooks: frozenset[int] = frozenset()
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
+        cap.outside_hooks = outside_hooks
         cap.fresh_leaves, cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts = fresh, no_checks, unbacked, copied
         with stage("capture"), _deep_recursion():
             try:
@@ -214,12 +220,16 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 if cap.was_asked and options.says_compiling:
                     options.says_compiling = False  # what the program does for compilers only fails: capture what it does without one
                     continue
-                raise _UserException(_exception_text(e.exc)) from e.exc
+                where = where_of(e.frame) if e.frame else UserLocation(code.co_filename, code.co_firstlineno, code.co_qualname)
+                raise _UserException(_exception_text(e.exc), where) from e.exc
             except CannotCheck:
                 no_checks = True
                 continue
             except FreshLeaves:
                 fresh = True
+                continue
+            except HookOutside as h:
+                outside_hooks |= {h.number}
                 continue
             except CopyDict as c:
                 copied[id(c.d)] = c.d
@@ -295,11 +305,13 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
-    from .rules.hooks import emit_hooks
+    from .rules.graph_hooks import check_graph_hooks
+    from .rules.hooks import emit_hooks, refuse_module_hooks
     from .rules.leaves import require_fresh_leaves
 
     code = frame.code
     cap.locks.refuse_held()
+    refuse_module_hooks(cap)
     _refuse_abandoned(cap)
     if cap.recorder.raiser is not None and not _repeats(cap):
         raise RestartCapture(*cap.recorder.raiser)
@@ -315,6 +327,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         emit_side_effects(cap, cg)
         tail = [f"return {value}"]
     require_fresh_leaves(cap, cg.output_values)
+    check_graph_hooks(cap, cg.output_values, breaks=result is BREAK)
     head_checks = _checks(cap, cg)
     gm, inputs, examples = _graph_module(cap, cg)
     head: list[str] = []

@@ -285,7 +285,7 @@ class Recorder(TorchFunctionMode):
         if node in found:
             return True
         name, val = getattr(node.target, "__name__", str(node.target)), node.meta["val"]
-        if node.op not in ("call_function", "call_method") or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or "rand" in name or "drop" in name or name in _RANDOM or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
+        if node.op not in ("call_function", "call_method") or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or "rand" in name or "drop" in name or _draws(name) or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
             return False
         if isinstance(val, FakeTensor) and (val.storage_key in self.mutated or any(type(s) is not int for s in val.sizes) or val.numel() > MAX_KNOWN):
             return False
@@ -314,7 +314,7 @@ class Recorder(TorchFunctionMode):
             self.written(kwargs["out"])
         if allowed and any(type(a) is type and a in _DTYPE_OF_TYPE for a in (*args, *kwargs.values())):
             unsupported("graph-argument", "a Python type as an argument of a function that is allowed in the graph", saw=name)
-        if "rand" in name or name in _RANDOM or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
+        if "rand" in name or _draws(name) or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
             self.impure = True
         node = self.emit(func, args, kwargs, out)
         if allowed:
@@ -529,7 +529,7 @@ class Recorder(TorchFunctionMode):
 
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
-_RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
+_RANDOM = frozenset({"scaled_dot_product_attention", "gumbel_softmax", "multi_head_attention_forward"})  # next to operators that PyTorch tags
 _FACTORIES = frozenset({torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.arange, torch.eye, torch.linspace})
 _ON_SIZES = {
     **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "floordiv", "mod", "eq", "ne", "lt", "le", "gt", "ge")},
@@ -538,6 +538,13 @@ _ON_SIZES = {
 _UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})
+
+
+@functools.cache
+def _draws(name: str) -> bool:
+    """Whether a function of this name draws random numbers; of dropouts it depends on their arguments."""
+    packet = None if name.startswith("__") or "drop" in name else getattr(torch.ops.aten, name, None)
+    return name in _RANDOM or packet is not None and any(torch.Tag.nondeterministic_seeded in getattr(packet, o).tags for o in packet.overloads())
 
 
 @functools.cache

@@ -88,6 +88,10 @@ class Capture(Lifting, Protocols, Dynamic):
         self.settings: dict[Any, tuple[Any, ...]] = {}  # (setting, key) that the program set -> its value before
         self.hooks: dict[int, Any] = {}  # by id: hooks that the program registered on tensors
         self.hooked: dict[int, Any] = {}  # by id: their tensors
+        self.graph_hooks: dict[int, Any] = {}  # by id: hooks that nodes of the graph register
+        self.outside_hooks: frozenset[int] = frozenset()  # numbers of registrations that do not go into the graph
+        self.hook_count = 0
+        self.module_hooks: list[Any] = []  # handles of hooks that the program registered on modules
         self.autocast_nesting = 0  # contexts entered and not left
         self.inference: list[tuple[Any, bool]] = []  # inference modes entered and not left, with the grad mode before
         self.inference_modes: dict[int, tuple[Any, bool]] = {}  # id -> inference mode made in the frame, whether it is on inside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import math
 import operator
@@ -258,6 +259,8 @@ def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     data, options = args[0] if args else None, {k: kwargs[k] for k in ("dtype", "device") if kwargs.get(k) is not None}
     if len(args) == 1 and _holds_symbols(data) and not kwargs.get("requires_grad"):
         return _from_symbols(rec, data, options)
+    if type(data) in (list, tuple) and _are_scalars(data, options.get("dtype")) and not kwargs.get("requires_grad"):
+        return _from_scalars(rec, data, options)
     return rec.run(func, args, kwargs)
 
 
@@ -285,6 +288,23 @@ def _from_symbols(rec: Recorder, data: Any, options: dict[str, Any]) -> Any:
     return rec.run(torch.stack, ([_from_symbols(rec, d, options) for d in data],), {})
 
 
+def _are_scalars(data: Any, dtype: Any) -> bool:
+    """Whether these are scalar tensors and numbers. Integers are checked for their range in eager: none may need it."""
+    tensors = [d for d in data if isinstance(d, torch.Tensor)]
+    fit = dtype is None or dtype.is_floating_point or all(torch.promote_types(t.dtype, dtype) == dtype for t in tensors)
+    return bool(tensors) and fit and all(d.dim() == 0 if isinstance(d, torch.Tensor) else type(d) in (int, float, bool, torch.SymInt, torch.SymFloat) for d in data)
+
+
+def _from_scalars(rec: Recorder, data: Any, options: dict[str, Any]) -> Any:
+    """`torch.tensor` of scalar tensors and numbers: their values, stacked, without history."""
+    own = {float: torch.get_default_dtype(), torch.SymFloat: torch.get_default_dtype(), bool: torch.bool}
+    dtypes = [d.dtype if isinstance(d, torch.Tensor) else own.get(type(d), torch.int64) for d in data]
+    dtype = options.get("dtype") or functools.reduce(torch.promote_types, dtypes)
+    device = torch.device(options.get("device") or "cpu")
+    values = [rec.run(_T.to, (rec.run(_T.detach, (d,), {}), device, dtype), {}) if isinstance(d, torch.Tensor) else rec.run(torch.scalar_tensor, (d,), {"dtype": dtype, "device": device}) for d in data]
+    return rec.run(torch.stack, (values,), {})
+
+
 @function_rule(torch.nn.functional.one_hot)
 def one_hot(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """A comparison with the number of classes, one more than the largest value where it is not given; eager's range check on the values is a node."""
@@ -304,7 +324,7 @@ def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
     unsupported("data-dependent-branch", "data-dependent branch", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
 
 
-_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "type", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
+_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
 
 
 @function_rule(*[getattr(_T, name) for name in _QUESTIONS if hasattr(_T, name)], torch.is_floating_point, torch.is_complex, torch.numel)

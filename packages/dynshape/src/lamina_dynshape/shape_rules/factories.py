@@ -228,7 +228,7 @@ def _unchanged(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 # -- random -----------------------------------------------------------------------------------------------------------------
-@rule("bernoulli", "bernoulli.p", "_standard_gamma", "_sample_dirichlet", "poisson")
+@rule("bernoulli", "bernoulli.p", "_standard_gamma", "_standard_gamma_grad", "_sample_dirichlet", "_dirichlet_grad", "poisson", "binomial")
 def _bernoulli_dense(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     return mode.make(x.sizes, contiguous(x.sizes), x.scalar_type, x.dev)
 
