@@ -254,9 +254,9 @@ def test_a_function_with_cells_is_compiled_once_for_all_functions_of_its_code():
         return f
 
     graphs = []
-    for i in range(4):
-        k = [2]
-        compiled = compile_callable(make(k), Options(lambda gm, examples: graphs.append(gm) or gm.forward))
+    options = Options(lambda gm, examples: graphs.append(gm) or gm.forward)
+    for _ in range(4):
+        compiled = compile_callable(make([2]), options)
         assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
     assert len(graphs) == 1
 
