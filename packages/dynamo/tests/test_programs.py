@@ -21,13 +21,13 @@ def breaks_of(events):
 BREAKS = {
     "f1": 1,  # io
     "f2": 1,  # data-dependent-branch
-    "f3": 8,  # io, foreign-iterator
+    "f3": 7,  # io, foreign-iterator
     "f4": 2,  # io
     "f5": 4,  # io
     "f6": 2,  # io
     "f7": 1,  # io
     "f8": 1,  # io
-    "f9": 8,  # io, foreign-iterator
+    "f9": 6,  # io, foreign-iterator
     "f10": 2,  # io, foreign-iterator
     "f11": 6,  # rebuild, foreign-iterator, io
     "f12": 4,  # io, foreign-iterator, each with and without the value of the turn before

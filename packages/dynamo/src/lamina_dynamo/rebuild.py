@@ -24,6 +24,8 @@ from .attributes import InstanceDict, raw_dict
 from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
 from .generators import InterpretedGenerator
 from .lift import unbound
+from .loops import SymbolicRange
+from .protocols import InterpretedIterator
 from .state import spent_inference_mode
 from .source import ConstantSource, LocalSource, Source, cell_source
 from .wrappers import parts_of
@@ -201,6 +203,10 @@ class Codegen:
             return self._mutable(v, f"{k}((), {v.maxlen})", lambda: f"{k}([" + ", ".join([self.value(x) for x in v]) + f"], {v.maxlen})", "{0}.extend({1})")
         if t is frozenset:
             return self._named(v, lambda: f"{self.constant(frozenset)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if t is InterpretedIterator:
+            return self.value(v.inner)
+        if t is SymbolicRange:
+            return self._named(v, lambda: f"{self.constant(iter)}({self.constant(range)}({', '.join([self.value(a) for a in v.arguments])}))", None)
         if t is slice:
             return f"{self.constant(slice)}({self.value(v.start)}, {self.value(v.stop)}, {self.value(v.step)})"
         if t is torch.Size:
