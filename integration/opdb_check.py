@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -29,6 +30,7 @@ OUTCOMES = ("pass", "unsupported", "strides", "error", "wrong", "timeout", "cras
 UNDEFINED_VALUES = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"})
 WIDER = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64, torch.complex64: torch.complex128}
 SGD_STEPS = 3
+_OVERLOAD = re.compile(r"[\w.]+\.\w+(: |$)")  # what was counted is a call: `overload` or `overload: reason`
 
 
 @dataclasses.dataclass
@@ -227,7 +229,7 @@ def _what_ran_eagerly(case: Callable[..., list[Any]], backend: str, dynamic: boo
     """(reason why something ran eagerly, or empty; calls that the backend kept) of the run just made."""
     import lamina
 
-    calls = {k: n for k, n in lamina.counters["fallbacks"].items() if k.startswith(("aten.", "torchvision.", "prims.", "lamina."))}
+    calls = {k: n for k, n in lamina.counters["fallbacks"].items() if _OVERLOAD.match(k)}
     refused = [k for k in lamina.counters["fallbacks"] if k not in calls]
     kept = Counter({k: n for k, n in calls.items() if ": " in k})
     if lamina.counters["graph_breaks"] or lamina.counters["frames"].get("eager"):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import lamina
 
@@ -420,7 +421,7 @@ def test_frames_that_are_first_met_when_sizes_have_changed():
     def f(x):
         if x.shape[0] == 4:
             return grow(x) + 1
-        print(end="")
+        lamina.graph_break()
         return grow(x) - x.shape[0]
 
     counting = Counting("aot_eager")
@@ -515,3 +516,103 @@ def test_a_tensor_that_comes_with_another_number_of_dimensions():
         close(compiled(x), model(x))
         model.grid = model.grid.clone()
     assert counting.calls <= 3
+
+
+def test_what_is_known_of_sizes_is_part_of_a_cached_graphs_key(monkeypatch, tmp_path):
+    """Both ways of the branch have the same graph; on one of them a size is known to be 1."""
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
+
+    def f(a):
+        if a.shape[0] // 2 == 1:
+            return a[: a.shape[0] // 2].sum(0) * 2
+        return a[: a.shape[0] // 2].sum(0) * 2
+
+    compiled = lamina.compile(f, dynamic=True)
+    for n in (3, 5, 2, 8):
+        ours, theirs = torch.ones(n, 4, requires_grad=True), torch.ones(n, 4, requires_grad=True)
+        compiled(ours).sum().backward()
+        f(theirs).sum().backward()
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_real_numbers_of_sizes_leave_a_compiled_graph():
+    def f(x):
+        n = x.shape[1]
+        return x * 2, n**-0.5, math.sqrt(n), abs(n / 3 - 2), min(n / 2, 3.5), max(n / 4, 1.5)
+
+    compiled = lamina.compile(f, dynamic=True)
+    for n in (5, 9, 16):
+        x = torch.randn(3, n)
+        got, want = compiled(x), f(x)
+        close(got[0], want[0])
+        assert got[1:] == want[1:]
+
+
+def test_attention_trains_at_any_head_size():
+    def f(q, k):
+        return F.scaled_dot_product_attention(q[None], k[None], k[None])
+
+    compiled = lamina.compile(f, dynamic=True)
+    for n, e in ((5, 7), (8, 16), (4, 3)):
+        torch.manual_seed(n)
+        ours = [torch.randn(m, e, requires_grad=True) for m in (n, n + 2)]
+        theirs = [t.detach().clone().requires_grad_() for t in ours]
+        close(compiled(*ours), f(*theirs))
+        compiled(*ours).sum().backward()
+        f(*theirs).sum().backward()
+        for a, b in zip(ours, theirs, strict=True):
+            close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_real_number_computed_before_a_cut(backend):
+    def step(p, g, lr):
+        p.mul_(1 - lr * 0.01).add_(g.sign(), alpha=-lr)
+        return g.sum().item()
+
+    compiled = lamina.compile(step, backend=backend)
+    p, q = torch.ones(3), torch.ones(3)
+    for lr in (0.1, 0.2, 0.3):
+        g = torch.randn(3)
+        assert math.isclose(compiled(p, g, lr), step(q, g, lr), rel_tol=1e-5, abs_tol=1e-6)
+        close(p, q)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_backward_whose_operator_takes_no_symbolic_sizes(backend):
+    def f(theta, x):
+        return (torch.nn.functional.affine_grid(theta, x.size(), align_corners=False) * 2).sin()
+
+    compiled = lamina.compile(f, backend=backend)
+    for n in (4, 5, 6):
+        theta, x = torch.randn(2, 2, 3, requires_grad=True), torch.zeros(2, 1, n, n + 1)
+        got, = torch.autograd.grad(compiled(theta, x).sum(), theta)
+        want, = torch.autograd.grad(f(theta, x).sum(), theta)
+        close(got, want)
+
+
+PROGRAMS = {
+    "every second column": lambda a: (a * 1.5)[..., ::2],
+    "transposed part": lambda a: (a * 1.5)[:, : a.shape[1] // 2 + 1].t(),
+    "diagonal": lambda a: (a + 1).diagonal(),
+    "expanded": lambda a: a.sum(0).expand(3, -1),
+    "variance": lambda a: a.var(0, unbiased=False) + a.std(1, unbiased=False).sum(),
+    "halves": lambda a: a[: a.shape[0] // 2].sum(0) - a[a.shape[0] // 2 :].sum(0),
+    "unfolded": lambda a: a.unfold(1, 2, 1) * 2,
+    "mean over all": lambda a: a / a.shape[0] ** 0.5 + a.mean(),
+}
+
+
+@pytest.mark.parametrize("name", list(PROGRAMS))
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_gradients_that_are_expanded(name, dynamic):
+    """`sum().backward()` gives a gradient of strides 0, whatever the layout that the backward was compiled for."""
+    f = PROGRAMS[name]
+    compiled = lamina.compile(f, dynamic=dynamic)
+    for n, m in ((3, 16), (5, 4), (2, 3), (6, 7)):
+        torch.manual_seed(n)
+        ours = torch.randn(n, m, requires_grad=True)
+        theirs = ours.detach().clone().requires_grad_()
+        compiled(ours).sum().backward()
+        f(theirs).sum().backward()
+        close(ours.grad, theirs.grad)

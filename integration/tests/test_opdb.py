@@ -10,7 +10,7 @@ import torch
 import lamina
 from integration.opdb_check import check_case, check_entry, compare, entries, lowered_as
 
-OPERATORS = ["nn_functional_conv1d", "sgn", "fmax", "linalg_lstsq", "histogramdd", "nn_functional_dropout", "masked_select", "chalf"]
+OPERATORS = ["nn_functional_conv1d", "sgn", "fmax", "linalg_lstsq", "histogramdd", "nn_functional_dropout", "masked_select", "chalf", "nn_functional_linear_cross_entropy_chunked"]
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def switch_often():
 
 def broken(x, k):
     y = x * k
-    print(end="")
+    lamina_dynamo.graph_break()
     return y + k
 
 
@@ -247,8 +247,8 @@ def test_a_decorated_function_is_pickled_by_its_name():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_worker_processes(method, tmp_path, monkeypatch):
     (tmp_path / "lamina_test_worker.py").write_text(
-        "import torch\nfrom lamina_dynamo import optimize\n\n"
-        "@lambda f: optimize(f, lambda gm, ex: gm.forward)\ndef work(n):\n    x = torch.full((2,), float(n))\n    print(end='')\n    return (x * 3 + n).tolist()\n"
+        "import torch\nfrom lamina_dynamo import graph_break, optimize\n\n"
+        "@lambda f: optimize(f, lambda gm, ex: gm.forward)\ndef work(n):\n    x = torch.full((2,), float(n))\n    graph_break()\n    return (x * 3 + n).tolist()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     import lamina_test_worker

@@ -3,6 +3,7 @@
 import lamina_dynamo
 import pytest
 import torch
+from backends import BACKENDS
 from lamina_dynamo import Unsupported
 from lamina_dynshape.support.counters import counters
 
@@ -53,6 +54,10 @@ WHOLE = [
     lambda x, i: torch.unique(x.round().t(), dim=1, return_counts=True),
     lambda x, i: (torch.bincount(i), torch.bincount(i, x[:, 0], minlength=9)),
     lambda x, i: x[x > 0].view(-1, 1).shape[0],
+    lambda x, i: ((x > 9).any().item(), x + (x < 9).all().item()),
+    lambda x, i: (torch.equal(i, i.abs()), x.allclose(x * i[0])),
+    lambda x, i: x.narrow(0, i.argmin() - 4, 1) + torch.narrow(x, dim=1, start=i[0] % 2, length=2)[0].sum(),
+    lambda x, i: torch.nn.functional.one_hot(i),
     checked, relies_on_equal_sizes, unpacked,
 ]
 BROKEN = [branch, loop, keyed]
@@ -208,3 +213,36 @@ def test_an_integer_in_a_tensor_selects(fn):
     if fn is not selects_in_a_loop:
         with pytest.raises(IndexError):
             compiled(x, torch.tensor(7))
+
+
+def decomposed(x):
+    try:
+        return torch.linalg.cholesky(x), "ok"
+    except torch.linalg.LinAlgError as error:
+        return x * 2, type(error).__name__
+
+
+def counted_and_decomposed(x, seen):
+    seen.add_(1)
+    out = decomposed(x)
+    seen.mul_(3)
+    return out
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_what_an_operator_raises_for_some_data_comes_to_the_handler(backend):
+    """A graph that writes nothing gives way to the original; in one that writes, the operator runs between two graphs."""
+    eye, bad = torch.eye(3), -torch.eye(3)
+    lamina_dynamo.reset()
+    counters.clear()
+    compiled = lamina_dynamo.optimize(decomposed, backend)
+    for x in (eye, bad, eye):
+        got, want = compiled(x), decomposed(x)
+        assert got[1] == want[1] and torch.equal(got[0], want[0])
+    assert counters["graphs"].total() == 1 and counters["graph_breaks"]["operator-error"] == 1
+    compiled, seen, expected = lamina_dynamo.optimize(counted_and_decomposed, backend), torch.ones(2), torch.ones(2)
+    for x in (eye, bad, eye):
+        got, want = compiled(x, seen), counted_and_decomposed(x, expected)
+        assert got[1] == want[1] and torch.equal(got[0], want[0]) and torch.equal(seen, expected)
+    with pytest.raises(Unsupported, match="an operator that may raise"):
+        lamina_dynamo.optimize(counted_and_decomposed, backend, fullgraph=True)(eye, seen)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from lamina_dynamo import optimize
+from lamina_dynamo import Unsupported, optimize
 
 
 def eager_backend(gm, example_inputs):
@@ -75,3 +75,19 @@ def test_one_hot_with_a_number_of_classes_is_captured_and_still_checks_its_value
     for wrong in (5, -1):
         with pytest.raises(RuntimeError):
             c(torch.tensor([[0, wrong], [2, 1]]))
+
+
+def test_a_tensor_of_the_program_may_take_another_shape_of_its_memory():
+    def f(x):
+        y = x * 2
+        z = y[1]
+        y.resize_(2, 2).add_(1)
+        return y, z
+
+    c = optimize(f, eager_backend, fullgraph=True)
+    x = torch.randn(3, 2)
+    for got, expected in zip(c(x), f(x), strict=True):
+        assert torch.equal(got, expected)
+    for program in (lambda x: x.resize_(2), lambda x: (x * 2).resize_(9), lambda x: (x * 2)[1].resize_(1), lambda x: (x * 2).t().resize_(2)):
+        with pytest.raises(Unsupported, match="changing a tensor's storage"):
+            optimize(program, eager_backend, fullgraph=True)(torch.randn(3, 2))

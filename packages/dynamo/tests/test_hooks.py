@@ -50,7 +50,7 @@ def check(program, backend, breaks):
         for a, b in zip(expected, got):
             torch.testing.assert_close(a, b)
     assert sum(counters["graph_breaks"].values()) == breaks, counters["graph_breaks"]
-    assert set(counters["graph_breaks"]) <= {"tensor-hook"}
+    assert set(counters["graph_breaks"]) <= {"tensor-hook", "rebuild"}  # a handle that leaves the frame
 
 
 def on_parameter(c, x, w):
@@ -168,7 +168,139 @@ def input_written_after(c, x, w):
     return x @ w
 
 
+# Hooks that only compute with tensors: in the graph.
+def scaled_intermediate(c, x, w):
+    y = (x @ w).tanh()
+    y.register_hook(lambda g: g * 2 + 1)
+    return y * y + y
+
+
+def clipped_intermediate_used_before(c, x, w):
+    y = x @ w
+    z = y.sin()
+    y.register_hook(lambda g: g.clamp(-0.5, 0.5))
+    return z + y
+
+
+def two_in_the_graph(c, x, w):
+    y = x @ w
+    y.register_hook(lambda g: g * 3)
+    y.register_hook(torch.sin)
+    return y.exp()
+
+
+def with_a_tensor_of_the_frame(c, x, w):
+    scale = x.detach().abs().mean()
+    y = x @ w
+    y.register_hook(lambda g: g * scale + w.detach().sum())
+    return y * y
+
+
+def tensor_written_later(c, x, w):
+    scale = torch.ones(4)
+    y = x @ w
+    y.register_hook(lambda g: g * scale)
+    scale.mul_(3)
+    return y * y
+
+
+def value_written_in_place(c, x, w):
+    y = x @ w
+    y.register_hook(lambda g: g * 5)
+    y.mul_(2)
+    y.register_hook(lambda g: g + 1)
+    return y * y
+
+
+def gives_nothing(c, x, w):
+    y = x @ w
+    y.register_hook(lambda g: None)
+    return y * y
+
+
+def removed_again(c, x, w):
+    y = x @ w
+    h = y.register_hook(lambda g: g * 7)
+    z = y * y
+    h.remove()
+    return z
+
+
+def gradient_taken_inside(c, x, w):
+    y = x @ w
+    y.register_hook(lambda g: g * 7)
+    (g,) = torch.autograd.grad((y * y).sum(), w, retain_graph=True)
+    return g.sum() + y * y
+
+
+class Scale:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, g):
+        return g * self.by
+
+
+def object_as_hook(c, x, w):
+    y = x @ w
+    y.register_hook(Scale(3))
+    return y * y
+
+
+# What autograd would run later is not what was captured, or has effects.
+def cell_written_later(c, x, w):
+    scale = 2.0
+    y = x @ w
+    y.register_hook(lambda g: g * scale)
+    scale = 5.0
+    return y * y
+
+
+def object_written_later(c, x, w):
+    s = Scale(2)
+    y = x @ w
+    y.register_hook(s)
+    s.by = 5
+    return y * y
+
+
+def list_of_the_frame(c, x, w):
+    seen = []
+    y = x @ w
+    y.register_hook(lambda g: seen.append(1))
+    z = y * y
+    return z, seen
+
+
+def counts(c, x, w):
+    n = 0
+
+    def hook(g):
+        nonlocal n
+        n += 1
+        return g * n
+
+    y = x @ w
+    y.register_hook(hook)
+    y.register_hook(hook)
+    return y * y
+
+
+def value_also_returned(c, x, w):
+    y = x @ w
+    y.register_hook(lambda g: g * 2)
+    return y * y, y
+
+
+def handle_kept(c, x, w):
+    y = x @ w
+    h = y.register_hook(lambda g: g * 2)
+    return y * y, h
+
+
 PROGRAMS = [
+    (scaled_intermediate, 0), (clipped_intermediate_used_before, 0), (two_in_the_graph, 0), (with_a_tensor_of_the_frame, 0), (tensor_written_later, 0), (value_written_in_place, 0), (gives_nothing, 0),
+    (removed_again, 0), (gradient_taken_inside, 0), (object_as_hook, 0), (cell_written_later, 1), (object_written_later, 1), (list_of_the_frame, 1), (counts, 1), (value_also_returned, 1), (handle_kept, 1),
     (on_parameter, 0), (on_parameter_after_its_use, 0), (on_input_that_is_no_leaf, 0), (on_the_result, 0), (on_a_result_with_a_detached_use, 0), (on_an_intermediate, 1), (on_an_intermediate_used_before, 1),
     (two_in_order, 0), (on_no_gradient, 0), (removed, 0), (as_context, 0), (removed_outside, 0), (closure_over_the_frame, 0), (in_a_helper, 0), (retained_result, 0), (retained_intermediate, 1), (retained_input, 0),
     (after_accumulation, 0), (input_written_after, 1),
@@ -178,6 +310,74 @@ PROGRAMS = [
 @pytest.mark.parametrize("program, breaks", PROGRAMS)
 def test_hooks_on_tensors(program, breaks, backend):
     check(program, backend, breaks)
+
+
+FACTOR = 2.0
+
+
+def by_a_global(g):
+    return g * FACTOR
+
+
+def on_another_object(s, x):
+    y = x * 2
+    y.register_hook(lambda g: g * s.by)
+    return y * y
+
+
+def on_the_object(s, x):
+    y = x * 2
+    y.register_hook(s)
+    return y * y
+
+
+def on_a_global(s, x):
+    y = x * 2
+    y.register_hook(lambda g: by_a_global(g))
+    return y * y
+
+
+@pytest.mark.parametrize("program", [on_another_object, on_the_object, on_a_global])
+def test_what_changes_between_the_call_and_the_backward_is_seen(program, backend, monkeypatch):
+    fast = lamina_dynamo.optimize(program, backend)
+    for _ in range(2):
+        grads = []
+        for f in (program, fast):
+            monkeypatch.setitem(globals(), "FACTOR", 2.0)
+            s, x = Scale(3.0), torch.arange(3.0).requires_grad_()
+            out = f(s, x)
+            s.by = 7.0
+            monkeypatch.setitem(globals(), "FACTOR", 5.0)
+            out.sum().backward()
+            grads.append(x.grad)
+        torch.testing.assert_close(*grads)
+
+
+def test_a_gradient_of_another_dtype_is_an_error_as_in_eager(backend):
+    def program(x):
+        y = x * 2
+        y.register_hook(lambda g: g.double())
+        return y * y
+
+    for f in (program, lamina_dynamo.optimize(program, backend)):
+        with pytest.raises(RuntimeError, match="has changed the type of value"):
+            f(torch.ones(3, requires_grad=True)).sum().backward()
+
+
+def test_a_hook_asks_for_gradients_off_and_draws_random_numbers(backend):
+    def program(x):
+        y = x * 2
+        y.register_hook(lambda g: g * torch.rand_like(g) if not torch.is_grad_enabled() else g)
+        return y * y
+
+    grads = []
+    for f in (program, lamina_dynamo.optimize(program, backend, fullgraph=True)):
+        x = torch.arange(3.0).requires_grad_()
+        out = f(x).sum()
+        torch.manual_seed(3)
+        out.backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
 
 
 def test_the_handle_removes_the_real_hook(backend):
@@ -284,3 +484,70 @@ def test_backward_hooks_without_gradients_are_no_break(kind, backend):
         for _ in range(2):
             assert torch.equal(fast(x), m(x))
     assert not counters["graph_breaks"] and counters["graphs"]["captured"] == 1
+
+
+# ---- hooks of modules that the frame registers and removes -----------------------------------------------------------------
+def features(m, x):
+    found = []
+    h = m[0].register_forward_hook(lambda module, args, out: found.append(out))
+    y = m(x)
+    h.remove()
+    return y, found[0], len(found)
+
+
+def another_input(m, x):
+    h = m[0].register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    y = m(x)
+    h.remove()
+    return y + m(x)
+
+
+def as_a_context(m, x):
+    with m[2].register_forward_hook(lambda module, args, kwargs, out: out * 3, with_kwargs=True):
+        y = m(x)
+    return y + m(x)
+
+
+def in_front_of_another(m, x):
+    a = m[1].register_forward_hook(lambda module, args, out: out * 3)
+    b = m[1].register_forward_hook(lambda module, args, out: out + 1, prepend=True)
+    y = m(x)
+    a.remove()
+    z = m(x)
+    b.remove()
+    return y, z
+
+
+def on_every_layer(m, x):
+    seen = {}
+    handles = [layer.register_forward_hook(lambda module, args, out, n=n: seen.__setitem__(n, out)) for n, layer in m.named_modules() if not list(layer.children())]
+    y = m(x)
+    for h in handles:
+        h.remove()
+    return y, list(seen) == ["0", "1", "2"], sum(v.sum() for v in seen.values())
+
+
+def stays(m, x):
+    m[0].register_forward_hook(lambda module, args, out: out * 2)
+    return m(x)
+
+
+@pytest.mark.parametrize("program, breaks", [(features, 0), (another_input, 0), (as_a_context, 0), (in_front_of_another, 0), (on_every_layer, 0), (stays, 1)])
+def test_hooks_of_modules_in_the_frame(program, breaks, backend):
+    counters.clear()
+    lamina_dynamo.reset()
+    models = [hooked("none", []) for _ in range(2)]
+    for m in models:
+        m._backward_hooks.clear()
+    fast = lamina_dynamo.optimize(program, backend)
+    for _ in range(1 if breaks else 2):
+        outcomes = []
+        for m, f in zip(models, (program, fast)):
+            m.zero_grad()
+            x = torch.linspace(-1, 1, 12).reshape(3, 4).requires_grad_()
+            out = f(m, x)
+            first = out[0] if isinstance(out, tuple) else out
+            (first.sum() + (out[1].sum() if isinstance(out, tuple) and isinstance(out[1], torch.Tensor) else 0)).backward()
+            outcomes.append([out, [p.grad for p in m.parameters()], x.grad, [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in m]])
+        torch.testing.assert_close(*outcomes)
+    assert sum(counters["graph_breaks"].values()) == breaks and set(counters["graph_breaks"]) <= {"module-hook"}, counters["graph_breaks"]

@@ -15,7 +15,9 @@ import itertools
 import logging
 import math
 import operator
+import os
 import re
+import reprlib
 import string
 import types
 import typing
@@ -23,6 +25,7 @@ import warnings
 
 import pytest
 import torch
+from lamina_dynamo import graph_break
 from lamina_dynamo.convert import Converted, listening
 from lamina_dynamo.runtime import Options, compile_callable
 
@@ -872,6 +875,23 @@ def uses_dataclasses_made_inside(x):
     return p.a, p.b, p == Pair(1, [x]) or True, [f.name for f in dataclasses.fields(Pair)], repr(Pair(2))
 
 
+class Linked:
+    def __init__(self, name, other=None):
+        self.name, self.other = name, other
+
+    @reprlib.recursive_repr("<cycle>")
+    def __repr__(self):
+        return f"Linked({self.name}, {self.other!r})"
+
+
+def uses_recursive_repr(x):
+    first = Linked("a")
+    second = Linked("b", first)
+    before = repr(second)
+    first.other, first.name = second, "c"
+    return x * len(before), before, repr(second)
+
+
 def is_even(n):
     return True if n == 0 else is_odd(n - 1)
 
@@ -967,3 +987,118 @@ def test_program_follows_eager_in_one_graph(program):
     same(got, want)
     breaks = [str(e.break_reason) if isinstance(e, Converted) else str(e) for e in events if not isinstance(e, Converted) or e.break_reason is not None]
     assert [re.search(r"code:  (\S+)", b)[1] for b in breaks] == BREAKS.get(program.__name__, []), breaks
+
+
+def compiled_of(fn, **options):
+    events = []
+    fast = compile_callable(fn, Options(lambda gm, inputs: gm.forward, **options))
+
+    def call(*args):
+        with listening(events.append):
+            return fast(*args)
+
+    return call, events
+
+
+def test_symbolic_sizes_as_keys_and_flags():
+    def f(x):
+        kinds = collections.defaultdict(list)
+        kinds[x.shape, x.dtype].append(x)
+        kinds[x.shape[0]].append(x)
+        y = x.sum(0, keepdim=x.shape[0] > 4) + len(kinds)
+        return y, (x * 1).requires_grad_(x.shape[0] % 2 == 0).requires_grad, [tuple(k[0]) if type(k) is tuple else k for k in kinds]
+
+    fast, _ = compiled_of(f, fullgraph=True)
+    for n in (3, 4, 5, 6, 3):
+        same(fast(torch.ones(n)), f(torch.ones(n)))
+
+
+def test_weak_references_to_containers_from_outside():
+    """Of hooks that one frame registers and the next removes: the handle refers to the module's own dictionary."""
+    net = torch.nn.Linear(2, 2)
+
+    def f(x):
+        handles = [net.register_forward_hook(lambda m, i, o: o + k) for k in range(2)]
+        graph_break()
+        seen = [h.hooks_dict_ref() is net._forward_hooks for h in handles]
+        y = net(x)
+        for h in handles:
+            h.remove()
+        return y, seen, len(net._forward_hooks)
+
+    fast, _ = compiled_of(f)
+    for n in (1, 2):
+        same(fast(torch.ones(n, 2)), f(torch.ones(n, 2)))
+
+
+def test_arguments_of_a_transform_that_change_between_calls():
+    def f(x, per_item):
+        return torch.vmap(lambda p, v: p * v, (0, 0 if per_item else None))(torch.arange(3.0), x)
+
+    fast, _ = compiled_of(f, fullgraph=True)
+    for x, per_item in ((torch.ones(4), False), (torch.ones(5), False), (torch.ones(3, 4), True)):
+        same(fast(x, per_item), f(x, per_item))
+
+
+def test_the_environment_and_views_of_dictionaries_are_read_at_each_call(monkeypatch):
+    table = {"a": 1.0}
+    view = types.MappingProxyType(table)
+
+    def f(x):
+        scale = float(os.environ.get("LAMINA_TEST_SCALE", "1")) + float(os.getenv("LAMINA_TEST_SCALE", "2"))
+        return x * scale * view["a"] + len(view), list(view), "LAMINA_TEST_SCALE" in os.environ, view
+
+    fast, _ = compiled_of(f, fullgraph=True)
+    x = torch.arange(3.0)
+    for scale, change in ((None, {}), ("3", {}), ("4", {"a": 2.0}), (None, {"b": 1.0})):
+        if scale is None:
+            monkeypatch.delenv("LAMINA_TEST_SCALE", raising=False)
+        else:
+            monkeypatch.setenv("LAMINA_TEST_SCALE", scale)
+        table.update(change)
+        got, want = fast(x), f(x)
+        same(got[:3], want[:3])
+        assert got[3] is view
+
+
+def test_writes_to_the_environment_happen_at_each_call(monkeypatch):
+    def f(x):
+        os.environ["LAMINA_TEST_STEP"] = str(int(os.environ["LAMINA_TEST_STEP"]) + 1)
+        return x + 1
+
+    monkeypatch.setenv("LAMINA_TEST_STEP", "0")
+    fast, _ = compiled_of(f)
+    for step in (1, 2, 3):
+        fast(torch.ones(2))
+        assert os.environ["LAMINA_TEST_STEP"] == str(step)
+
+
+class Countdown:
+    def __init__(self, n):
+        self.n = n
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.n -= 1
+        if self.n < 0:
+            raise StopIteration
+        return self.n
+
+
+def test_breaks_in_loops_over_iterators_of_the_program():
+    """The program's own iterator is rebuilt, and C's over it (`zip`, `enumerate`): the parts around the break are compiled."""
+    layers = torch.nn.ModuleList(torch.nn.Linear(3, 3) for _ in range(3))
+
+    def f(x):
+        for i, (layer, k) in enumerate(zip(layers, Countdown(5))):
+            x = layer(x) * k
+            graph_break()
+            x = x + i
+        return x
+
+    fast, events = compiled_of(f)
+    with torch.no_grad():
+        same(fast(torch.ones(2, 3)), f(torch.ones(2, 3)))
+    assert any(isinstance(e, Converted) for e in events)

@@ -561,13 +561,20 @@ def test_an_exception_that_only_the_capture_meets_is_counted_and_an_error_under_
         raise Observed(ValueError("wrong here alone"))
 
     monkeypatch.setitem(calls.RULES, id(math.gcd), only_in_capture)
-    program = lambda x: x * math.gcd(4, 6)
+
+    def inner(x):
+        y = x + 0
+        return y * math.gcd(4, 6)  # here
+
+    program = lambda x: inner(x)
     before = counters["graph_breaks"]["capture-raised"]
     assert torch.equal(optimize(program, Count())(torch.ones(2)), torch.full((2,), 2.0))
     assert counters["graph_breaks"]["capture-raised"] == before + 1
     with pytest.raises(Unsupported, match="only the capture meets") as error:
         optimize(program, Count(), fullgraph=True)(torch.ones(2))
-    assert "wrong here alone" in str(error.value) and __file__ in str(error.value)
+    assert "wrong here alone" in str(error.value) and "# here" in str(error.value)
+    line = inner.__code__.co_firstlineno + 2
+    assert (error.value.where.file, error.value.where.line) == (__file__, line)
 
 
 def test_an_exception_of_the_program_is_no_break():

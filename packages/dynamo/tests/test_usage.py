@@ -286,3 +286,20 @@ def test_a_container_that_runs_eagerly_is_captured_inside():
         assert torch.equal(fast(torch.ones(3, 2)), m(torch.ones(3, 2)) + 1)
     assert breaks() == {"graph-break": 3, "foreign-iterator": 1}  # in the program, in the container, in its second layer; the end of the container's loop
     assert counters["graphs"]["captured"] == 3  # the first layer, the second, the addition
+
+
+@functools.lru_cache(None)
+def _slopes(heads):
+    return tuple(2.0 ** (-8 / heads * (i + 1)) for i in range(heads))
+
+
+def test_a_cached_function_of_a_size_that_changes():
+    def f(q):
+        return q * torch.tensor(_slopes(q.shape[0]))[:, None]
+
+    counters.clear()
+    compiled = lamina_dynamo.optimize(f, lambda gm, inputs: gm.forward)
+    for heads in (4, 6, 3):
+        q = torch.randn(heads, 5)
+        assert torch.equal(compiled(q), f(q))
+    assert not counters["graph_breaks"]

@@ -236,6 +236,15 @@ def test_item_makes_an_unbacked_integer(unbacked, env):
     assert isinstance(torch.zeros(3)[0].item(), torch.SymFloat)
 
 
+@pytest.mark.parametrize("fn", [torch.clone, torch.zeros_like, lambda x: x + 1, lambda x: x + x.sum()])
+def test_the_order_of_strides_asserts_nothing(unbacked, env, fn):
+    n = torch.zeros(3, dtype=torch.long)[0].item()
+    torch._check(n >= 1)
+    x = torch.zeros(4, n, 3).transpose(0, 1)
+    assert str(x.strides) == "(3, 3*u0, 1)" and fn(x).strides == x.strides
+    assert [str(a.expr) for a in env.runtime_asserts] == ["u0 >= 1"]
+
+
 def test_nonzero_and_masks(unbacked, env):
     x = make(unbacked, 6, 8)
     picked = x[x > 0]
@@ -275,6 +284,38 @@ def test_covariance_checks_weights_when_it_runs():
         for cov in (torch.cov, symbolic_form(torch.cov)):
             with pytest.raises(RuntimeError, match=said):
                 cov(x, **kwargs)
+
+
+ISTFT = [
+    {}, {"hop_length": 3}, {"win_length": 10}, {"center": False, "window": torch.hann_window(16) + 0.1}, {"length": 20}, {"normalized": True, "hop_length": 5}, {"onesided": False},
+    {"return_complex": True, "onesided": False}, {"win_length": 11, "window": torch.linspace(0.2, 1, 11)}, {"window": torch.hann_window(16), "center": False},
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:A window was not provided")
+@pytest.mark.parametrize("kwargs", ISTFT, ids=str)
+@pytest.mark.parametrize("size", [(9, 5), (2, 9, 5), (2, 16, 6)])
+def test_inverse_short_time_transform_without_looking_at_values(kwargs, size):
+    """Bit for bit what the operator gives, and an error where it gives one: in the last case the windows leave a gap."""
+    x = torch.randn(size, dtype=torch.complex64)
+    try:
+        expected = torch.istft(x, 16, **kwargs)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            symbolic_form(torch.istft)(x, 16, **kwargs)
+        return
+    got = symbolic_form(torch.istft)(x, 16, **kwargs)
+    assert torch.equal(got, expected) and got.stride() == expected.stride()
+    with FakeMode() as mode:
+        fake = symbolic_form(torch.Tensor.istft)(mode.from_real(x), 16, **{k: mode.from_real(v) if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()})
+    assert fake.shape == expected.shape and fake.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("dtypes", [(torch.complex64, torch.complex64), (torch.float16, torch.float32), (torch.float32, torch.complex64)], ids=str)
+def test_a_distance_is_real(dtypes):
+    a, b = (torch.randn(3).to(dtype) for dtype in dtypes)
+    with FakeMode() as mode:
+        assert torch.dist(mode.from_real(a), mode.from_real(b)).dtype is torch.dist(a, b).dtype
 
 
 # -- matrix products ----------------------------------------------------------------------------------------------------------

@@ -36,6 +36,13 @@ def test_an_op_with_a_kernel_of_its_own_is_not_decomposed():
     assert calls(gm) == ["aten.silu_backward.default"]
 
 
+def test_a_composite_that_asks_for_plain_sizes_gets_them():
+    mode = FakeMode(ShapeEnv())
+    x, i = mode.from_real(X, dynamic_dims={0, 1}), mode.from_real(torch.zeros(2, 4, dtype=torch.int64), dynamic_dims={0, 1})
+    gm = trace(lambda x, i: torch.take_along_dim(x, i, 0), [x, i])
+    assert calls(gm)[-1] == "aten.gather.default"
+
+
 def test_detach_and_alias_leave_no_node():
     gm = trace(lambda x: torch.exp(x.detach()).detach() * 2, fakes(X))
     assert calls(gm) == ["aten.exp.default", "aten.mul.Tensor"]

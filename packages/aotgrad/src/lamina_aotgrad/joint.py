@@ -32,7 +32,7 @@ from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .repeated import RegionWrites, repeat_writes
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import is_dense, memory_root, program_root, view_chain, view_parent
+from .views import contiguous_strides, is_dense, memory_root, program_root, view_chain, view_parent
 from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
@@ -541,13 +541,7 @@ def _refuse_hard_members(run: _Run, i: int, geometry: bool) -> None:
 
 def _tangent_strides(val: Tensor) -> tuple[Any, ...]:
     """Strides that the backward expects of a gradient: the output's where they are dense, else contiguous ones."""
-    if is_dense(val):
-        return tuple(val.stride())
-    strides, step = [], 1
-    for size in reversed(val.shape):
-        strides.append(step)
-        step = step * size
-    return tuple(reversed(strides))
+    return tuple(val.stride()) if is_dense(val) else contiguous_strides(val.shape)
 
 
 def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTable) -> list[fx.Node]:
@@ -572,7 +566,7 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
             tuple(t for _, t in ends), tuple(tangents), False, False, tuple(inputs), True, accumulate_grad=False
         )
     except RuntimeError as error:
-        if all(_is_spent(t, tangent, inputs) for (_, t), tangent in zip(ends, tangents, strict=True)):
+        if _SPENT in str(error) and all(_is_spent(t, tangent, inputs) for (_, t), tangent in zip(ends, tangents, strict=True)):
             signature.backward_error = str(error)
             return []
         # eager raises the same only if the program is differentiated: leave it to eager
@@ -582,10 +576,13 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
     return [run.node_of(g) for _, g in pairs]
 
 
+_SPENT = "backward through the graph a second time"
+
+
 def _is_spent(output: Tensor, tangent: Tensor, inputs: Sequence[Tensor]) -> bool:
     """Whether the graph took gradients of this output already, and let go of what they need: `loss` after `loss.backward()`."""
     try:
         torch.autograd.Variable._execution_engine.run_backward((output,), (tangent,), True, False, tuple(inputs), True, accumulate_grad=False)
     except RuntimeError as error:
-        return "backward through the graph a second time" in str(error)
+        return _SPENT in str(error)
     return False

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from lamina_dynshape import expr_of
 from torch import Tensor
 
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import ViewSpec, replayer
+from .views import ViewSpec, contiguous_strides, replayer
 
 __all__ = ["inference_callable", "training_callable"]
 
@@ -217,15 +218,18 @@ class _Plan:
 class _TangentSpec:
     """Layout that the backward was traced with."""
 
-    __slots__ = ("device", "dtype", "size", "static", "stride")
+    __slots__ = ("contiguous", "device", "dtype", "size", "static", "stride")
 
     def __init__(self, fake: Any) -> None:
         self.size, self.stride, self.dtype, self.device = tuple(fake.shape), tuple(fake.stride()), fake.dtype, fake.fake_device
         self.static = all(type(n) is int for n in (*self.size, *self.stride))
+        self.contiguous = [*map(expr_of, self.stride)] == [*map(expr_of, contiguous_strides(self.size))]
 
     def fit(self, grad: Tensor | None, output: tuple[Any, Any]) -> Tensor:
         """`grad` with the traced strides; zeros for None. `output`: size and stride of the forward's output, for symbolic sizes."""
         size, stride = (self.size, self.stride) if self.static else output
+        if self.contiguous and not self.static:  # the output itself may be a view with gaps
+            stride = contiguous_strides(size)
         if grad is None:
             return torch.empty_strided(size, stride, dtype=self.dtype, device=self.device).zero_()
         if grad.stride() == stride and grad.dtype == self.dtype:

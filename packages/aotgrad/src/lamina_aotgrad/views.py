@@ -16,7 +16,7 @@ import torch
 from lamina_dynshape import estimate_of
 from torch import Tensor, fx
 
-__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "is_dense", "is_view_op", "memory_root", "program_root", "replayer", "same_geometry", "view_chain", "view_parent"]
+__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "contiguous_strides", "is_dense", "is_view_op", "memory_root", "program_root", "replayer", "same_geometry", "view_chain", "view_parent"]
 
 aten = torch.ops.aten
 
@@ -110,6 +110,15 @@ def is_dense(val: Tensor) -> bool:
             return False
         step = step * size
     return True
+
+
+def contiguous_strides(sizes: Sequence[Any]) -> tuple[Any, ...]:
+    """Strides of a contiguous tensor, of numbers or symbols."""
+    strides, step = [], 1
+    for size in reversed(sizes):
+        strides.append(step)
+        step = step * size
+    return tuple(reversed(strides))
 
 
 def same_geometry(a: Tensor, b: Tensor) -> bool:

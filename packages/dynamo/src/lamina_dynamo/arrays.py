@@ -18,14 +18,14 @@ import torch
 
 from .control import STANDS_FOR, unsupported
 
-__all__ = ["TensorArray", "rebuilt"]
+__all__ = ["NUMPY_DTYPES", "TensorArray", "as_tensor_key", "rebuilt"]
 
-_DTYPES = {
+NUMPY_DTYPES = {
     np.dtype(n): t
     for n, t in (("bool", torch.bool), ("uint8", torch.uint8), ("int8", torch.int8), ("int16", torch.int16), ("int32", torch.int32), ("int64", torch.int64),
                  ("float16", torch.float16), ("float32", torch.float32), ("float64", torch.float64), ("complex64", torch.complex64), ("complex128", torch.complex128))
 }  # fmt: skip
-_NUMPY = {t: d for d, t in _DTYPES.items()}
+_NUMPY = {t: d for d, t in NUMPY_DTYPES.items()}
 _T = torch
 _FLOATS = frozenset("fc")
 
@@ -35,7 +35,7 @@ def _break(what: str, saw: str = "") -> NoReturn:
 
 
 def _torch_dtype(dtype: Any) -> torch.dtype:
-    found = _DTYPES.get(np.dtype(dtype))
+    found = NUMPY_DTYPES.get(np.dtype(dtype))
     return found if found is not None else _break("a NumPy dtype that torch lacks", str(dtype))
 
 
@@ -475,3 +475,12 @@ _FUNCTIONS: dict[Any, Any] = {
     np.argsort: _made(lambda t, axis=-1, kind=None: _T.argsort(t, axis, stable=True) if kind == "stable" else _break("argsort that is not stable")),
     np.shape: lambda a: a.shape, np.ndim: lambda a: a.ndim, np.size: lambda a: a.size,
 }  # fmt: skip
+
+
+def as_tensor_key(key: Any) -> Any:
+    """The key of a tensor's items with tensors in place of arrays, and of lists that hold numbers which only the run knows."""
+    if type(key) is tuple:
+        return tuple(map(as_tensor_key, key))
+    if type(key) is list and any(type(k) is torch.SymInt for k in key) and all(type(k) in (int, torch.SymInt) for k in key):
+        return torch.tensor(key)
+    return key.tensor if isinstance(key, TensorArray) else key

@@ -42,35 +42,18 @@ def copy_instructions(program: Program, local: Any) -> list[Asm]:
     for ins, asm in zip(program.instructions, out):
         if ins.target is not None:
             asm.target = out[ins.target]
-        elif ins.op in _PAIRS:
-            asm.arg = local(ins.arg >> 4) << 4 | local(ins.arg & 15)
-            if local(ins.arg >> 4) > 15 or local(ins.arg & 15) > 15:
-                asm.arg = -1
         elif ins.op in _LOCAL_OPS:
             asm.arg = local(ins.arg)
     for entry in program.entries:
         region = Region(out[entry.target], entry.depth, entry.lasti)
         for i in range(entry.start, entry.end):
             out[i].region = region
-    return _split_pairs(program, out, local)
+    return out
 
 
 _LOCAL_OPS = frozenset({
     "LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_AND_CLEAR", "STORE_FAST", "DELETE_FAST", "LOAD_CLOSURE", "LOAD_DEREF", "STORE_DEREF", "DELETE_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF", "MAKE_CELL",
 })  # fmt: skip
-_PAIRS = {"LOAD_FAST_LOAD_FAST": ("LOAD_FAST", "LOAD_FAST"), "STORE_FAST_STORE_FAST": ("STORE_FAST", "STORE_FAST"), "STORE_FAST_LOAD_FAST": ("STORE_FAST", "LOAD_FAST")}
-
-
-def _split_pairs(program: Program, items: list[Asm], local: Any) -> list[Asm]:
-    """Superinstructions whose new locals do not fit in four bits become two instructions (3.13)."""
-    out: list[Asm] = []
-    for ins, asm in zip(program.instructions, items):
-        out.append(asm)
-        if asm.arg == -1:
-            first, second = _PAIRS[ins.op]
-            asm.op, asm.arg = first, local(ins.arg >> 4)
-            out.append(Asm(second, local(ins.arg & 15), asm.line, None, asm.region))
-    return out
 
 
 def call_sequence(load: list[Asm], args: list[Asm], count: int) -> list[Asm]:
@@ -94,7 +77,7 @@ def assemble(items: list[Asm], code: CodeType, **changes: Any) -> CodeType:
         grew = False
         for i, a in enumerate(items):
             if a.target is not None:
-                _aim(a, i, position[id(a.target)], offsets)
+                grew |= _aim(a, i, position[id(a.target)], offsets)
             need = 0 if a.arg < 256 else 1 if a.arg < 65536 else 2 if a.arg < 1 << 24 else 3
             if need > extended[i]:
                 extended[i] = need
@@ -111,10 +94,10 @@ def assemble(items: list[Asm], code: CodeType, **changes: Any) -> CodeType:
     )  # fmt: skip
 
 
-def _aim(a: Asm, i: int, target: int, offsets: list[int]) -> None:
-    """Set a jump's direction and distance (in code units, from the end of the instruction and its caches)."""
-    forward = target > i
-    if VERSION == (3, 11) or a.op in ("JUMP_FORWARD", "JUMP_BACKWARD"):
+def _aim(a: Asm, i: int, target: int, offsets: list[int]) -> bool:
+    """Set a jump's direction and distance (in code units, from the end of the instruction and its caches). True: its size changed by that."""
+    forward, size = target > i, _CACHES[opcode.opmap[a.op]]
+    if VERSION == (3, 11) or a.op.startswith(("JUMP_FORWARD", "JUMP_BACKWARD")):
         a.op = a.op.replace("BACKWARD", "FORWARD") if forward else a.op.replace("FORWARD", "BACKWARD")
         if forward and a.op == "JUMP_FORWARD_NO_INTERRUPT":
             a.op = "JUMP_FORWARD"
@@ -122,7 +105,9 @@ def _aim(a: Asm, i: int, target: int, offsets: list[int]) -> None:
     assert number in _JREL
     distance = offsets[target] - offsets[i + 1]
     a.arg = -distance if number in _BACKWARD else distance
-    assert a.arg >= 0, (a, i, target)
+    resized = _CACHES[number] != size
+    assert a.arg >= 0 or resized, (a, i, target)
+    return resized
 
 
 def _line_table(items: list[Asm], offsets: list[int], first: int) -> bytes:

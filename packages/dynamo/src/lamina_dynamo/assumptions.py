@@ -1,6 +1,6 @@
 """Branches that only the running program can decide, where one side does nothing but raise: the other side is taken, and checked.
 
-Between: a conditional jump (`opcodes/flow.py`) -> checks of the entry (`convert._checks`).
+Between: a conditional jump (`opcodes/operators.py`, `condition`) -> checks of the entry (`convert._checks`).
 Keeps:   where a check fails, the original function runs from its start, with the random numbers it would have drawn: what it raises, and
          whether it is caught, is the program's own. Hence only in graphs that have changed nothing by then.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .bytecode import Instruction
 from .frames import Frame
 
 __all__ = ["Assuming", "assume", "leads_to_raise"]
@@ -29,17 +30,17 @@ def leads_to_raise(f: Frame, index: int) -> bool:
     return False
 
 
-def assume(f: Frame, condition: Any, jumps_if: bool, target: int) -> bool | None:
+def assume(f: Frame, condition: Any, jump: Instruction) -> bool | None:
     """Truth of a jump's condition where its other outcome only raises, None where it must be decided otherwise.
 
     A tensor is looked at after the graph. A symbolic truth is checked in the graph, before what relies on it.
     """
-    cap = f.cap
+    cap, jumps_if = f.cap, "TRUE" in jump.op
     if cap.no_checks or not (_is_open_tensor(cap, condition) or _is_open_symbol(cap, condition)):
         return None
-    if leads_to_raise(f, f.pc):
+    if leads_to_raise(f, jump.index + 1):
         truth = jumps_if
-    elif leads_to_raise(f, target):
+    elif leads_to_raise(f, jump.target):
         truth = not jumps_if
     else:
         return None

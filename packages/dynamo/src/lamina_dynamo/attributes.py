@@ -8,6 +8,7 @@ Source:  CPython Objects/object.c `_PyObject_GenericGetAttrWithDict`, Objects/ty
 
 from __future__ import annotations
 
+import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from .guards import GuardKind
 from .lift import HEAP_TYPE, is_torch_owned
 from .control import DELETED, MISSING
 from .peer import peer_module
-from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, TypeAttrSource, instance_attr, module_member
+from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, Source, TypeAttrSource, instance_attr, module_member
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -35,6 +36,7 @@ _NATIVE_TYPES: set[type] = {
 }  # fmt: skip
 _DATA = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, type(None), torch.Tensor)
 _C_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_GENERIC_IN_C = frozenset({"builtins", "collections", "types"})  # their classes' `__getattribute__` is object's, under a wrapper of its own
 _MODULE_GETATTR = nn.Module.__getattr__
 _OBJECT_GETATTRIBUTE = object.__getattribute__
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -80,7 +82,16 @@ def has_method(cap: Capture, obj: Any, name: str) -> bool:
 
 
 def load_attr(cap: Capture, obj: Any, name: str) -> Any:
-    """`obj.name` as the program would see it; AttributeErrors are the program's."""
+    """`obj.name` as the program would see it; AttributeErrors are the program's, and that the attribute is missing is guarded."""
+    try:
+        return _load_attr(cap, obj, name)
+    except Observed as e:
+        if isinstance(e.exc, AttributeError):
+            _guard_missing(cap, obj, name)
+        raise
+
+
+def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
     t = type(obj)
     if t in _NATIVE_TYPES:
         return native(getattr, obj, name)
@@ -95,7 +106,7 @@ def load_attr(cap: Capture, obj: Any, name: str) -> Any:
     if t is _FUNCTION or t is types.MethodType:
         return _function_attr(cap, obj, name)
     getter, owner = class_lookup(cap, t, "__getattribute__")
-    if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in ("builtins", "collections"):
+    if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in _GENERIC_IN_C:
         found = generic_attr(cap, obj, t, name)
         if found is not MISSING:
             return found
@@ -105,8 +116,12 @@ def load_attr(cap: Capture, obj: Any, name: str) -> Any:
         except Observed as e:
             if not isinstance(e.exc, AttributeError) or class_lookup(cap, t, "__getattr__") is MISSING:
                 raise
-    else:
+    elif class_lookup(cap, t, name) is not MISSING or raw_dict(obj) is None:
         return native(getattr, obj, name)
+    else:
+        found = instance_lookup(cap, obj, name, True)
+        if found is not MISSING:
+            return found
     return _fallback(cap, obj, t, name)
 
 
@@ -120,7 +135,14 @@ def _fallback(cap: Capture, obj: Any, t: type, name: str) -> Any:
                 cap.guard_instance_missing(src, name)  # once it is there, the hook is not asked
             return cap.call(hook[0], (obj, name))
         return native(getattr, obj, name)
-    raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
+    raise Observed(AttributeError(f"{_shown_type(cap, t, name)!r} object has no attribute {name!r}"))
+
+
+def _shown_type(cap: Capture, t: type, name: str) -> str:
+    """The class as the error for a missing attribute has it: 3.13 names its module where a slot is empty."""
+    raw = class_lookup(cap, t, name)
+    is_slot = raw is not MISSING and type(raw[0]) is types.MemberDescriptorType
+    return f"{t.__module__}.{t.__qualname__}" if is_slot and sys.version_info >= (3, 13) and t.__module__ not in ("builtins", "__main__") else t.__name__
 
 
 def generic_attr(cap: Capture, obj: Any, t: type, name: str) -> Any:
@@ -252,7 +274,7 @@ def _tensor_attr(cap: Capture, t: Any, name: str) -> Any:
     over = cap.overlay.get(id(t))
     if over is not None and name in over:
         if over[name] is DELETED:
-            raise Observed(AttributeError(f"'Tensor' object has no attribute {name!r}"))
+            raise _no_tensor_attr(cap, t, name)
         return over[name]
     inp = cap.inputs.get(id(t))
     if inp is not None:
@@ -266,9 +288,14 @@ def _tensor_attr(cap: Capture, t: Any, name: str) -> Any:
         return found
     if name == "__dict__":
         unsupported("tensor-dict", "reading __dict__ of a tensor")
-    if name not in _TENSOR_NAMES and name in getattr(t, "__dict__", ()) and inp is not None:
-        raise Observed(AttributeError(f"'Tensor' object has no attribute '{name}'"))
+    if name not in _TENSOR_NAMES and (inp is not None or name not in getattr(t, "__dict__", ())):
+        raise _no_tensor_attr(cap, t, name)
     return native(getattr, t, name)
+
+
+def _no_tensor_attr(cap: Capture, t: Any, name: str) -> Observed:
+    """The exception of eager: a fake says what it stands for, and what is a fake's own is not there."""
+    return Observed(AttributeError(f"{cap.type_of(t).__name__!r} object has no attribute {name!r}", name=name, obj=t))
 
 
 def tensor_class_lookup(cap: Capture, t: Any, name: str) -> Any:
@@ -536,8 +563,22 @@ def delete_attr(cap: Capture, obj: Any, name: str) -> None:
     generic_delete(cap, obj, name)
 
 
+def _delete_tensor_attr(cap: Capture, t: Any, name: str) -> None:
+    if id(t) in cap.wrapper_of or name in _TENSOR_NAMES:
+        native(delattr, t, name)
+        return
+    _tensor_attr(cap, t, name)
+    if id(t) in cap.inputs:
+        _overlay_store(cap, t, name, DELETED)
+    else:  # made in the frame
+        del cap.overlay[id(t)][name]
+
+
 def generic_delete(cap: Capture, obj: Any, name: str) -> None:
     """object.__delattr__."""
+    if isinstance(obj, torch.Tensor):
+        _delete_tensor_attr(cap, obj, name)
+        return
     t = type(obj)
     raw = class_lookup(cap, t, name)
     if raw is not MISSING:
@@ -553,43 +594,58 @@ def generic_delete(cap: Capture, obj: Any, name: str) -> None:
     if id(obj) not in cap.sources:
         native(object.__delattr__, obj, name)
         return
-    if instance_lookup(cap, obj, name, False) is MISSING:
+    held = _guard_held(cap, obj, cap.sources[id(obj)], name)
+    if cap.overlay.get(id(obj), {}).get(name, MISSING if held else DELETED) is DELETED:
+        if not held:
+            native(object.__delattr__, obj, name)  # raises eager's exception
         raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
-    _overlay_store(cap, obj, name, DELETED)
+    if held:
+        _overlay_store(cap, obj, name, DELETED)
+    else:  # made and deleted within the frame
+        del cap.overlay[id(obj)][name]
 
 
 def has_attr(cap: Capture, obj: Any, name: str) -> bool:
-    """`hasattr(obj, name)`; a missing attribute is guarded."""
+    """`hasattr(obj, name)`."""
     try:
         load_attr(cap, obj, name)
     except Observed as e:
         if not isinstance(e.exc, AttributeError):
             raise
-        guard_missing(cap, obj, name)
         return False
     return True
 
 
-def guard_missing(cap: Capture, obj: Any, name: str) -> None:
-    """The instance (and a module's tables) still lack `name`."""
+def _guard_missing(cap: Capture, obj: Any, name: str) -> None:
+    """The object (its class, a module's tables) still lacks `name`."""
     inp = cap.inputs.get(id(obj))
     src = inp.source if inp is not None else cap.sources.get(id(obj))
     if src is None or isinstance(obj, types.ModuleType) or type(src) is ConstantSource or name in cap.overlay.get(id(obj), ()):
         return
-    if isinstance(obj, torch.Tensor):
-        return
+    if class_lookup(cap, cap.type_of(obj), name) is MISSING:
+        cap.guard(src, K.NO_ATTR, name)
+    if not isinstance(obj, torch.Tensor):
+        _guard_held(cap, obj, src, name)
+    if isinstance(obj, nn.Module):
+        d = raw_dict(obj) or {}
+        for table in _TABLES:
+            if table in d:
+                cap.guard(instance_attr(src, table), K.NO_KEY, name)
+
+
+def _guard_held(cap: Capture, obj: Any, src: Source, name: str) -> bool:
+    """Whether the outside object itself holds `name`, in its dictionary or a slot."""
+    target = cap.original_of.get(id(obj), obj)
+    d = raw_dict(target)
     raw = class_lookup(cap, type(obj), name)
     if raw is not MISSING and type(raw[0]) is types.MemberDescriptorType:
-        cap.guard(CallSource(_SlotIsSet.at(name), src), K.BOOL, False)
-    if raw is MISSING and not isinstance(obj, nn.Module):
-        cap.guard(src, K.NO_ATTR, name)  # the class may get it, too
-    if raw_dict(cap.original_of.get(id(obj), obj)) is not None:
-        cap.guard_instance_missing(src, name)
-        if isinstance(obj, nn.Module):
-            d = raw_dict(obj) or {}
-            for table in _TABLES:
-                if table in d:
-                    cap.guard(instance_attr(src, table), K.NO_KEY, name)
+        held = _SlotIsSet.at(name)(target)
+        cap.guard(CallSource(_SlotIsSet.at(name), src), K.BOOL, held)
+        return held
+    if d is None:
+        return False
+    cap.guard(InstanceDictSource(src), K.HAS_KEY if name in d else K.NO_KEY, name)
+    return name in d
 
 
 class _SlotIsSet:

@@ -1,7 +1,7 @@
 """Decoded CPython bytecode: instructions with resolved jumps, the exception table, lines, live variables.
 
 Between: a code object -> the interpreter (`Program.ops`, `Program.args`) and the assembler (`Program.instructions`).
-Keeps:   jump targets are instruction indices; CACHE and EXTENDED_ARG are folded away; one `Program` per code object.
+Keeps:   jump targets are instruction indices; CACHE and EXTENDED_ARG are folded away, superinstructions taken apart; one `Program` per code object.
 Source:  CPython Lib/dis.py, Objects/exception_handling_notes.txt, Objects/locations.md; live variables: Appel, ch. 10.
 """
 
@@ -28,6 +28,9 @@ _NAMES = tuple(opcode.opname)
 _EXTENDED = opcode.opmap["EXTENDED_ARG"]
 _CACHE = opcode.opmap["CACHE"]
 _JREL = frozenset(opcode.hasjrel)
+_PAIRS = {  # 3.13's instructions on two locals are decoded as two
+    "LOAD_FAST_LOAD_FAST": ("LOAD_FAST", "LOAD_FAST"), "STORE_FAST_STORE_FAST": ("STORE_FAST", "STORE_FAST"), "STORE_FAST_LOAD_FAST": ("STORE_FAST", "LOAD_FAST"),
+}  # fmt: skip
 _BACKWARD = frozenset(i for i, n in enumerate(_NAMES) if "JUMP_BACKWARD" in n or "BACKWARD" in n)
 NO_FALLTHROUGH = frozenset({"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT"})
 
@@ -71,6 +74,13 @@ class Program:
         self.ops: list[Any] | None = None
         self.args: list[Any] = []
         self.live_cache: list[frozenset[int]] | None = None
+
+    def catches(self, i: int) -> bool:
+        """Whether what instruction `i` raises comes to an `except` or `finally`. A `with` lets it pass, but for the few that suppress."""
+        entry = self.handler_of[i]
+        if entry is None or self.instructions[entry.target].op != "PUSH_EXC_INFO":
+            return False
+        return self.instructions[entry.target + 1].op != "WITH_EXCEPT_START"
 
     @property
     def code(self) -> CodeType:
@@ -131,7 +141,8 @@ def _decode(code: CodeType) -> tuple[list[Instruction], dict[int, int]]:
             i += 2
             continue
         index_of[first] = index_of[i] = len(out)
-        out.append(Instruction(_NAMES[op], op, arg, len(out), i, lines.get(i)))
+        for name, a in zip(_PAIRS[_NAMES[op]], (arg >> 4, arg & 15)) if _NAMES[op] in _PAIRS else ((_NAMES[op], arg),):
+            out.append(Instruction(name, opcode.opmap[name], a, len(out), i, lines.get(i)))
         ext, first = 0, None
         i += 2 + 2 * _CACHES[op]
     index_of[n] = len(out)
@@ -170,7 +181,6 @@ def _at(index_of: dict[int, int], offset: int) -> int:
 
 # ---- live variables ----------------------------------------------------------------------------------------------------
 _READS = {"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_AND_CLEAR", "DELETE_FAST", "LOAD_DEREF", "LOAD_CLOSURE", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF", "DELETE_DEREF"}
-_PAIRS = {"LOAD_FAST_LOAD_FAST": (True, True), "STORE_FAST_LOAD_FAST": (False, True), "STORE_FAST_STORE_FAST": (False, False)}
 
 
 def live_locals(program: Program, start: int) -> frozenset[int]:
@@ -181,13 +191,6 @@ def live_locals(program: Program, start: int) -> frozenset[int]:
 
 
 def _uses(ins: Instruction) -> tuple[list[int], int | None]:
-    if ins.op in _PAIRS:
-        a, b = ins.arg >> 4, ins.arg & 15
-        if ins.op == "LOAD_FAST_LOAD_FAST":
-            return [a, b], None
-        if ins.op == "STORE_FAST_LOAD_FAST":
-            return ([b] if b != a else []), a
-        return [], None
     if ins.op in _READS:
         return [ins.arg], None
     if ins.op == "STORE_FAST":

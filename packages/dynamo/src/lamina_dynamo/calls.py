@@ -12,6 +12,7 @@ import inspect
 import itertools
 import math
 import operator
+import threading
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
@@ -22,14 +23,15 @@ from torch.utils._pytree import tree_leaves
 
 from .attributes import class_lookup, generic_attr, generic_delete, generic_store, load_attr, store_attr
 from .binding import bind
-from .control import native, observe, unsupported
+from .control import native, observe, unsupported, values
+from .draws import GENERATORS, derived
 from .frames import Frame, run
 from .guards import GuardKind
 from .lift import is_torch_owned
 from .locks import LOCKS
 from .loops import append, refuse_growing, refuse_steps
 from .peer import STAND_INS
-from .texts import format_text
+from .texts import OpenText, format_text, joined
 from .control import MISSING
 from .source import CallSource, ClosureSource, CodeSource, ConstantSource
 
@@ -67,7 +69,11 @@ NATIVE_MODULES = frozenset({
     "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "operator", "colorsys",
     "typing_extensions", "statistics", "dataclasses", "annotationlib", "importlib.resources", "importlib.machinery", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
-_INLINE_ANYWAY = frozenset({"replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance"})
+_INLINE_ANYWAY = frozenset({
+    "replace", "_replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance",
+    "_Environ", "getenv",  # the environment may be another at the next call
+    "gaussian_nll_loss", "linear_cross_entropy",  # what they are called on decides what they do: a check of values, an object of options
+})  # fmt: skip
 _READ_OR_SET_STATE = frozenset({"set_default_dtype", "set_float32_matmul_precision", "get_float32_matmul_precision", "set_warn_always", "is_warn_always_enabled", "set_deterministic_debug_mode", "get_deterministic_debug_mode"})
 _REFUSED_MODULES = {
     "random": ("random", "Python's random numbers", "draw them outside of the compiled function"),
@@ -96,6 +102,10 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
         return call_function(cap, fn, args, kwargs)
     if t is _METHOD:
         return call(cap, fn.__func__, (fn.__self__, *args), kwargs)
+    if t is _BUILTIN and isinstance(fn.__self__, GENERATORS):
+        from .rules.random_numbers import ask
+
+        return ask(cap, fn.__self__, fn.__name__, args, kwargs or {})
     if cap.opaque and t not in (types.FunctionType, type):
         owner = getattr(fn, "__self__", None)
         if type(owner) in LOCKS:
@@ -124,6 +134,7 @@ def _call_cached(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any]) -> An
     """A function under `functools.lru_cache`: what the cache holds is taken, what it lacks is computed and put there if computing it changes nothing else."""
     if is_torch_owned(fn.__wrapped__.__module__):
         return call(cap, fn.__wrapped__, args, kwargs)
+    args, kwargs = values(args), values(kwargs)
     for key in (*args, *kwargs.values()):
         if not _is_constant(key):
             _key_by_identity(cap, fn, key)
@@ -167,6 +178,9 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
     if t.__module__ in ("operator", "itertools", "functools", "_operator", "types", "typing", "builtins"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
     if t.__module__.startswith("numpy"):
+        if (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
+            return drawn
+        args, kwargs = values(tuple(args)), values(kwargs or {})
         if cap.any_tensor(args, kwargs):
             unsupported("numpy", "a NumPy function on values of the compiled function", saw=getattr(fn, "__name__", t.__name__), hint="use the torch function")
         return native(fn, *args, **(kwargs or {}))
@@ -213,6 +227,8 @@ def _policy_of(fn: Any) -> Any:
         return ("distributed", "a function of torch.distributed", "call it outside of the compiled function")
     if module == "torch.jit._trace" and "__script_if_tracing_wrapper" in fn.__dict__:
         return _Rule(_call_unscripted)
+    if module == "reprlib" and fn.__code__.co_freevars == _REPR_CELLS:
+        return _Rule(_call_repr)
     if module in NATIVE_MODULES and fn.__code__.co_qualname.partition(".")[0] not in _INLINE_ANYWAY:
         return _NATIVE
     if module == "torch" and fn.__code__.co_name in _READ_OR_SET_STATE:
@@ -244,6 +260,22 @@ def _is_communication(module: str, name: str) -> bool:
 
 
 _COMMUNICATION = frozenset({"torch.distributed", "torch.distributed.distributed_c10d", "torch.distributed.c10d_logger"})
+
+
+_REPR_CELLS = ("fillvalue", "repr_running", "user_function")
+
+
+def _call_repr(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """A `__repr__` decorated by `reprlib.recursive_repr`, which must not depend on the thread that captures it."""
+    fill, running, shown = (cell.cell_contents for cell in fn.__closure__)
+    key = id(args[0]), threading.get_ident()
+    if key in running:
+        return fill
+    running.add(key)
+    try:
+        return call(cap, shown, args, kwargs)
+    finally:
+        running.discard(key)
 
 
 def _call_unscripted(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
@@ -356,6 +388,9 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
             kwargs = {**kwargs, "key": cap.trampoline(kwargs["key"])}
         if isinstance(owner, str) and name == "format":
             return native(format_text, cap, owner, args, kwargs or {})
+        if name == "join" and isinstance(owner, str) and len(args) == 1:
+            items = native(list, args[0])
+            return joined(items, owner) if any(type(x) is OpenText for x in items) else native(fn, items)
         if name == "__missing__" and isinstance(owner, defaultdict):
             value = call(cap, owner.default_factory, ())
             dict.__setitem__(owner, args[0], value)
@@ -383,8 +418,6 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
     if t.__module__.startswith("torch"):
         return _torch_object_method(cap, fn, name, owner, args, kwargs)
     if t.__module__.startswith("numpy"):
-        if t.__module__.startswith("numpy.random"):
-            unsupported("random", "NumPy's random numbers", saw=name, hint="draw them outside of the compiled function")
         if cap.any_tensor(args, kwargs):
             unsupported("numpy", "a NumPy method on values of the compiled function", saw=name, hint="use torch")
         return native(fn, *args, **(kwargs or {}))
@@ -393,7 +426,9 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
 
 def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(owner, torch.Generator):
-        unsupported("generator", "a torch.Generator", hint="pass random tensors in")
+        from .rules.torch_generators import method
+
+        return method(cap, owner, name, args, kwargs or {})
     if _is_communication(type(owner).__module__, name):
         unsupported("distributed", "a method of an object of torch.distributed", saw=f"{type(owner).__qualname__}.{name}")
     return native(fn, *args, **(kwargs or {}))
@@ -405,6 +440,8 @@ def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         unsupported("distributed", "a function of torch.distributed", saw=fn.__name__)
     if module.startswith("torch") and fn.__name__.lstrip("_").startswith("set_"):
         unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
+    if module == "math" and (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
+        return drawn
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
     if module in _PURE_C_MODULES or not module and fn.__qualname__ in ("str.maketrans", "bytes.maketrans"):

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from lamina_dynshape.composites import is_symbolic_refusal
 from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupported
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "HookOutside", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
 
 
 class Observed(Exception):
-    """An exception that the interpreted program raised; `exc` is the real one."""
+    """An exception that the interpreted program raised; `exc` is the real one, `frame` the innermost frame that it left."""
 
-    def __init__(self, exc: BaseException) -> None:
+    def __init__(self, exc: BaseException, frame: Any = None) -> None:
         super().__init__(exc)
-        self.exc = exc
+        self.exc, self.frame = exc, frame
 
 
 class RestartCapture(BaseException):
@@ -57,6 +58,14 @@ class FreshLeaves(BaseException):
     """A leaf that the graph makes is seen outside: capture again, and have such leaves made outside of the graph."""
 
 
+class HookOutside(BaseException):
+    """Capture again with this registration of a hook (by its number in the frame) made outside of the graph."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 class CopyDict(BaseException):
     """Capture again with this large outside dictionary copied: more is done with it than reading some of its keys."""
 
@@ -83,26 +92,63 @@ def unsupported(code: str, what: str, *, saw: str = "", hint: str = "") -> NoRet
 def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
     """Call `fn` as CPython would; what it raises is the program's exception."""
     try:
-        return fn(*args, **kwargs)
+        out = fn(*args, **kwargs)
+        return out if type(out) is not np.ndarray or out.dtype != object else _of_values(fn, args, kwargs, out)
     except (Observed, LaminaError):
         raise
     except TypeError as exc:
-        if "non-nested SymInt" not in str(exc):  # a key of a dict or set: what is hashed must be a value
+        if any(map(_holds_text, (*args, *kwargs.values()))):
+            unsupported("tensor-text", "a text of a tensor's value in C code", saw=getattr(fn, "__name__", type(fn).__name__))
+        if "non-nested SymInt" not in str(exc) and "not SymBool" not in str(exc) or not any(map(_holds_symbol, (*args, *kwargs.values()))):
             raise Observed(exc) from exc
-        return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **kwargs)  # a dict is what is written to
+        # a key of a dict or set, or a flag: what is hashed and what C++ branches on must be a value; a dict is what is written to
+        return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **plain_numbers(kwargs))
     except Exception as exc:
         if isinstance(exc, RuntimeError) and is_symbolic_refusal(exc):
             unsupported("symbolic-operator", "C++ takes no symbolic sizes here", saw=getattr(fn, "__name__", type(fn).__name__), hint="mark_static, or dynamic=False")
         raise Observed(exc) from exc
 
 
+def _holds_text(v: Any) -> bool:
+    """Whether a stand-in for a text is what C code got."""
+    return STANDS_FOR.get(type(v)) is str or type(v) in (list, tuple) and any(STANDS_FOR.get(type(x)) is str for x in v)
+
+
+def _holds_symbol(v: Any) -> bool:
+    """Whether `plain_numbers` makes another value of it."""
+    return isinstance(v, (torch.SymInt, torch.SymBool)) or _is_row(v) and any(map(_holds_symbol, v))
+
+
+def _is_row(v: Any) -> bool:
+    return type(v) in (tuple, list, torch.Size) or isinstance(v, tuple) and hasattr(v, "_make")
+
+
 def plain_numbers(v: Any) -> Any:
-    """`v` with its symbolic integers specialised."""
-    if type(v) in (tuple, list):
-        return type(v)(map(plain_numbers, v))
+    """`v` with its symbolic integers and truths specialised."""
+    if _is_row(v):
+        if not _holds_symbol(v):
+            return v
+        return getattr(v, "_make", type(v))([plain_numbers(x) for x in v])
     if type(v) is dict:
         return {k: plain_numbers(x) for k, x in v.items()}
+    if isinstance(v, torch.SymBool):
+        return bool(v)
     return int(v) if isinstance(v, torch.SymInt) else v
+
+
+def values(v: Any) -> Any:
+    """`v` with its symbolic numbers of every kind specialised: NumPy makes arrays of objects from them."""
+    if type(v) in (tuple, list):
+        return type(v)(map(values, v))
+    if type(v) is dict:
+        return {k: values(x) for k, x in v.items()}
+    return float(v) if isinstance(v, torch.SymFloat) else bool(v) if isinstance(v, torch.SymBool) else plain_numbers(v)
+
+
+def _of_values(fn: Any, args: Any, kwargs: Any, out: Any) -> Any:
+    """An array of objects: the program's own, or one of symbolic numbers, which is made again from their values."""
+    symbolic = any(isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)) for x in out.flat)
+    return fn(*values(args), **values(kwargs)) if symbolic else out
 
 
 class _Mark:

@@ -28,9 +28,9 @@ from torch import fx
 from . import loops, native
 from .aliasing import apart_guards
 from .assumptions import Assuming
-from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, NotYet, Observed, RestartCapture, Unsupported, refusal
+from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, HookOutside, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
-from .frames import BREAK, NULL, Frame, Unread, run_root
+from .frames import BREAK, NULL, Frame, Unread, run_root, where_of
 from .generators import InterpretedGenerator
 from .guards import Guard, state_guard
 from .native import extension, program as _program
@@ -74,6 +74,7 @@ class Converted:
     break_reason: Unsupported | None = None
     call: GraphCall | None = None
     repeats: bool = False  # whether the graph leaves everything as it was but for random numbers, so that the original can run after it
+    caught: bool = False  # whether the program may handle what an operator of the graph raises
     sizes: SizeReport = field(default_factory=SizeReport)
 
 
@@ -98,7 +99,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
     except _UserException as e:
         counters["frames"]["raised"] += 1
         log("graph_breaks").info("%s raised during capture: %s", fn.__qualname__, e)
-        return functools.partial(_did_not_raise, fn, options, str(e))
+        return functools.partial(_did_not_raise, fn, options, str(e), e.where)
     except NotYet as e:
         _note_eager(fn, e.reason)
         return ext.RUN_EAGER
@@ -112,7 +113,7 @@ def convert_frame(fn: types.FunctionType, slots: tuple[Any, ...], closure: Any, 
         listener(converted)
     entry = make_entry(converted)
     entry.options = options  # they hold the resume functions that its code refers to
-    entry.failed = functools.partial(_graph_raised, fn.__code__, options, converted.repeats, _places(converted.graph_module))
+    entry.failed = functools.partial(_graph_raised, fn.__code__, options, converted.repeats, converted.caught, _places(converted.graph_module))
     return entry
 
 
@@ -130,7 +131,7 @@ def _places(gm: fx.GraphModule | None) -> tuple[Any, ...]:
     return tuple(found)[:MAX_PLACES]
 
 
-def _graph_raised(code: types.CodeType, options: Any, repeats: bool, places: tuple[Any, ...], error: Exception) -> Any:
+def _graph_raised(code: types.CodeType, options: Any, repeats: bool, caught: bool, places: tuple[Any, ...], error: Exception) -> Any:
     """A compiled graph raised: what to call if the original, run in its place, returns; None: the error stands.
 
     Nothing of the call has happened yet unless the graph writes to memory, so eager can raise its own exception, with the program's frames in it.
@@ -140,7 +141,13 @@ def _graph_raised(code: types.CodeType, options: Any, repeats: bool, places: tup
     if not repeats:
         error.add_note("in the compiled graph of\n" + "\n".join(f"  {place}" for place in places))
         return None
-    return functools.partial(_only_the_graph_raises, code, options, error)
+    return functools.partial(_handled if caught else _only_the_graph_raises, code, options, error)
+
+
+def _handled(code: types.CodeType, options: Any, error: Exception) -> None:
+    """The original has returned where the compiled graph raised, and the program handles exceptions there."""
+    counters["graph_breaks"]["operator-error"] += 1
+    log("graph_breaks").info("%s ran eagerly, which handles what an operator raised: %s", code.co_qualname, error)
 
 
 def _only_the_graph_raises(code: types.CodeType, options: Any, error: Exception) -> None:
@@ -150,15 +157,15 @@ def _only_the_graph_raises(code: types.CodeType, options: Any, error: Exception)
     report_failure(f"while running the compiled graph of {code.co_qualname} ({code.co_filename}:{code.co_firstlineno})", error, {}, stacklevel=3)
 
 
-def _did_not_raise(fn: types.FunctionType, options: Any, error: str) -> None:
+def _did_not_raise(fn: types.FunctionType, options: Any, error: str, where: Any) -> None:
     """The original has returned where the capture met an exception: nothing of the call was compiled, and that is counted."""
     reason = refusal("capture-raised", "an exception that only the capture meets", saw=error)
+    reason.where = where
     counters["graph_breaks"][reason.code] += 1
     log("graph_breaks").info("%s runs eagerly: %s", fn.__qualname__, reason)
     for listener in _listeners:
         listener(reason)
     if options.fullgraph:
-        reason.where = UserLocation(fn.__code__.co_filename, fn.__code__.co_firstlineno, fn.__code__.co_qualname)
         raise reason
 
 
@@ -169,7 +176,11 @@ def make_entry(c: Converted) -> Any:
 
 
 class _UserException(Exception):
-    """Interpretation met an exception that leaves the frame: eager must raise it."""
+    """Interpretation met an exception that leaves the frame: eager must raise it. `where` the program raised it."""
+
+    def __init__(self, text: str, where: Any) -> None:
+        super().__init__(text)
+        self.where = where
 
 
 class _CannotConvert(Exception):
@@ -191,8 +202,10 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     tried: set[int] = set()
     no_checks, unbacked, fresh, unroll, stuck = False, True, False, False, False
     copied: dict[int, Any] = {}
+    outside_hooks: frozenset[int] = frozenset()
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
+        cap.outside_hooks = outside_hooks
         cap.fresh_leaves, cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts, cap.unroll = fresh, no_checks, unbacked, copied, unroll
         with stage("capture"), _deep_recursion():
             try:
@@ -207,12 +220,16 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 if cap.was_asked and options.says_compiling:
                     options.says_compiling = False  # what the program does for compilers only fails: capture what it does without one
                     continue
-                raise _UserException(f"{type(e.exc).__name__}: {e.exc}") from e.exc
+                where = where_of(e.frame) if e.frame else UserLocation(code.co_filename, code.co_firstlineno, code.co_qualname)
+                raise _UserException(_exception_text(e.exc), where) from e.exc
             except CannotCheck:
                 no_checks = True
                 continue
             except FreshLeaves:
                 fresh = True
+                continue
+            except HookOutside as h:
+                outside_hooks |= {h.number}
                 continue
             except CopyDict as c:
                 copied[id(c.d)] = c.d
@@ -242,6 +259,13 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
         tried.add(step)
         break_at, reason = step, why
     raise _CannotConvert(reason or refusal("restarts", "too many restarts"))
+
+
+def _exception_text(exc: BaseException) -> str:
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Unsupported:  # only the run knows
+        return type(exc).__name__
 
 
 @contextlib.contextmanager
@@ -279,7 +303,6 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
         fast[i] = Unread(name) if name in unread else cap.lift(v, LocalSource(name))
     for name, cell in zip(code.co_freevars, fn.__closure__ or ()):
         cap.cell(cell, CellSource(name))
-    cap.own[id(fn)] = fn
     f = Frame(cap, code, fast, fn.__globals__, fn, None)
     f.is_root = True
     return f
@@ -287,12 +310,16 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
-    from .rules.hooks import emit_hooks
+    from .rules.graph_hooks import check_graph_hooks
+    from .rules.hooks import emit_hooks, refuse_module_hooks
     from .rules.leaves import require_fresh_leaves
 
     code = frame.code
     cap.locks.refuse_held()
+    refuse_module_hooks(cap)
     _refuse_abandoned(cap)
+    if cap.recorder.raiser is not None and not _repeats(cap):
+        raise RestartCapture(*cap.recorder.raiser)
     refuse_open_switches(cap)
     cg = Codegen(cap, _program.arg_names_of(code))
     state = emit_state(cap, cg)
@@ -305,6 +332,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
         emit_side_effects(cap, cg)
         tail = [f"return {value}"]
     require_fresh_leaves(cap, cg.output_values)
+    check_graph_hooks(cap, cg.output_values, breaks=result is BREAK)
     head_checks = _checks(cap, cg)
     gm, inputs, examples = _graph_module(cap, cg)
     head: list[str] = []
@@ -322,7 +350,7 @@ def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsup
     replacement = cg.code(body, graph=gm is not None)
     taken = len(cg.supplied), len(cg.constants)  # what the graph alone takes comes after what the code takes
     call = None if gm is None else GraphCall(compiled, cg.places([cg.place(s) for s in inputs]), *taken, outputs, _returned(body))
-    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call, _repeats(cap), size_report(cap.mode.shape_env, cap.why_symbolic))
+    converted = Converted(code, replacement, tuple(v for _, v in cg.constants.values()), tuple(cg.supplied), _guards(cap), gm, examples, reason, call, _repeats(cap), cap.recorder.caught, size_report(cap.mode.shape_env, cap.why_symbolic))
     if reason is not None:
         counters["graph_breaks"][reason.code] += 1
         log("graph_breaks").info("%s", reason)

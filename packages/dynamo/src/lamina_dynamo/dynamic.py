@@ -159,6 +159,13 @@ class Dynamic:
             found = self.symbolic_numbers[name] = self.shape_env().create_number(v, name)
         return found
 
+    def number_from_outside(self, v: Any, source: Source) -> Any:
+        """A Python number that is another one at each call: nothing is decided by its value."""
+        name = source.name()
+        self.number_source[name] = source
+        number = self.symbolic_numbers[name] = self.shape_env().create_unbacked_input(v, name)
+        return number
+
     def symbol_input(self, symbol: Any) -> tuple[Source, int]:
         """Where a backed symbol is read from, and its value now."""
         info = self.mode.shape_env.symbols[symbol]

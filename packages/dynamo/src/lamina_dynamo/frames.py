@@ -107,6 +107,15 @@ class Frame:
             base = self._base = self.parent.location_stack() if self.parent is not None else ()
         return (*base, self.location())
 
+    def catches(self) -> bool:
+        """Whether the program has a say in what the present instruction raises, here or in a caller."""
+        f: Frame | None = self
+        while f is not None:
+            if f.program.catches(f.pc - 1):
+                return True
+            f = f.parent
+        return False
+
 
 def run(f: Frame) -> Any:
     """Interpret until the frame returns or yields; -> its result."""
@@ -127,7 +136,7 @@ def run(f: Frame) -> Any:
                         if ops[pc](f, args[pc]) is not None:
                             return f.result
                 except Observed as e:
-                    unwind(f, e.exc)
+                    unwind(f, e)
             except Unsupported as u:
                 if u.where is None:
                     u.where = where_of(f)
@@ -157,7 +166,7 @@ def run_root(f: Frame, break_at: int | None) -> Any:
                     if ops[pc](f, args[pc]) is not None:
                         return f.result
             except Observed as e:
-                unwind(f, e.exc)
+                unwind(f, e)
         except Unsupported as u:
             if u.where is None:
                 u.where = where_of(f)
@@ -177,14 +186,15 @@ def where_of(f: Frame) -> Any:
         return loc
 
 
-def unwind(f: Frame, exc: BaseException) -> None:
+def unwind(f: Frame, observed: Observed) -> None:
     """Continue at the handler of the instruction that raised, or raise out of the frame."""
+    exc = observed.exc
     entry = f.program.handler_of[f.pc - 1]
     cap = f.cap
     if exc.__context__ is None and cap.handled is not None and cap.handled is not exc:
         exc.__context__ = cap.handled
     if entry is None:
-        raise Observed(exc)
+        raise Observed(exc, observed.frame or f)
     if exc is cap.recorder.failure:  # the handler may look at its text
         unsupported("operator-error", "an exception of an operator, handled by the program", saw=type(exc).__name__)
     del f.stack[entry.depth :]

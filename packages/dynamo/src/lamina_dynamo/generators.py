@@ -110,7 +110,7 @@ class InterpretedGenerator:
         self.running = True
         try:
             if exc is not None:
-                unwind(f, exc)
+                unwind(f, Observed(exc))
             else:
                 self._push_sent(f, value)
             out = run(f)

@@ -12,6 +12,7 @@ import datetime
 import decimal
 import enum
 import functools
+import gc
 import math
 import operator
 import re
@@ -38,9 +39,14 @@ _BOUND = frozenset({types.BuiltinFunctionType, types.MethodWrapperType})
 _BY_IDENTITY = frozenset({
     types.BuiltinFunctionType, types.ModuleType, type, types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType,
     types.GetSetDescriptorType, types.MemberDescriptorType, types.CodeType, property, staticmethod, classmethod, types.GenericAlias, types.UnionType, functools._lru_cache_wrapper,
-    torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.Generator, type(torch.ops), type(torch.ops.aten),
+    torch._ops.OpOverload, torch._ops.OpOverloadPacket, type(torch.ops), type(torch.ops.aten),
 })  # fmt: skip
 _CONTAINERS = (list, dict, set, deque)
+
+
+def _behind_proxy(proxy: Any) -> Any:
+    (mapping,) = gc.get_referents(proxy)
+    return mapping
 
 
 class Lifting:
@@ -91,7 +97,7 @@ class Lifting:
             return self._lift_super(v, source)
         if t is types.MappingProxyType:
             self.guard(source, K.TYPE, t)
-            return v
+            return self._lift_proxy(v, source)
         if t is types.CellType:
             return self.cell(v, AttrSource(source, "cell_contents"))
         if isinstance(v, (int, float, str)) or t.__module__ == "numpy" and hasattr(v, "item") and getattr(v, "shape", 1) == ():
@@ -108,6 +114,13 @@ class Lifting:
             return self.symbolic_number(v, source)
         self.guard(source, K.EQUALS, v)
         return v
+
+    def _lift_proxy(self, v: Any, source: Source) -> Any:
+        """A view of our dictionary in place of the outside one."""
+        ours = self.lifted[id(v)] = types.MappingProxyType(self.lift(_behind_proxy(v), CallSource(_behind_proxy, source)))
+        self.keep[id(v)] = v
+        self.remember(ours, source)
+        return ours
 
     def _lift_identity(self, v: Any, source: Source) -> Any:
         self.guard(source, K.ID, v)

@@ -23,6 +23,7 @@ from .loops import refuse_growing
 from .guards import GuardKind
 from .control import MISSING
 from .source import ItemSource
+from .texts import OpenText, is_open, shown
 
 __all__ = ["Protocols"]
 
@@ -257,22 +258,23 @@ class Protocols:
             return v
         return self.call((str, repr, ascii)[conversion - 1], (v,))
 
-    def format(self, v: Any, spec: str) -> str:
-        if isinstance(v, torch.Tensor):
-            unsupported("tensor-text", "the text of a tensor's value", saw=self.describe(v), hint="format outside of the compiled function")
+    def format(self, v: Any, spec: str) -> Any:
+        if is_open(self, v):
+            return shown(self, v, format, spec)
         method = class_lookup(self, type(v), "__format__")
         if method is not MISSING and type(method[0]) is _FUNCTION and method[1].__module__ != "enum":
             return self.call(method[0], (v, spec))
-        return native(format, self.printable(v), spec)
+        text = self.printable(v)
+        return native(format, text, spec) if type(text) is not OpenText else shown(self, text, format, spec)
 
     def printable(self, v: Any) -> Any:
         """`v`, or its text where C formatting would run the program's `__str__` or `__repr__`."""
         if type(v) in (str, int, float, bool, type(None), torch.dtype, torch.device):
             return v
+        if is_open(self, v):
+            return shown(self, v, str)
         if type(v) in _NUMBERS or type(v) is torch.Size:  # text needs the values
             return self.concrete(v)
-        if isinstance(v, torch.Tensor):
-            unsupported("tensor-text", "the text of a tensor's value", saw=self.describe(v), hint="format outside of the compiled function")
         if isinstance(v, (list, tuple, dict, set)):
             self.refuse_opaque(v)
             v = self.concrete(v)

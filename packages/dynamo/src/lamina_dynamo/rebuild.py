@@ -15,6 +15,7 @@ import math
 import operator
 import types
 import warnings
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any, NoReturn
 
@@ -22,18 +23,20 @@ import torch
 
 from .attributes import InstanceDict, raw_dict
 from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
+from .draws import drawn_value
 from .generators import InterpretedGenerator
 from .lift import unbound
 from .loops import SymbolicRange
 from .protocols import InterpretedIterator
 from .state import spent_inference_mode
 from .source import ConstantSource, LocalSource, Source, cell_source
+from .texts import OpenText, text_expression
 from .wrappers import parts_of
 
 __all__ = ["Codegen"]
 
 _LITERALS = frozenset({type(None), bool, int, str, bytes})
-_HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
+_HELD = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, types.WrapperDescriptorType, types.MethodDescriptorType, types.GenericAlias, range)
 _ITERATORS = (
     type(iter(range(0))), type(iter("")), type(iter(set())), type(reversed({})), itertools.product, itertools.permutations, itertools.combinations, type(iter(deque())), itertools.pairwise,
 )  # fmt: skip
@@ -112,7 +115,8 @@ class Codegen:
         if v is ... or v is NotImplemented:
             return "..." if v is ... else "NotImplemented"
         if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return self.output(v)
+            drawn = drawn_value(self.cap, v) if self.cap.drawn else None
+            return self.output(v) if drawn is None else self.source(drawn)
         found = self.names.get(id(v))
         if found is not None:
             return found
@@ -203,10 +207,14 @@ class Codegen:
             return self._mutable(v, f"{k}((), {v.maxlen})", lambda: f"{k}([" + ", ".join([self.value(x) for x in v]) + f"], {v.maxlen})", "{0}.extend({1})")
         if t is frozenset:
             return self._named(v, lambda: f"{self.constant(frozenset)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
-        if t is InterpretedIterator:
-            return self.value(v.inner)
         if t is SymbolicRange:
             return self._named(v, lambda: f"{self.constant(iter)}({self.constant(range)}({', '.join([self.value(a) for a in v.arguments])}))", None)
+        if t is torch.Generator:
+            from .rules.torch_generators import rebuilt as with_state
+
+            return self._named(v, lambda: with_state(self.cap, self, v), None)
+        if t is OpenText:
+            return self._named(v, lambda: text_expression(self, v), None)
         if t is slice:
             return f"{self.constant(slice)}({self.value(v.start)}, {self.value(v.stop)}, {self.value(v.step)})"
         if t is torch.Size:
@@ -245,6 +253,8 @@ class Codegen:
             return f"{self.value(v.obj)}.__dict__"
         if t in _DICT_ITERATORS:
             return self._dict_iterator(v, t)
+        if t is InterpretedIterator:  # C code consumes the program's own iterator in the run
+            return self.value(v.inner)
         if t in _REDUCED:
             return self._reduced(v)
         if t in _ITERATORS:
@@ -292,7 +302,7 @@ class Codegen:
     def builtin_method(self, v: Any) -> str:
         if isinstance(getattr(type(v.__self__), v.__name__, None), types.FunctionType) and not isinstance(v.__self__, torch.Tensor):  # overridden: this one came from `super()`
             return f"{self.constant(unbound(v))}.__get__({self.value(v.__self__)})"
-        return f"{self.value(v.__self__)}.{v.__name__}"
+        return f"({self.value(v.__self__)}).{v.__name__}"
 
     def _named(self, v: Any, make: Any, _: Any) -> str:
         """An immutable value: built at first mention."""
@@ -325,7 +335,12 @@ class Codegen:
         """An instance of a Python class: `__new__`, contents, attributes."""
         if isinstance(v, BaseException):
             return self._exception(v, t)
-        if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or hasattr(t, "__next__"):
+        if t is weakref.ref and (seen := v()) is not None:  # what capture refers to may be the copy of an outside container
+            name = self.names[id(v)] = self.fresh()
+            callback = () if v.__callback__ is None else (v.__callback__,)
+            self.emit(f"{name} = {self.constant(t)}({', '.join(map(self.value, (seen, *callback)))})")
+            return name
+        if isinstance(v, InterpretedGenerator) or t.__module__.startswith("lamina_dynamo") or not isinstance(getattr(t, "__next__", None), (types.NoneType, types.FunctionType)):
             self._refuse(v, t)
         d = raw_dict(v)
         slots = [s for k in t.__mro__ for s in _slots_of(k)]

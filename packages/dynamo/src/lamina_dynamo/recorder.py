@@ -22,8 +22,9 @@ from lamina_primops.regions import Region
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .control import InternalError, plain_numbers, unsupported
+from .control import InternalError, Unsupported, plain_numbers, refusal, unsupported
 from .overrides import overridden
+from .texts import refuse_write
 from .wrappers import run_on_wrappers
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ _METHOD_TYPES = (type(torch.Tensor.add), type(torch.Tensor.__len__), type(object
 _METHOD_DESCRIPTOR = type(torch._C.TensorBase.add)
 _WRAPPER = type(object.__eq__)
 _GETTER = type(torch.Tensor.shape.__get__)  # method-wrapper
+# What raises for some values of its arguments, and for which programs have handlers: decompositions and inverses.
+_MAY_RAISE = frozenset(
+    [f for name, f in vars(torch._C._linalg).items() if name.startswith("linalg_") and not name.endswith("_ex")]
+    + [getattr(owner, name) for owner in (torch, torch.Tensor) for name in ("cholesky", "cholesky_inverse", "inverse", "logdet", "slogdet", "svd", "pinverse")]
+)
 _ATOMS = (int, float, bool, str, complex, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, type(...), type(NotImplemented))
 _ATOM_SET = frozenset(_ATOMS)
 _REFLECTED = {"__rsub__": operator.sub, "__rtruediv__": operator.truediv, "__rdiv__": operator.truediv, "__rpow__": operator.pow, "__rfloordiv__": operator.floordiv, "__rmod__": operator.mod, "__rmatmul__": operator.matmul}
@@ -105,6 +111,8 @@ class Recorder(TorchFunctionMode):
         self.first_size: fx.Node | None = None
         self.mutated: set[int] = set()  # storage keys of fakes written in place
         self.impure = False  # random numbers were drawn, or state was set
+        self.caught = False  # an operator was recorded where the program has a handler
+        self.raiser: tuple[int, Unsupported] | None = None  # the first such operator that raises for some data: root instruction, and why to break there
         self.scope: Scope | None = None  # innermost function under a transform that is being recorded
         self.ended: dict[int, Any] = {}  # wrappers that outlived their transform
         self.is_paused = False  # PyTorch's own code of a transform runs: nothing is recorded
@@ -126,6 +134,10 @@ class Recorder(TorchFunctionMode):
             if out is not NotImplemented:
                 return out
         kwargs = kwargs or {}
+        if type(kwargs.get("generator")) is torch.Generator:
+            from .rules.torch_generators import draw_with
+
+            return draw_with(self, func, args, kwargs)
         if self.cap.devices:
             from .rules.contexts import with_default_device
 
@@ -273,7 +285,7 @@ class Recorder(TorchFunctionMode):
         if node in found:
             return True
         name, val = getattr(node.target, "__name__", str(node.target)), node.meta["val"]
-        if node.op not in ("call_function", "call_method") or "rand" in name or "drop" in name or name in _RANDOM or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
+        if node.op not in ("call_function", "call_method") or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or "rand" in name or "drop" in name or _draws(name) or name in _UNDEFINED or len(found) > MAX_KNOWN_CALLS:
             return False
         if isinstance(val, FakeTensor) and (val.storage_key in self.mutated or any(type(s) is not int for s in val.sizes) or val.numel() > MAX_KNOWN):
             return False
@@ -302,7 +314,7 @@ class Recorder(TorchFunctionMode):
             self.written(kwargs["out"])
         if allowed and any(type(a) is type and a in _DTYPE_OF_TYPE for a in (*args, *kwargs.values())):
             unsupported("graph-argument", "a Python type as an argument of a function that is allowed in the graph", saw=name)
-        if "rand" in name or name in _RANDOM or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
+        if "rand" in name or _draws(name) or "drop" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
             self.impure = True
         node = self.emit(func, args, kwargs, out)
         if allowed:
@@ -339,6 +351,8 @@ class Recorder(TorchFunctionMode):
     def written(self, v: Any) -> None:
         """Note that memory of these tensors was written."""
         if isinstance(v, FakeTensor):
+            if v.storage_key in self.cap.shown:
+                refuse_write(self.cap, v.storage_key)
             self.mutated.add(v.storage_key)
         elif isinstance(v, torch.Tensor):  # a transform's wrapper: of which tensor is not told
             self.scope.writes = True
@@ -373,6 +387,16 @@ class Recorder(TorchFunctionMode):
         else:
             self.bind_parts(item, part)
 
+    def _note_caught(self, func: Any) -> None:
+        """What an operator raises when the graph runs may be the program's to handle."""
+        if self.cap.frame is None or not self.cap.frame.catches():
+            return
+        self.caught = True
+        if self.raiser is None and func in _MAY_RAISE:
+            why = refusal("operator-error", "an operator that may raise, handled by the program, in a graph that changes what the program sees", saw=func.__name__, hint="write to memory from outside after the handler, or call it outside")
+            why.where = self.cap.where()
+            self.raiser = self.cap.step, why
+
     def emit(self, func: Any, args: Any, kwargs: Any, out: Any) -> fx.Node:
         """Append the node of a call."""
         nargs = tuple([self.arg(a) for a in args])
@@ -395,6 +419,8 @@ class Recorder(TorchFunctionMode):
         node = self.graph.create_node(kind, target, nargs, nkwargs)
         node.meta["val"] = out
         node.meta["stack"] = self.cap.user_stack()
+        if not self.caught or self.raiser is None and func in _MAY_RAISE:
+            self._note_caught(func)
         self.step_of[node] = self.cap.step
         if self.regions:
             node.meta["checkpoint"] = tuple(self.regions)
@@ -503,7 +529,7 @@ class Recorder(TorchFunctionMode):
 
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
-_RANDOM = frozenset({"multinomial", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "exponential_", "poisson", "scaled_dot_product_attention", "rrelu", "gumbel_softmax", "cauchy_", "geometric_", "log_normal_", "random_", "multi_head_attention_forward"})
+_RANDOM = frozenset({"scaled_dot_product_attention", "gumbel_softmax", "multi_head_attention_forward"})  # next to operators that PyTorch tags
 _FACTORIES = frozenset({torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.arange, torch.eye, torch.linspace})
 _ON_SIZES = {
     **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "floordiv", "mod", "eq", "ne", "lt", "le", "gt", "ge")},
@@ -512,6 +538,13 @@ _ON_SIZES = {
 _UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})
+
+
+@functools.cache
+def _draws(name: str) -> bool:
+    """Whether a function of this name draws random numbers; of dropouts it depends on their arguments."""
+    packet = None if name.startswith("__") or "drop" in name else getattr(torch.ops.aten, name, None)
+    return name in _RANDOM or packet is not None and any(torch.Tag.nondeterministic_seeded in getattr(packet, o).tags for o in packet.overloads())
 
 
 @functools.cache
@@ -549,18 +582,23 @@ def _placeholder_name(source: str) -> str:
 
 # ---- attributes of tensors -----------------------------------------------------------------------------------------
 _PLAIN_ATTRIBUTES = frozenset({
-    "shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
-    "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "output_nr", "_version", "name", "retains_grad",
-    "grad_fn", "_backward_hooks", "_is_view", "grad_dtype",
+    "shape", "dtype", "device", "ndim", "requires_grad", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
+    "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "name", "grad_dtype",
 })  # fmt: skip
+_HISTORY_ATTRIBUTES = frozenset({"is_leaf", "output_nr", "_version", "retains_grad", "grad_fn", "_grad_fn", "_backward_hooks"})
 _VIEW_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
 
 
 def _read_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
-    if name in _PLAIN_ATTRIBUTES:
+    if name in _PLAIN_ATTRIBUTES or name in _HISTORY_ATTRIBUTES:
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
+            said = func(*args, **kwargs)
+        if name in _PLAIN_ATTRIBUTES:
+            return said
+        from .rules.metadata import history
+
+        return history(rec, args[0], name, said)
     if name in _VIEW_ATTRIBUTES:
         return rec.run(func, args, kwargs)
     if name == "grad":

@@ -245,7 +245,6 @@ def _copy(code: types.CodeType, state: State, temps: tuple[str, ...]) -> tuple[l
     args = state.arguments
     varnames, local = _layout(code, args, temps)
     body = copy_instructions(program_of(code), local)
-    index = _body_index(program_of(code), body)
     flags = code.co_flags & ~(4 | 8)
     if _cell_names(code):
         flags |= 0x10
@@ -253,20 +252,7 @@ def _copy(code: types.CodeType, state: State, temps: tuple[str, ...]) -> tuple[l
         co_argcount=len(args), co_posonlyargcount=0, co_kwonlyargcount=0, co_nlocals=len(varnames), co_varnames=varnames, co_cellvars=code.co_cellvars, co_freevars=_cell_names(code), co_flags=flags,
         co_stacksize=code.co_stacksize + len(args) + len(state.stack) + len(_cell_names(code)) + 8,
     )  # fmt: skip
-    return _prologue(code, state, index[state.index], len(varnames)), body, changes
-
-
-def _body_index(program: Program, body: list[Asm]) -> list[Asm]:
-    """The copies of the original instructions, in order (a split superinstruction has one more)."""
-    if len(body) == len(program.instructions):
-        return body
-    out, it = [], iter(body)
-    for ins in program.instructions:
-        asm = next(it)
-        out.append(asm)
-        if asm.op != ins.op and ins.op.startswith(("LOAD_FAST_LOAD", "STORE_FAST_STORE", "STORE_FAST_LOAD")):
-            next(it)
-    return out
+    return _prologue(code, state, body[state.index], len(varnames)), body, changes
 
 
 def _resume_callable(code: types.CodeType, state: State, globals_: Any, options: Any) -> Any:
@@ -312,10 +298,9 @@ def _make_break_code(code: types.CodeType, at: int, entry: State, globals_: Any,
     temps = tuple(f".temp{i}" for i in range(depth))
     prologue, body, changes = _copy(code, entry, temps)
     varnames = changes["co_varnames"]
-    index = _body_index(program, body)
     consts = list(code.co_consts)
     splices: list[Asm] = []
-    ins, asm = program.instructions[at], index[at]
+    ins, asm = program.instructions[at], body[at]
     inserted: list[Asm] = []
     for jump, successor, kinds in successors:
         bound = _bound_after(program, ins, entry)
@@ -330,8 +315,7 @@ def _make_break_code(code: types.CodeType, at: int, entry: State, globals_: Any,
             inserted.append(Asm("JUMP_FORWARD", 0, ins.line, first, asm.region))
             splices += splice
     inserted[:0] = _method_fix(asm)
-    place = body.index(asm) + 1
-    body[place:place] = inserted
+    body[at + 1 : at + 1] = inserted
     made = assemble(prologue + body + splices, code, co_consts=tuple(consts), **changes)
     mark_skip(made)
     return made
@@ -365,9 +349,8 @@ def _bound_after(program: Program, ins: Any, entry: State) -> tuple[str, ...]:
     """Names that are bound after the instruction."""
     names = all_names(program.code)
     bound = {*entry.locals, *entry.unread}
-    stored = {"STORE_FAST": [ins.arg], "STORE_FAST_LOAD_FAST": [ins.arg >> 4], "STORE_FAST_STORE_FAST": [ins.arg >> 4, ins.arg & 15]}.get(ins.op, [])
-    for depth, i in enumerate(stored, 1):  # a comprehension puts back NULL where the name was unbound
-        (bound.discard if entry.stack[-depth] == EMPTY else bound.add)(names[i])
+    if ins.op == "STORE_FAST":  # a comprehension puts back NULL where the name was unbound
+        (bound.discard if entry.stack[-1] == EMPTY else bound.add)(names[ins.arg])
     if ins.op in ("DELETE_FAST", "LOAD_FAST_AND_CLEAR"):
         bound.discard(names[ins.arg])
     return tuple(n for n in names if n in bound and n not in _cell_names(program.code))

@@ -28,6 +28,7 @@ from lamina_dynshape.support.verifylevel import strict
 
 from .bytecode import ByCode
 from .cache import borrow, cache_for, new_cache, prune, reset_caches
+from .draws import shared_generators_kept
 from .eval_frame import hook_enabled, is_skipped_code
 from .guards import devices_of_modes, global_state
 from .loops import Seen
@@ -130,7 +131,7 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
             return ext.RUN_EAGER
         ext.bypass(1)
         try:
-            with hook_enabled(None), discarding_sources(), no_hooks_on_saved_tensors():
+            with hook_enabled(None), discarding_sources(), no_hooks_on_saved_tensors(), shared_generators_kept():
                 answer = _convert(options, cache, fn, slots)
         finally:
             ext.bypass(-1)

@@ -74,7 +74,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.globals_dicts: dict[int, dict[str, Any]] = {}
         self.global_cache: dict[tuple[int, str], Any] = {}
         self.created: dict[int, tuple[Any, int]] = {}  # id -> (object made in the frame that may not be rebuilt, root step)
-        self.effects: list[Any] = []  # effects in program order (see side_effects)
+        self.effects: list[Any] = []  # calls to make after the graph, in program order (see side_effects)
+        self.shown: dict[int, int] = {}  # storage key of memory that an open text shows -> root step
         self.frame: Any = None  # innermost interpreter frame
         self.root_globals: dict[str, Any] = {}
         self.step = 0  # root instructions begun
@@ -90,6 +91,10 @@ class Capture(Lifting, Protocols, Dynamic):
         self.settings: dict[Any, tuple[Any, ...]] = {}  # (setting, key) that the program set -> its value before
         self.hooks: dict[int, Any] = {}  # by id: hooks that the program registered on tensors
         self.hooked: dict[int, Any] = {}  # by id: their tensors
+        self.graph_hooks: dict[int, Any] = {}  # by id: hooks that nodes of the graph register
+        self.outside_hooks: frozenset[int] = frozenset()  # numbers of registrations that do not go into the graph
+        self.hook_count = 0
+        self.module_hooks: list[Any] = []  # handles of hooks that the program registered on modules
         self.autocast_nesting = 0  # contexts entered and not left
         self.inference: list[tuple[Any, bool]] = []  # inference modes entered and not left, with the grad mode before
         self.inference_modes: dict[int, tuple[Any, bool]] = {}  # id -> inference mode made in the frame, whether it is on inside
@@ -100,6 +105,10 @@ class Capture(Lifting, Protocols, Dynamic):
         self.no_checks = self.assumed = False
         self.was_asked = False
         self.locks = Locks()
+        self.streams: dict[int, Any] = {}  # id(generator of Python or NumPy) -> what the frame asked of it
+        self.generators: dict[int, tuple[Any, Any]] = {}  # id -> (torch.Generator, its state in the graph)
+        self.drawn: dict[Any, tuple[Source, bool]] = {}  # symbol of a random number -> where it is read, whether it is of a NumPy type
+        self.drawn_range: dict[Any, list[float]] = {}  # symbol of a real random number -> its bounds
         self.fresh_leaves = False  # leaves that the frame makes are made outside of the graph
         self.assigned: dict[int, tuple[Any, Any]] = {}  # by id: inputs whose `.data` the frame assigned, and what it assigned
         self.frozen: dict[int, Any] = {}  # by id: inputs whose gradients the frame turned off
@@ -218,7 +227,7 @@ class Capture(Lifting, Protocols, Dynamic):
         """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""
         shadows = tuple(now for s in self.shadow_of.values() if (now := _identities(s)) != _identities(self.pristine[id(s)]))
         cells = tuple(id(now) for cell, outside, _, before in self.own_cells.values() if outside is not None and (now := _contents(cell)) is not before)
-        return len(self.graph.nodes), sum(map(len, self.overlay.values())), len(self.globals_overlay), len(self.appended), shadows, cells
+        return len(self.graph.nodes), len(self.effects), sum(map(len, self.overlay.values())), len(self.globals_overlay), len(self.appended), shadows, cells
 
     @property
     def dtype_is_set(self) -> bool:

@@ -10,27 +10,53 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Any
 
-from .attributes import raw_dict
-from .control import DELETED, MISSING
+from .control import DELETED, MISSING, CannotRebuild, refusal, unsupported
+from .draws import emit_states
 from .lift import _contents, is_torch_owned
 from .rebuild import Codegen
 
-__all__ = ["emit_side_effects"]
+__all__ = ["add_effect", "emit_side_effects", "sets_attribute"]
 
 
 def emit_side_effects(cap: Any, cg: Codegen) -> None:
     """Append the lines that bring the outside to where the interpreter left it."""
     from .rules.leaves import emit_inputs
+    from .rules.torch_generators import emit_generators
 
-    stores: list[str] = emit_inputs(cap, cg)
+    stores: list[str] = emit_inputs(cap, cg) + emit_states(cap, cg) + emit_generators(cap, cg)
     _containers(cap, cg, stores)
     stores += [f"{cg.constant(list.append)}({cg.value(v)}, {cg.value(x)})" for v, x in cap.appended]
     _attributes(cap, cg, stores)
     _globals(cap, cg, stores)
     _cells(cap, cg, stores)
+    stores += _calls(cap, cg)
     locks = [cg.source(cap.base_source(lock)) for lock in cap.locks.taken]
     for line in [*(f"{lock}.acquire()" for lock in locks), *stores, *(f"{lock}.release()" for lock in reversed(locks))]:
         cg.emit(line)
+
+
+# ---- calls -----------------------------------------------------------------------------------------------------------------
+def add_effect(cap: Any, code: str, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call `fn` after the graph, in the order of the program: what is printed, what is logged. The arguments are texts and constants, or objects from outside."""
+    rec = cap.recorder
+    if cap.once or rec.scope is not None or rec.regions:
+        unsupported(code, "output under a transform, in a checkpointed region or in a cached function")
+    cap.effects.append((code, fn, args, kwargs, cap.step))
+
+
+def sets_attribute(cap: Any, module: Any, *names: str) -> bool:
+    """Whether the frame assigned one of these attributes of a module."""
+    return any(n in cap.overlay.get(id(module), ()) or (id(vars(module)), n) in cap.globals_overlay for n in names)
+
+
+def _calls(cap: Any, cg: Codegen) -> list[str]:
+    lines = []
+    for code, fn, args, kwargs, step in cap.effects:
+        if any(n.meta.get("allowed") for n in cap.graph.nodes):  # the program's own code, which may print as well, runs in the graph
+            raise CannotRebuild(step, refusal(code, "output beside a function that is allowed in the graph"))
+        names = [cg.value(a) for a in args] + [f"{k}={cg.value(a)}" for k, a in kwargs.items()]
+        lines.append(f"{cg.constant(fn)}({', '.join(names)})")
+    return lines
 
 
 def _containers(cap: Any, cg: Codegen, stores: list[str]) -> None:
@@ -81,9 +107,7 @@ def _attributes(cap: Any, cg: Codegen, stores: list[str]) -> None:
         tensor = cap.is_fake(obj)
         for attr, v in attributes.items():
             if v is DELETED:
-                if not tensor and attr not in (raw_dict(obj) or (attr,)):
-                    continue  # made and deleted within the frame
-                stores.append(f"{cg.constant(object.__delattr__)}({name}, {attr!r})")
+                stores.append(f"{name}.__dict__.pop({attr!r}, None)" if tensor else f"{cg.constant(object.__delattr__)}({name}, {attr!r})")
             elif isinstance(obj, type):
                 stores.append(f"{cg.constant(setattr)}({name}, {attr!r}, {cg.value(v)})")
             else:

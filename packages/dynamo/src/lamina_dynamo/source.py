@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 __all__ = [
     "AttrSource", "BuiltinSource", "CallSource", "CellSource", "ClosureSource", "CodeSource", "ConstantSource", "DefaultsSource", "FreeCellSource", "GlobalSource", "GlobalsSource",
     "InstanceDictSource", "ItemSource", "KeySource", "KwDefaultsSource", "LocalSource", "MethodFunctionSource", "MethodSelfSource", "OffsetSource", "PrintedSource",
-    "SizeSource", "Source", "StrideSource", "TypeAttrSource", "TypeSource", "cell_source", "instance_attr", "module_member",
+    "RowSource", "SizeSource", "Source", "StrideSource", "TypeAttrSource", "TypeSource", "cell_source", "instance_attr", "module_member",
 ]  # fmt: skip
 
 _MODULE_TABLES = ("_parameters", "_buffers", "_modules")
@@ -441,6 +441,19 @@ class CallSource(_Derived):
 
     def read(self, frame: FrameValues) -> Any:
         return self.function(self.base.read(frame))
+
+
+class RowSource(_Derived):
+    """(base, *more.sources): what a call source takes of several values. `more.sources` may grow until the guards are compiled."""
+
+    __slots__ = fields = ("base", "more")
+    more: Any
+
+    def name(self) -> str:
+        return self.base.name()
+
+    def read(self, frame: FrameValues) -> Any:
+        return (self.base.read(frame), *[s.read(frame) for s in self.more.sources])
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------

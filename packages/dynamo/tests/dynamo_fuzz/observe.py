@@ -19,10 +19,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lamina_dynamo import disable
 
-__all__ = ["Observation", "describe", "observe"]
+__all__ = ["Observation", "breaking_print", "describe", "observe"]
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, enum.Enum, np.generic)
+
+
+@disable
+def breaking_print(*args: Any, **kwargs: Any) -> None:
+    """`print` that is a graph break: the feature programs have their breaks there."""
+    print(*args, **kwargs)
 
 
 class Observation(NamedTuple):

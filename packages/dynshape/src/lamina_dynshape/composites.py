@@ -9,6 +9,7 @@ Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, ATen/native/Correlation
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -195,6 +196,46 @@ def _stft(
     return out if input.dim() == 2 else out.squeeze(0)
 
 
+@_form(torch.istft, of_any_size=True)
+@_form(torch.Tensor.istft, of_any_size=True)
+def _istft(
+    input: Tensor, n_fft: int, hop_length: Any = None, win_length: Any = None, window: Tensor | None = None, center: bool = True, normalized: bool = False,
+    onesided: bool | None = None, length: Any = None, return_complex: bool = False,
+) -> Any:
+    """Inverse transforms, windowed, added where they overlap, over the overlapping squares of the window; those are checked when the graph runs."""
+    hop, width = hop_length or n_fft // 4, win_length or n_fft
+    one_sided = not return_complex and 2 * (input.shape[-2] - 1) == n_fft if onesided is None else onesided
+    ordinary = input.is_complex() and input.dim() in (2, 3) and 0 < hop <= width <= n_fft and not (one_sided and return_complex)
+    wrong = input.numel() == 0 or input.shape[-2] != (n_fft // 2 + 1 if one_sided else n_fft)
+    if not ordinary or wrong or (window is not None and (window.is_complex() and not return_complex or window.shape != (width,))):
+        return NotImplemented
+    x = (input if input.dim() == 3 else input.unsqueeze(0)).transpose(1, 2)
+    norm = "ortho" if normalized else None
+    if return_complex:
+        parts = torch.fft.ifft(x, norm=norm)
+    else:
+        parts = torch.fft.irfft(x if one_sided else x[..., : n_fft // 2 + 1], n_fft, norm=norm)
+    given = torch.ones(width, dtype=input.dtype.to_real(), device=input.device) if window is None else window
+    left = (n_fft - width) // 2
+    padded = torch.nn.functional.pad(given, [left, n_fft - width - left]) if width != n_fft else given
+    return _overlapped(parts * padded.view(1, 1, n_fft), padded, hop, center, length, input.dim() == 2)
+
+
+def _overlapped(parts: Tensor, window: Tensor, hop: Any, center: bool, length: Any, single: bool) -> Any:
+    """(batch, frame, sample) added up, over the window's weights there."""
+    frames, n_fft = parts.shape[1:]
+    whole = n_fft + hop * (frames - 1)
+    start = n_fft // 2 if center else 0
+    end = whole - n_fft // 2 if length is None and center else whole if length is None else start + length
+    if end > whole:
+        return NotImplemented  # eager fills up with zeros, and warns
+    squares = window.pow(2).expand(1, frames, n_fft)
+    sums, weights = (aten.unfold_backward.default(t, [t.shape[0], whole], 1, n_fft, hop)[:, start:end] for t in (parts, squares))
+    torch._assert_async(weights.abs().min().ge(1e-11), "window overlap add min: 1")
+    result = sums / weights
+    return result.squeeze(0) if single else result
+
+
 # ---- statistics ----------------------------------------------------------------------------------------------------------
 @_form(torch.Tensor.cov, of_any_size=True)
 @_form(torch.cov, of_any_size=True)
@@ -250,6 +291,72 @@ def _corrcoef(input: Tensor) -> Any:
     deviation = (d.real if d.is_complex() else d).sqrt()
     c = c / deviation.view(-1, 1) / deviation.view(1, -1)
     return torch.complex(c.real.clip(-1, 1), c.imag.clip(-1, 1)) if c.is_complex() else c.clip(-1, 1)
+
+
+# ---- normalisation -------------------------------------------------------------------------------------------------------
+@_form(torch.nn.functional.batch_norm)
+def _batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+    training: bool = False, momentum: Any = 0.1, eps: float = 1e-5,
+) -> Any:
+    """A momentum that depends on data (a cumulative average): the statistics of this batch, and then the averages."""
+    if not isinstance(momentum, torch.SymFloat) or not training or running_mean is None or running_var is None:
+        return NotImplemented
+    averages = [(running, torch.zeros_like(running)) for running in (running_mean, running_var)]
+    out = torch.nn.functional.batch_norm(input, *[batch for _, batch in averages], weight, bias, True, 1.0, eps)
+    for running, batch in averages:
+        running.copy_(batch * momentum + running * (1.0 - momentum))
+    return out
+
+
+# ---- losses --------------------------------------------------------------------------------------------------------------
+@_form(torch.nn.functional.ctc_loss, of_any_size=True)
+def _ctc_loss(
+    log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False,
+) -> Any:
+    """The mean over targets whose lengths are numbers: C++ writes them to memory that fakes lack."""
+    if isinstance(target_lengths, Tensor) or reduction != "mean":
+        return NotImplemented
+    losses = torch.nn.functional.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity)
+    return (losses / torch.tensor(target_lengths, dtype=losses.dtype, device=losses.device).clamp_min(1)).mean()
+
+
+# ---- selections whose size follows from the operand's ---------------------------------------------------------------------
+@_form(torch.combinations, of_any_size=True)
+def _combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Any:
+    """Positions in order, as the mask of C++ selects them; how many there are follows from the size."""
+    if input.dim() != 1 or r < 2:
+        return NotImplemented
+    n = input.shape[0]
+    count = math.prod(n + k if with_replacement else n - k for k in range(r)) // math.factorial(r)
+    grids = torch.meshgrid(*[torch.arange(n, device=input.device)] * r, indexing="ij")
+    ordered = [torch.le(a, b) if with_replacement else torch.lt(a, b) for a, b in itertools.pairwise(grids)]
+    places = torch.nonzero_static(functools.reduce(torch.logical_and, ordered), size=count)
+    return torch.stack([input.index_select(0, column) for column in places.unbind(1)], 1)
+
+
+# ---- comparisons that end in a truth -------------------------------------------------------------------------------------
+@_form(torch.Tensor.equal, of_any_size=True)
+@_form(torch.equal, of_any_size=True)
+def _equal(input: Tensor, other: Tensor) -> Any:
+    if _are_known(input, other) or not _comparable(input, other):
+        return NotImplemented
+    return input.shape == other.shape and torch.eq(input, other).all().item()
+
+
+@_form(torch.Tensor.allclose, of_any_size=True)
+@_form(torch.allclose, of_any_size=True)
+def _allclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Any:
+    return NotImplemented if _are_known(input, other) else torch.isclose(input, other, rtol, atol, equal_nan).all().item()
+
+
+def _are_known(*tensors: Tensor) -> bool:
+    return all(getattr(t, "constant", None) is not None for t in tensors)
+
+
+def _comparable(input: Tensor, other: Tensor) -> bool:
+    """Whether `equal` takes these, which promotes nothing."""
+    return isinstance(other, Tensor) and input.dtype is other.dtype and input.device == other.device
 
 
 # ---- recurrent layers ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 from lamina_dynshape.expr import Expr, emax, emin
 
-__all__ = ["Dim", "active", "ceildiv", "eq", "is_one", "is_zero", "known_eq", "lt", "maximum", "minimum", "numel", "plain", "same"]
+__all__ = ["Dim", "active", "ceildiv", "eq", "is_one", "is_zero", "known_eq", "lt", "maximum", "minimum", "numel", "order", "plain", "same"]
 
 Dim = Any  # int | Expr
 
@@ -45,6 +45,13 @@ def lt(a: Dim, b: Dim) -> bool:
     if type(a) is int and type(b) is int:
         return a < b
     return active.env.lt(a, b)
+
+
+def order(a: Dim, b: Dim) -> int:
+    """-1, 0 or 1 as a < b, a == b or a > b, between strides; guards when it must choose, and asserts nothing of unbacked sizes."""
+    if type(a) is int and type(b) is int:
+        return (a > b) - (a < b)
+    return 0 if a is b else active.env.order(a, b)
 
 
 def is_one(a: Dim) -> bool:

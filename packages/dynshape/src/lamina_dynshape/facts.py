@@ -26,6 +26,7 @@ class Facts:
         self.replacements: dict[Expr, Expr] = {}  # symbol or atom -> equal expression
         self.inequalities: list[Expr] = []  # each is >= 0
         self.nonzero: set[Expr] = set()
+        self.learned: list[BoolExpr] = []  # in order; with the ranges, all that answers follow from
         self.version = 0
         self._known: dict[BoolExpr, bool] = {}
         self._unknown: dict[BoolExpr, int] = {}  # version at which it was found undecided
@@ -191,6 +192,7 @@ class Facts:
             for o in condition.operands:
                 self.learn(o)
             return
+        self.learned.append(condition)
         if isinstance(condition, Relation):
             canonical = condition.map(self.canonical)
             if isinstance(canonical, Relation):

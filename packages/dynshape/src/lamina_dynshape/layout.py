@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.dims import Dim, active, eq, is_one, is_zero, known_eq, lt, numel, plain
+from lamina_dynshape.dims import Dim, active, eq, is_one, is_zero, known_eq, lt, numel, order, plain
 
 __all__ = [
     "broadcast", "channels_last_strides", "contiguous", "dense_like", "format_strides", "is_channels_last", "is_contiguous",
@@ -119,7 +119,7 @@ def is_dense(sizes: Dims, strides: Dims) -> bool:
     dims = [d for d in range(len(sizes)) if sizes[d] != 1]
     if len(dims) == 1:
         return known_eq(strides[dims[0]], 1)
-    dims.sort(key=cmp_to_key(lambda a, b: 0 if eq(strides[a], strides[b]) else -1 if lt(strides[a], strides[b]) else 1))
+    dims.sort(key=cmp_to_key(lambda a, b: order(strides[a], strides[b])))
     return _is_ordered(sizes, strides, dims)
 
 
@@ -146,14 +146,12 @@ def dense_like(sizes: Dims, strides: Dims) -> Dims:
     def should_swap(a: int, b: int) -> int:
         if is_zero(strides[a]) or is_zero(strides[b]):
             return 0
-        if not eq(strides[a], strides[b]):
-            return -1 if lt(strides[a], strides[b]) else 1
-        return 1 if lt(sizes[b], sizes[a]) else 0
+        return order(strides[a], strides[b]) or int(lt(sizes[b], sizes[a]))
 
-    order = _insertion_sort(len(sizes), should_swap)
+    outwards = _insertion_sort(len(sizes), should_swap)
     result: list[Dim] = [0] * len(sizes)
     step: Dim = 1
-    for d in order:
+    for d in outwards:
         result[d] = step
         if type(sizes[d]) is not int or sizes[d] > 1:
             step = plain(step * sizes[d])
@@ -246,20 +244,20 @@ def _reordered(shape: Dims, operands: tuple[tuple[Dims, Dims], ...]) -> Dims:
             x, y = strides[a], strides[b]
             if is_zero(x) or is_zero(y):
                 continue
-            if not eq(x, y):
-                return -1 if lt(x, y) else 1
+            if found := order(x, y):
+                return found
             if lt(shape[b], shape[a]):
                 return 1
         return 0
 
     if active.env is not None and all(is_contiguous(s, t) for s, t in operands):
         return contiguous(shape)  # row-major operands give a row-major result however they broadcast
-    order = _insertion_sort(n, should_swap)
-    if order == list(range(n - 1, -1, -1)):
+    outwards = _insertion_sort(n, should_swap)
+    if outwards == list(range(n - 1, -1, -1)):
         return contiguous(shape)
     strides: list[Dim] = [0] * n
     step: Dim = 1
-    for d in order:
+    for d in outwards:
         strides[d] = step
         step = plain(step * shape[d])
     return tuple(strides)

@@ -51,7 +51,7 @@ class SymbolInfo:
     policy: DimPolicy = DimPolicy.AUTO
     low: int | None = None  # range given by the user or by 0/1 specialisation
     high: int | None = None
-    value: int | None = None  # of an unbacked symbol that is an input all the same
+    value: int | float | None = None  # of an unbacked symbol that is an input all the same
 
     @property
     def source(self) -> str | None:
@@ -155,12 +155,12 @@ class ShapeEnv:
             self.facts.narrow(s, low, high)
         return self.sym_int(s)
 
-    def _unbacked_input(self, value: int, source: str) -> torch.SymInt:
-        """A size that the caller knows and the program must not rely upon."""
-        size = self.create_unbacked(0)
-        info = self.symbols[size.node.expr]
+    def create_unbacked_input(self, value: int | float, source: str, low: int | None = None) -> Any:
+        """A number that the caller knows and the program must not rely upon."""
+        number = self.create_unbacked(low) if type(value) is int else self.create_unbacked_float()
+        info = self.symbols[next(iter(number.node.expr.free_symbols))]
         info.sources, info.value = [source], value
-        return size
+        return number
 
     def create_unbacked_float(self) -> torch.SymFloat:
         """A real number that only the running program knows."""
@@ -187,7 +187,7 @@ class ShapeEnv:
             low, high = (mark.low, mark.high) if mark is not None else (None, None)
             source_of_size = f"{name}.size()[{d}]"
             if policy is DimPolicy.UNBACKED:
-                size = self._unbacked_input(n, source_of_size)
+                size = self.create_unbacked_input(n, source_of_size, 0)
             else:
                 size = self.create_symbol(n, source_of_size, dim_policy=policy, low=low, high=high)
             sizes.append(self.dim(size))
@@ -405,6 +405,13 @@ class ShapeEnv:
             return False
         return self.evaluate(condition)
 
+    def order(self, a: Any, b: Any) -> int:
+        """-1, 0 or 1 as a < b, a == b or a > b, between strides. What only the running program knows is never asserted: `a <= b` counts as `a < b`, unknown as equal."""
+        condition = B.eq(a, b)
+        if not self.unbacked_in(condition) or self.facts.decide(condition) is not None:
+            return 0 if self.eq(a, b) else -1 if self.lt(a, b) else 1
+        return -1 if self.known_le(a, b) else int(self.known_le(b, a))
+
     def known_eq(self, a: Any, b: Any) -> bool:
         """Certainly equal, or equal by the hints in a way worth a guard: layouts of two concrete-looking strides."""
         return self.facts.decide(B.eq(a, b)) is True
@@ -453,6 +460,10 @@ class ShapeEnv:
     def ranges(self) -> dict[Symbol, tuple[int | None, int | None]]:
         """Known range of each symbol (inclusive)."""
         return {s: self.range_of(s) for s in self.symbols}
+
+    def knowledge(self) -> str:
+        """All that decisions and simplifications follow from, as text: equal where two environments answer alike."""
+        return f"{[f'{s}: {r}' for s, r in self.ranges().items()]} {[str(c) for c in self.facts.learned]}"
 
     def simplify(self, e: Any) -> Any:
         """Equal int or Expr under everything known."""

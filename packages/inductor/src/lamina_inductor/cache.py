@@ -1,7 +1,7 @@
 """Graph-level cache: the text and metadata of an ATen graph -> the `GraphData` compiled from it, on disk.
 
 A second process skips lowering, scheduling and code generation. Keys hold everything that the result depends on: nodes, arguments, sizes, strides and
-dtypes, ranges of symbols, the settings, the sources of this package and of the prims, PyTorch. A file that is torn or unreadable is a miss.
+dtypes, what is known of symbols, the settings, the sources of this package and of the prims, PyTorch. A file that is torn or unreadable is a miss.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _sources() -> str:
 
 def graph_key(gm: torch.fx.GraphModule, *extra: Any) -> str:
     """Digest of the graph."""
-    parts: list[str] = [_sources(), repr(extra)]
+    parts: list[str] = [_sources(), repr(extra), _knowledge(gm)]
     for n in gm.graph.nodes:
         val = n.meta.get("val")
         target = n.target if isinstance(n.target, str) else str(n.target)
@@ -56,10 +56,19 @@ def _describe(val: Any) -> str:
     if isinstance(val, (tuple, list)):
         return "(" + ",".join(map(_describe, val)) + ")"
     if isinstance(val, torch.SymInt):
-        from .lowering.symbols import expr_of, symbol_ranges
-        e = expr_of(val)
-        return f"{e} {[(str(s), symbol_ranges(val, s)[0]) for s in sorted(e.free_symbols, key=str)]}"
+        from .lowering.symbols import expr_of
+        return str(expr_of(val))
     return repr(val)
+
+
+def _knowledge(gm: torch.fx.GraphModule) -> str:
+    """What is known of the graph's symbols: two graphs of one text differ where a condition was decided in one of them."""
+    for n in gm.graph.nodes:
+        val = n.meta.get("val")
+        for x in (val, *(val.shape if isinstance(val, torch.Tensor) else ())):
+            if isinstance(x, torch.SymInt):
+                return x.node.env.knowledge()
+    return ""
 
 
 def _constant(gm: torch.fx.GraphModule, target: str) -> str:

@@ -32,6 +32,8 @@ _ALIASES = frozenset({aten.detach.default, aten.alias.default, aten.lift.default
 _LIFTS = frozenset({aten.lift_fresh.default, aten.lift_fresh_copy.default})
 # Views that only set a lazy bit, which fakes do not carry: recorded as the op that does the work.
 _EAGER = {aten._conj.default: aten._conj_physical.default, aten._neg_view.default: aten.neg.default}
+# What C++ asks where it wants plain sizes: no operators of the dispatcher.
+_QUESTIONS = frozenset({aten.size.default, aten.stride.default, aten.sym_size.default, aten.sym_stride.default})
 _PURE, _ALIAS, _LIFT, _COMPOSITE, _MUTABLE, _SCALAR = range(6)
 _KIND: dict[Any, int] = {aten._local_scalar_dense.default: _SCALAR, **dict.fromkeys(_ALIASES, _ALIAS), **dict.fromkeys(_LIFTS, _LIFT)}
 
@@ -246,7 +248,7 @@ class TraceMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if type(func) is torch._ops.OpOverloadPacket:  # C++ asks for a plain size
+        if type(func) is torch._ops.OpOverloadPacket or func in _QUESTIONS:
             return self.tracer.fake_mode.dispatch(func, args, kwargs)
         if self.decompositions:
             rule = self.decompositions.get(func)

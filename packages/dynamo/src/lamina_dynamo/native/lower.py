@@ -20,7 +20,7 @@ from .shapes import compile_condition
 __all__ = ["lower"]
 
 # Order as in the enums of program.h and checks.h.
-_ACCESS = ("SLOT", "GLOBALS", "CELL", "CONST", "ATTR", "INST_DICT", "TYPE_OF", "TYPE_ATTR", "ITEM", "KEY", "CODE", "CLOSURE", "DEFAULT", "KWDEFAULT", "METHOD_SELF", "METHOD_FUNC", "CALL", "FREE_CELL")  # fmt: skip
+_ACCESS = ("SLOT", "GLOBALS", "CELL", "CONST", "ATTR", "INST_DICT", "TYPE_OF", "TYPE_ATTR", "ITEM", "KEY", "CODE", "CLOSURE", "DEFAULT", "KWDEFAULT", "METHOD_SELF", "METHOD_FUNC", "CALL", "FREE_CELL", "JOIN")  # fmt: skip
 _KINDS = ("TYPE", "ID", "EQUALS", "NONE", "NOT_NONE", "BOOL", "LEN", "DICT_KEYS", "HAS_KEY", "NO_KEY", "HAS_ATTR", "NO_ATTR", "TENSOR", "WEAK_TYPE")
 ACCESS = {name: i for i, name in enumerate(_ACCESS)}
 KINDS = {GuardKind[name]: i for i, name in enumerate(_KINDS)}
@@ -111,6 +111,11 @@ class _Tables:
                 return self._child("METHOD_FUNC", s.base)
             case src.CallSource():
                 return self._child("CALL", s.base, key=s.function)
+            case src.RowSource():
+                row = self._child("JOIN", s.base, -1)
+                for more in s.more.sources:
+                    row = self._add("JOIN", row, self.node(more))
+                return row
             case src.SizeSource() | src.StrideSource():
                 return self._child("CALL", s.base, key=_number(type(s).method, s.dim))
             case src.OffsetSource():

@@ -6,13 +6,13 @@ namespace {
 
 // Order as in native/lower.py.
 enum Access : uint8_t {
-  SLOT, GLOBALS, CELL, CONST, ATTR, INST_DICT, TYPE_OF, TYPE_ATTR, ITEM, KEY, CODE, CLOSURE, DEFAULT, KWDEFAULT, METHOD_SELF, METHOD_FUNC, CALL, FREE_CELL
+  SLOT, GLOBALS, CELL, CONST, ATTR, INST_DICT, TYPE_OF, TYPE_ATTR, ITEM, KEY, CODE, CLOSURE, DEFAULT, KWDEFAULT, METHOD_SELF, METHOD_FUNC, CALL, FREE_CELL, JOIN
 };
 
 struct Node {
   Access access;
   int parent;       // -1 for roots
-  Py_ssize_t index; // slot, cell, list index, ...
+  Py_ssize_t index; // slot, cell, list index, ...; JOIN: the node whose value is appended to the parent's tuple, -1: a tuple of the parent
   Ref key;          // attribute, dictionary key, constant, function
   int first, last;  // its checks
   bool is_container = false;  // something depends on what it holds as a dictionary
@@ -265,6 +265,11 @@ bool Program::across(PyObject* const* val, Failure* why) const {
   return true;
 }
 
+Ref joined(PyObject* base, PyObject* last) {  // (base,), or (*base, last)
+  Ref one(PyTuple_Pack(1, last ? last : base));
+  return one && last ? Ref(PySequence_Concat(base, one.p)) : std::move(one);
+}
+
 bool Program::full(const Roots& r, const State& now, std::vector<Ref>& val, Failure* why) const {
   if (has_state && !(now == state)) {
     if (why) why->guard = state_guard;
@@ -273,7 +278,7 @@ bool Program::full(const Roots& r, const State& now, std::vector<Ref>& val, Fail
   val.resize(nodes.size());
   for (size_t i = 0; i < nodes.size(); i++) {
     const Node& n = nodes[i];
-    val[i] = read(n, n.parent < 0 ? nullptr : val[n.parent].p, r);
+    val[i] = n.access == JOIN ? joined(val[n.parent].p, n.index < 0 ? nullptr : val[n.index].p) : read(n, n.parent < 0 ? nullptr : val[n.parent].p, r);
     if (!val[i]) {
       if (why)  // the first guard that needed the value: its own, or one of a node below
         for (size_t j = i; j < nodes.size() && why->guard < 0; j++) {

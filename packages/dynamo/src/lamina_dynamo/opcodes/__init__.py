@@ -22,7 +22,8 @@ HANDLERS: dict[str, tuple[Callable[..., Any], str]] = {}
 UNSUPPORTED: dict[str, str] = {
     "GET_AITER": "async", "GET_ANEXT": "async", "BEFORE_ASYNC_WITH": "async", "END_ASYNC_FOR": "async", "ASYNC_GEN_WRAP": "async", "GET_AWAITABLE": "async", "CLEANUP_THROW": "async",
     "CHECK_EG_MATCH": "except*", "PREP_RERAISE_STAR": "except*", "IMPORT_STAR": "import *", "PRINT_EXPR": "interactive",
-    "CACHE": "never executed", "EXTENDED_ARG": "folded by the decoder", "INTERPRETER_EXIT": "never in a frame of ours", "RESERVED": "never executed",
+    "CACHE": "never executed", "EXTENDED_ARG": "folded by the decoder", "LOAD_FAST_LOAD_FAST": "two of the decoder's",
+    "STORE_FAST_STORE_FAST": "two of the decoder's", "STORE_FAST_LOAD_FAST": "two of the decoder's", "INTERPRETER_EXIT": "never in a frame of ours", "RESERVED": "never executed",
     "ENTER_EXECUTOR": "never in decoded code", "EXIT_INIT_CHECK": "never in decoded code",
 }  # fmt: skip
 

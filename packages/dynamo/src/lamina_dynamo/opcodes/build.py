@@ -11,7 +11,8 @@ from lamina_dynshape import hint_of
 
 from ..control import Observed, native, observe
 from ..frames import Frame
-from . import handler
+from ..texts import joined
+from . import VERSION, handler
 from .operators import refuse_user_keys, subscript, truth
 
 
@@ -55,7 +56,7 @@ def build_const_key_map(f: Frame, n: int) -> None:
 
 @handler("BUILD_STRING")
 def build_string(f: Frame, n: int) -> None:
-    f.stack.append("".join(_take(f.stack, n)))
+    f.stack.append(joined(_take(f.stack, n)))
 
 
 @handler("BUILD_SLICE")
@@ -118,7 +119,7 @@ def dict_merge(f: Frame, i: int) -> None:
     target = f.stack[-i]
     for k, x in mapping_items(f.cap, v):
         if k in target:
-            called = f.stack[-i - 2]
+            called = f.stack[-i - (3 if VERSION >= (3, 13) else 2)]
             name = f"{called.__module__}.{called.__qualname__}()" if hasattr(called, "__qualname__") else str(called)
             observe(TypeError(f"{name} got multiple values for keyword argument {k!r}"))
         target[k] = x

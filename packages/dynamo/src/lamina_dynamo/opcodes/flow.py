@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from ..assumptions import assume
 from ..control import Observed
 from ..frames import NULL, Frame
 from ..loops import refuse_unrolling
 from . import VERSION, handler
-from .operators import truth
+from .operators import condition, truth
 
 
 @handler("JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", arg="jump")
@@ -19,24 +16,20 @@ def jump(f: Frame, target: int) -> None:
     f.pc = target
 
 
-def _branch(f: Frame, v: Any, target: int) -> bool:
-    """Truth of a jump's condition."""
-    if isinstance(v, torch.SymBool) or (isinstance(v, torch.Tensor) and not f.cap.recorder.is_overridden(v)):
-        taken = assume(f, v, "TRUE" in f.program.instructions[f.pc - 1].op, target)
-        if taken is not None:
-            return taken
-    return truth(f.cap, v)
+def _jumps_on(f: Frame) -> bool:
+    """Truth of the condition of the jump that is being executed."""
+    return condition(f, f.stack.pop(), f.program.instructions[f.pc - 1])
 
 
 @handler("POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_BACKWARD_IF_FALSE", "POP_JUMP_IF_FALSE", arg="jump")
 def pop_jump_if_false(f: Frame, target: int) -> None:
-    if not _branch(f, f.stack.pop(), target):
+    if not _jumps_on(f):
         f.pc = target
 
 
 @handler("POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_BACKWARD_IF_TRUE", "POP_JUMP_IF_TRUE", arg="jump")
 def pop_jump_if_true(f: Frame, target: int) -> None:
-    if _branch(f, f.stack.pop(), target):
+    if _jumps_on(f):
         f.pc = target
 
 

@@ -6,13 +6,19 @@ import operator
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 
+from ..arrays import as_tensor_key
+from ..assumptions import assume
 from ..attributes import class_lookup, tensor_class_lookup
-from ..control import native, observe, unsupported
+from ..bytecode import Instruction
+from ..control import native, observe, unsupported, values
+from ..draws import refuse_to_decide
 from ..frames import Frame
 from ..lift import is_torch_owned
 from ..control import MISSING
+from ..texts import OpenText, is_open, joined, percent
 from . import handler
 
 _BINARY = (
@@ -25,6 +31,8 @@ _DUNDER = {op: f"__{op.__name__.strip('_')}__" for op in _BINARY}
 _COMPARE = {"<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge}
 _SWAPPED = {operator.lt: "__gt__", operator.le: "__ge__", operator.eq: "__eq__", operator.ne: "__ne__", operator.gt: "__lt__", operator.ge: "__le__"}
 _SIMPLE = frozenset({int, float, bool, str, bytes, complex, type(None), list, dict, tuple, set, frozenset, torch.Size, torch.dtype, torch.device, slice, range, torch.SymInt, torch.SymBool, torch.SymFloat, type, FunctionType})
+
+_ARRAYS = (np.ndarray, np.generic)
 
 
 def python_method(cap: Any, obj: Any, name: str) -> Any:
@@ -46,6 +54,8 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
     if type(a) in _SIMPLE and type(b) in _SIMPLE:
         cap.refuse_opaque(a, b)
         return native(op, a, b)
+    if op in (operator.add, operator.iadd) and type(b) is OpenText and type(a) is str:  # C's str would refuse it
+        return joined((a, b))
     name = _DUNDER.get(op) or f"__{op.__name__.strip('_')}__"
     plain = name
     if name.startswith("__i") and op in _DUNDER and name not in ("__invert__",):
@@ -76,6 +86,8 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
             return out
     if forward is None and backward is None:
         cap.refuse_opaque(a, b)
+        if isinstance(a, _ARRAYS) or isinstance(b, _ARRAYS):
+            a, b = values((a, b))
         return native(op, a, b)
     observe(TypeError(f"unsupported operand type(s) for {_SYMBOLS[op]}: {type(a).__name__!r} and {type(b).__name__!r}"))
 
@@ -94,6 +106,9 @@ def binary_op(f: Frame, op: Any) -> None:
     if op is operator.mod and type(a) is str:
         from ..rules.builtins import make_printable
 
+        if is_open(f.cap, b):
+            s[-1] = percent(f.cap, a, b)
+            return
         b = make_printable(f.cap, b)
     s[-1] = binary(f.cap, op, a, b)
 
@@ -142,7 +157,7 @@ def compare_op(f: Frame, arg: Any) -> None:
     s = f.stack
     b = s.pop()
     out = compare(f.cap, op, s[-1], b)
-    s[-1] = truth(f.cap, out) if as_bool else out
+    s[-1] = _for_next(f, out) if as_bool else out
 
 
 @handler("IS_OP")
@@ -213,6 +228,8 @@ def truth(cap: Any, v: Any) -> bool:
     t = type(v)
     if t is torch.SymFloat:
         return bool(native(operator.truth, v != 0))
+    if t is torch.SymBool and cap.drawn:
+        refuse_to_decide(cap, v)
     if t in _SIMPLE:
         cap.refuse_opaque(v)
         return bool(native(operator.truth, v))
@@ -235,9 +252,24 @@ def unary_not(f: Frame, arg: Any) -> None:
     f.stack[-1] = not truth(f.cap, f.stack[-1])
 
 
+def condition(f: Frame, v: Any, jump: Instruction) -> bool:
+    """Truth of what a jump depends on."""
+    if isinstance(v, torch.SymBool) or (isinstance(v, torch.Tensor) and not f.cap.recorder.is_overridden(v)):
+        taken = assume(f, v, jump)
+        if taken is not None:
+            return taken
+    return truth(f.cap, v)
+
+
+def _for_next(f: Frame, v: Any) -> bool:
+    """Truth for the instruction that follows: 3.13's jumps take nothing but booleans, made by the instruction before."""
+    following = f.program.instructions[f.pc]
+    return condition(f, v, following) if following.op in ("POP_JUMP_IF_FALSE", "POP_JUMP_IF_TRUE") else truth(f.cap, v)
+
+
 @handler("TO_BOOL")
 def to_bool(f: Frame, arg: Any) -> None:
-    f.stack[-1] = truth(f.cap, f.stack[-1])
+    f.stack[-1] = _for_next(f, f.stack[-1])
 
 
 def _unary(name: str, op: Any) -> None:
@@ -267,18 +299,18 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
         refuse_user_keys(cap, key)
         return native(operator.getitem, container, key)
     if isinstance(container, torch.Tensor) and id(container) not in cap.class_of:
-        return native(operator.getitem, container, key)
+        return native(operator.getitem, container, as_tensor_key(key))
     method = python_method(cap, container, "__getitem__")
     if method is not None:
         return cap.call(method, (container, key))
-    if isinstance(container, dict) and key not in container:
+    if isinstance(container, dict) and not native(operator.contains, container, key):
         missing = python_method(cap, container, "__missing__")
         if missing is not None:
             return cap.call(missing, (container, key))
         factory = getattr(container, "default_factory", None)
         if factory is not None and class_lookup(cap, t, "__missing__") is not MISSING:
             value = cap.call(factory, ())
-            dict.__setitem__(container, key, value)
+            native(dict.__setitem__, container, key, value)
             return value
     if isinstance(container, type):
         hook = class_lookup(cap, type(container), "__getitem__")
@@ -311,7 +343,7 @@ def store_subscript(cap: Any, container: Any, key: Any, value: Any) -> None:
         cap.refuse_mutation(container)
     if not isinstance(container, torch.Tensor):
         refuse_user_keys(cap, key)
-    native(operator.setitem, container, key, value)
+    native(operator.setitem, container, as_tensor_key(key) if isinstance(container, torch.Tensor) else key, value)
 
 
 @handler("STORE_SUBSCR")

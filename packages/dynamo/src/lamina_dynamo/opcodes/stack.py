@@ -10,7 +10,7 @@ from ..frames import NULL, Frame
 from . import handler
 
 
-@handler("NOP", "RESUME", "PRECALL", "NOT_TAKEN")
+@handler("NOP", "RESUME", "PRECALL")
 def nop(f: Frame, arg: Any) -> None:
     pass
 
@@ -36,7 +36,7 @@ def swap(f: Frame, i: int) -> None:
     s[-1], s[-i] = s[-i], s[-1]
 
 
-@handler("LOAD_CONST", "RETURN_CONST_VALUE", arg="const")
+@handler("LOAD_CONST", arg="const")
 def load_const(f: Frame, value: Any) -> None:
     f.stack.append(value)
 
@@ -75,24 +75,6 @@ def delete_fast(f: Frame, i: int) -> None:
     if f.fast[i] is NULL:
         _unbound(f, i)
     f.fast[i] = NULL
-
-
-@handler("LOAD_FAST_LOAD_FAST")
-def load_two(f: Frame, arg: int) -> None:
-    load_fast(f, arg >> 4)
-    load_fast(f, arg & 15)
-
-
-@handler("STORE_FAST_STORE_FAST")
-def store_two(f: Frame, arg: int) -> None:
-    f.fast[arg >> 4] = f.stack.pop()
-    f.fast[arg & 15] = f.stack.pop()
-
-
-@handler("STORE_FAST_LOAD_FAST")
-def store_load(f: Frame, arg: int) -> None:
-    f.fast[arg >> 4] = f.stack.pop()
-    load_fast(f, arg & 15)
 
 
 # ---- cells -------------------------------------------------------------------------------------------------------------

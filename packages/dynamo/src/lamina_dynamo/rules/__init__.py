@@ -3,4 +3,4 @@
 Loading this package fills `calls.RULES` and `recorder.FUNCTION_RULES`.
 """
 
-from . import amp, backward, builtins, contexts, control_flow, distributed, foreach, functorch, hooks, leaves, libraries, modules, numpy_api, overrides, own_api, packed, settings, torch_api  # noqa: F401
+from . import amp, backward, builtins, contexts, control_flow, distributed, foreach, functorch, hooks, leaves, legacy, libraries, metadata, modules, numpy_api, overrides, own_api, packed, random_numbers, settings, torch_api, torch_generators  # noqa: F401

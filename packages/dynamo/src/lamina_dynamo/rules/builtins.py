@@ -6,17 +6,21 @@ import builtins
 import functools
 import math
 import operator
+import sys
 import types
 from typing import Any
 
 import torch
 
-from ..attributes import TensorSuper, class_lookup, delete_attr, guard_missing, has_attr, instance_dict, load_attr, store_attr
+from ..attributes import TensorSuper, class_lookup, delete_attr, has_attr, instance_dict, load_attr, store_attr
 from ..calls import rule
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
+from ..draws import derived
 from ..frames import NULL
 from ..guards import GuardKind
 from ..opcodes.operators import compare, python_method, subscript, truth
+from ..side_effects import add_effect, sets_attribute
+from ..texts import OpenText, is_open, joined, shown
 
 
 STANDS_FOR.update({torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool})
@@ -109,7 +113,6 @@ def getattr_(cap: Any, args: Any, kwargs: Any) -> Any:
     except Observed as e:
         if not isinstance(e.exc, AttributeError):
             raise
-        guard_missing(cap, args[0], args[1])
         return args[2]
 
 
@@ -180,6 +183,8 @@ def bool_(cap: Any, args: Any, kwargs: Any) -> bool:
 def int_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1 and not kwargs:
         v = args[0]
+        if type(v) is torch.SymFloat and (drawn := derived(cap, int, args, {})) is not MISSING:
+            return drawn
         if type(v) is torch.SymInt or type(v) is torch.SymFloat:
             return native(torch.sym_int, v)
         if isinstance(v, torch.Tensor) and cap.recorder.is_overridden(v):
@@ -200,6 +205,9 @@ def float_(cap: Any, args: Any, kwargs: Any) -> Any:
             return native(torch.Tensor.__float__, v)
         if isinstance(v, torch.Tensor):
             return v.item()
+        if type(v) in (torch.SymInt, torch.SymFloat):
+            drawn = derived(cap, float, args, {})
+            return native(torch.sym_float, v) if drawn is MISSING else drawn
         method = python_method(cap, v, "__float__")
         if method is not None:
             return cap.call(method, (v,))
@@ -209,17 +217,20 @@ def float_(cap: Any, args: Any, kwargs: Any) -> Any:
 @rule(str)
 def str_(cap: Any, args: Any, kwargs: Any) -> str:
     if len(args) == 1 and not kwargs:
-        return native(str, cap.printable(args[0]))
+        text = cap.printable(args[0])
+        return text if type(text) is OpenText else native(str, text)
     return native(str, *args, **kwargs)
 
 
 @rule(repr)
 def repr_(cap: Any, args: Any, kwargs: Any) -> str:
+    if is_open(cap, args[0]):
+        return shown(cap, args[0], repr)
     method = python_method(cap, args[0], "__repr__")
     if method is not None and method.__module__ != "enum":
         return cap.call(method, (args[0],))
     text = cap.printable(args[0])
-    return text if text is not args[0] and type(text) is str else native(repr, text)
+    return text if text is not args[0] and type(text) in (str, OpenText) else native(repr, text)
 
 
 @rule(ascii)
@@ -339,9 +350,21 @@ def reduce_(cap: Any, args: Any, kwargs: Any) -> Any:
     return total
 
 
-@rule(print, input, open, exec, eval, compile, breakpoint, __import__)
+@rule(print)
+def print_(cap: Any, args: Any, kwargs: Any) -> None:
+    """Printed after the graph: the text is that of now."""
+    sep, end, file, flush = (kwargs.get(k, d) for k, d in (("sep", None), ("end", None), ("file", None), ("flush", False)))
+    if not all(x is None or type(x) is str for x in (sep, end)) or kwargs.keys() - {"sep", "end", "file", "flush"}:
+        unsupported("io", "a form of print()")
+    if (file is not None and (file not in (sys.stdout, sys.stderr) or id(file) not in cap.sources)) or sets_attribute(cap, sys, "stdout", "stderr"):
+        unsupported("io", "printing to a file", saw=type(file).__qualname__)
+    text = joined([cap.call(str, (a,)) for a in args], " " if sep is None else sep)
+    add_effect(cap, "io", print, (text,), {"end": end, "file": file, "flush": truth(cap, flush)})
+
+
+@rule(input, open, exec, eval, compile, breakpoint, __import__)
 def refused(cap: Any, args: Any, kwargs: Any) -> Any:
-    unsupported("io", "a call with effects outside of Python objects", saw="print, input, open, exec or eval", hint="move it out of the compiled function, or accept the graph break")
+    unsupported("io", "a call with effects outside of Python objects", saw="input, open, exec or eval", hint="move it out of the compiled function, or accept the graph break")
 
 
 @rule(locals)
@@ -447,4 +470,14 @@ def square_root(cap: Any, args: Any, kwargs: Any) -> Any:
     """Of a symbolic number it stays symbolic; C would read the value."""
     if len(args) == 1 and type(args[0]) in (torch.SymInt, torch.SymFloat) and args[0].node.has_hint() and native(bool, args[0] >= 0):
         return torch.sym_sqrt(args[0])
-    return native(math.sqrt, *args, **kwargs)
+    drawn = derived(cap, math.sqrt, args, kwargs)
+    return native(math.sqrt, *args, **kwargs) if drawn is MISSING else drawn
+
+
+@rule(round)
+def round_(cap: Any, args: Any, kwargs: Any) -> Any:
+    drawn = derived(cap, round, args, kwargs)
+    if drawn is not MISSING:
+        return drawn
+    method = python_method(cap, args[0], "__round__")
+    return native(round, *args, **kwargs) if method is None else cap.call(method, (args[0], *args[1:], *kwargs.values()))

@@ -20,6 +20,8 @@ from ..control import Observed, unsupported
 from ..opcodes.operators import truth
 from ..recorder import Scope
 
+__all__ = ["Part", "run_cond", "run_while_loop"]
+
 
 def _break(what: str, saw: str = "") -> NoReturn:
     unsupported("control-flow", what, saw=saw)
@@ -38,7 +40,7 @@ def cond(cap: Any, args: Any, kwargs: Any) -> Any:
     if pred.numel() != 1:
         _break("a condition of several elements")
     leaves, structure = _flat(operands)
-    parts = [_Part(cap, fn, leaves, structure) for fn in (true_fn, false_fn)]
+    parts = [Part(cap, fn, leaves, structure) for fn in (true_fn, false_fn)]
     first, second = parts
     if first.structure != second.structure or first.constants != second.constants or any(_geometry(a) != _geometry(b) for a, b in zip(first.results, second.results, strict=True)):
         _break("branches whose results differ in structure, shape, strides or dtype")
@@ -56,14 +58,14 @@ def while_loop(cap: Any, args: Any, kwargs: Any) -> Any:
         _break("a loop that carries numbers")
     needs = [x.requires_grad for x in leaves]
     while True:
-        body = _Part(cap, body_fn, leaves, structure, needs)
+        body = Part(cap, body_fn, leaves, structure, needs)
         if list(map(_geometry, body.results)) != list(map(_geometry, leaves)) or len(body.constants) != len(leaves):
             _break("a loop whose body changes the shape, strides or dtype of what it carries")
         now = [a or b.requires_grad for a, b in zip(needs, body.results)]
         if now == needs:
             break
         needs = now
-    condition = _Part(cap, cond_fn, leaves, structure, needs)
+    condition = Part(cap, cond_fn, leaves, structure, needs)
     if len(condition.constants) != 1 or len(condition.results) != 1 or condition.results[0].numel() != 1:
         _break("a loop whose condition is no tensor of one element")
     operands = (tuple(leaves), condition.outside, body.outside)
@@ -100,7 +102,7 @@ def _another(t: Any, needs_grad: bool) -> Any:
         return t.detach().requires_grad_(needs_grad).clone() if needs_grad != t.requires_grad else t.clone()
 
 
-class _Part:
+class Part:
     """A function captured: its graph, what it takes from outside, and the results on fakes. Leaves that are no tensors are fixed."""
 
     def __init__(self, cap: Any, fn: Any, leaves: list[Any], structure: Any, needs: list[bool] | None = None) -> None:

@@ -16,7 +16,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from ..calls import rule
-from ..control import InternalError, LaminaError, Observed, native, unsupported
+from ..control import InternalError, LaminaError, Observed, native, plain_numbers, unsupported
 from ..recorder import Scope
 
 __all__ = ["made_by_transform"]
@@ -24,8 +24,15 @@ __all__ = ["made_by_transform"]
 _MAKERS = {f.__name__: f for f in (torch.vmap, torch.func.grad, torch.func.grad_and_value, torch.func.jacrev, torch.func.jacfwd, torch.func.hessian)}
 
 
+def _make(maker: Any, cap: Any, args: Any, kwargs: Any) -> Any:
+    """What it returns is called by `_call_made`, and its cells are no values from outside."""
+    made = native(maker, *args, **kwargs)
+    cap.own_cells.update((id(c), (c, None, None, None)) for c in made.__closure__)
+    return made
+
+
 for _maker in _MAKERS.values():
-    rule(_maker)(lambda cap, args, kwargs, maker=_maker: native(maker, *args, **kwargs))  # what it returns is called by `_call_made`
+    rule(_maker)(functools.partial(_make, _maker))
 
 
 def made_by_transform(fn: Any) -> Any:
@@ -39,6 +46,7 @@ def _call_made(maker: Any, cap: Any, fn: Any, args: Any, kwargs: Any) -> Any:
     closure = zip(fn.__code__.co_freevars, cap.closure_of(fn), strict=True)
     options = {name: cell.cell_contents for name, cell in closure if name in inspect.signature(maker).parameters}
     inner = options.pop("func")
+    options = plain_numbers(options)
     return _apply(cap, maker.__name__, lambda body: maker(body, **options), inner, args, kwargs)
 
 

@@ -1,12 +1,14 @@
-"""Hooks on tensors: registered by the replacement code on the real tensors, as the program did on the fakes.
+"""Hooks on tensors: in the graph (`graph_hooks`), or registered by the replacement code on the real tensors, as the program did on the fakes.
 
 Between: `register_hook`, `retain_grad`, `register_post_accumulate_grad_hook` -> `Capture.hooks` -> lines of the replacement code.
 Keeps:   a hook sees the whole gradient of its tensor. That of an input comes together outside of the graph, whenever the hook was registered; that
-         of a result does only where the graph itself does not go on from it. Else the graph ends where the result is first used.
+         of a result does only where the graph itself does not go on from it. Of other values the hook belongs into the graph, if its function only
+         computes with tensors. Else the graph ends where the value is first used.
 """
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -16,8 +18,9 @@ from torch.utils.hooks import BackwardHook, RemovableHandle
 from ..calls import call_function, rule
 from ..control import RestartCapture, refusal, stands_for, unsupported
 from ..recorder import Recorder, function_rule
+from .graph_hooks import register_in_graph
 
-__all__ = ["Hook", "emit_hooks", "refuse_use"]
+__all__ = ["Hook", "ModuleHook", "emit_hooks", "refuse_module_hooks", "refuse_use"]
 
 _T = torch.Tensor
 
@@ -29,9 +32,15 @@ class Hook:
     def __init__(self, tensor: Any, method: str, args: tuple[Any, ...]) -> None:
         self.tensor, self.method, self.args = tensor, method, args
         self.is_removed = False
+        self.node: Any = None  # that registers it in the graph
+        self.number = -1  # of the registration in the frame
+        self.state: Any = None  # of what its function reaches
 
     def remove(self) -> None:
         self.is_removed = True
+        if self.node is not None:
+            self.node.graph.erase_node(self.node)
+            self.node = None
 
     def __enter__(self) -> Hook:
         return self
@@ -48,8 +57,13 @@ def _register(rec: Recorder, tensor: Any, method: str, args: tuple[Any, ...]) ->
     cap = rec.cap
     if rec.scope is not None:
         unsupported("tensor-hook", "a hook under a functorch transform")
-    _refuse_earlier_use(rec, tensor)
     hook = Hook(tensor, method, args)
+    hook.number, cap.hook_count = cap.hook_count, cap.hook_count + 1
+    if method == "register_hook" and id(tensor) not in cap.inputs and hook.number not in cap.outside_hooks:
+        register_in_graph(rec, hook)
+        cap.graph_hooks[id(hook)] = hook
+        return hook
+    _refuse_earlier_use(rec, tensor)
     cap.hooks[id(hook)] = hook
     cap.hooked[id(tensor)] = tensor
     return hook
@@ -119,6 +133,45 @@ def emit_hooks(cap: Any, cg: Any) -> None:
         cg.names[id(hook)] = name
         if hook.is_removed:
             cg.emit(f"{name}.remove()")
+
+
+# ---- hooks of modules ------------------------------------------------------------------------------------------------------
+@stands_for(RemovableHandle)
+class ModuleHook:
+    """The handle of an entry in a module's dictionary of hooks. Its key is none that PyTorch gives: the entry must be gone when the frame ends."""
+
+    def __init__(self, key: int, dicts: tuple[Any, ...], step: int) -> None:
+        self.id, self._dicts, self.step = key, dicts, step
+
+    def remove(self) -> None:
+        for d in self._dicts:
+            d.pop(self.id, None)
+
+    def __enter__(self) -> ModuleHook:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+    @property
+    def is_registered(self) -> bool:
+        return any(self.id in d for d in self._dicts)
+
+
+@rule(RemovableHandle)
+def removable_handle(cap: Any, args: Any, kwargs: Any) -> ModuleHook:
+    hooks, extra = inspect.signature(RemovableHandle).bind(*args, **kwargs).args[0], kwargs.get("extra_dict")
+    more = () if extra is None else tuple(extra) if isinstance(extra, list) else (extra,)
+    handle = ModuleHook(-1 - len(cap.module_hooks), (hooks, *more), cap.step)
+    cap.module_hooks.append(handle)
+    return handle
+
+
+def refuse_module_hooks(cap: Any) -> None:
+    """Hooks of modules that are there when the frame ends or breaks are registered by eager."""
+    for handle in cap.module_hooks:
+        if handle.is_registered:
+            raise RestartCapture(handle.step, refusal("module-hook", "a hook of a module that is still registered where the frame breaks or ends"))
 
 
 for _setup in (BackwardHook.setup_input_hook, BackwardHook.setup_output_hook):

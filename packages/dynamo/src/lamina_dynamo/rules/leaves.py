@@ -141,7 +141,7 @@ def assign_data(rec: Recorder, t: Any, value: Any) -> None:
     cap = rec.cap
     (value,), _ = cap.lift_arguments((value,), {})
     alike = (t.shape, t.stride(), t.storage_offset(), t.dtype, t.device) == (value.shape, value.stride(), value.storage_offset(), value.dtype, value.device)
-    if id(t) not in cap.inputs or not alike or rec.scope is not None or id(t) in cap.hooked or id(t) in cap.frozen:
+    if id(t) not in cap.inputs or not alike or t.storage_key in cap.shown or rec.scope is not None or id(t) in cap.hooked or id(t) in cap.frozen:
         unsupported("tensor-attribute-write", "assigning Tensor.data", hint="use in-place methods such as copy_")
     with torch._C.DisableTorchFunction():
         detached = value.detach()

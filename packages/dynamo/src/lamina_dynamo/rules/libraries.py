@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
 import sys
 import types
 import warnings
@@ -21,6 +22,9 @@ from ..attributes import class_lookup, instance_dict, load_attr, raw_dict
 from ..calls import rule
 from ..control import native, unsupported
 from ..opcodes.operators import python_method
+from ..source import ConstantSource
+from ..side_effects import add_effect
+from ..texts import is_open, shown
 from .leaves import copy_leaf
 
 
@@ -39,6 +43,14 @@ def weak_reference(cap: Any, args: Any, kwargs: Any) -> Any:
 @rule(weakref.proxy)
 def weak_proxy(cap: Any, args: Any, kwargs: Any) -> Any:
     unsupported("weak-reference", "a weak proxy", saw="weakref.proxy")
+
+
+# ---- the environment -----------------------------------------------------------------------------------------------------
+for _change in (os.putenv, os.unsetenv):
+
+    @rule(_change)
+    def _changed_environment(cap: Any, args: Any, kwargs: Any) -> Any:
+        unsupported("foreign-mutation", "changing the environment of the process", saw="os.environ")
 
 
 # ---- warnings and logging ----------------------------------------------------------------------------------------------
@@ -70,20 +82,39 @@ def _changes_warnings(cap: Any) -> bool:
     return written or shadow is not None and list(shadow) != cap.pristine[id(shadow)]
 
 
-def _log(level: int | None) -> Any:
+def _log(level: int | None, *, is_plain: bool = True) -> Any:
     def run(cap: Any, args: Any, kwargs: Any) -> None:
-        """A record that a cached function emits once appears at capture, where the function itself runs; others break."""
+        """A record that is emitted after the graph, with the program's line. One that a cached function emits once appears at capture, where the function itself runs."""
         logger = args[0]
-        n = args[1] if level is None else level
-        if not cap.once and native(logging.Logger.isEnabledFor, logger, n):
-            unsupported("logging", "a log record that is emitted", saw=str(args[1:2])[:80], hint="lower the log level, or log outside of the compiled function")
+        n, message, *rest = args[1:] if level is None else (level, *args[1:])
+        if cap.once or not native(logging.Logger.isEnabledFor, logger, n):
+            return
+        if id(logger) not in cap.sources:
+            cap.remember(logger, ConstantSource(logger))
+        caller = cap.frame
+        while caller is not None and os.path.normcase(caller.code.co_filename) == logging._srcfile:
+            caller = caller.parent
+        if not is_plain or kwargs or caller is None or not all(type(a) in _LOGGED or is_open(cap, a) and type(a) not in (list, tuple, dict) for a in (message, *rest)):
+            unsupported("logging", "a log record that is emitted", saw=str(args[1:2])[:80], hint="log texts, numbers and tensors, or lower the log level")
+        for t in rest:
+            if isinstance(t, torch.Tensor):
+                shown(cap, t, str)  # refuses what would not look as in eager
+        add_effect(cap, "logging", _emit, (logger, n, caller.code.co_filename, caller.line, message, tuple(rest), caller.code.co_name), {})
 
     return run
 
 
+_LOGGED = frozenset({str, int, float, bool, type(None), torch.dtype, torch.device, torch.Size})
+
+
+def _emit(logger: logging.Logger, level: int, file: str, line: int, message: str, args: tuple[Any, ...], function: str) -> None:
+    if logger.isEnabledFor(level):
+        logger.handle(logger.makeRecord(logger.name, level, file, line, message, args, None, function, None, None))
+
+
 for _name, _level in (("debug", 10), ("info", 20), ("warning", 30), ("error", 40), ("critical", 50), ("exception", 40), ("log", None), ("warn", 30)):
     if hasattr(logging.Logger, _name):
-        rule(getattr(logging.Logger, _name))(_log(_level))
+        rule(getattr(logging.Logger, _name))(_log(_level, is_plain=_name not in ("exception", "warn")))
 
 
 @rule(logging.getLogger, logging.Logger.isEnabledFor, logging.Logger.getEffectiveLevel)

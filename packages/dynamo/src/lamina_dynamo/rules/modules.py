@@ -35,10 +35,10 @@ def _has_hooks(cap: Any, module: Any) -> bool:
         hooks = over[name] if name in over else d.get(name)
         if hooks is None:
             continue
-        shadow = cap.shadow_of.get(id(hooks), hooks)
-        if shadow:
+        shadow = cap.shadow_of.get(id(hooks))
+        if hooks if shadow is None else shadow:
             return True
-        if src is not None and name not in over:
+        if src is not None and shadow is None and name not in over:  # what was lifted is guarded, and may have changed since
             cap.guard(instance_attr(src, name), GuardKind.LEN, 0)
     return has_global
 

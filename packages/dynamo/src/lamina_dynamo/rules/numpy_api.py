@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..arrays import TensorArray
 from ..calls import rule
-from ..control import native, unsupported
+from ..control import native, unsupported, values
 from ..recorder import Recorder
 
 _T = torch.Tensor
@@ -64,6 +64,7 @@ def _as_array(make: Any) -> Any:
         if isinstance(data, torch.Tensor):
             data = numpy_(cap, (data,), {})
         if not isinstance(data, TensorArray):
+            args, kwargs = values(tuple(args)), values(kwargs)
             if cap.any_tensor(args, kwargs) or _has_array(data):
                 unsupported("numpy", "an array made of tensors", hint="use torch.stack")
             cap.refuse_opaque(*args, *kwargs.values())

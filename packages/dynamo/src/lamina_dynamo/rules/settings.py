@@ -149,6 +149,12 @@ def _result_dtype(func: Any, args: Any, kwargs: Any) -> torch.dtype | None:
         return None
 
 
+# ---- how tensors are printed ---------------------------------------------------------------------------------------------
+@rule(torch.set_printoptions)
+def set_printoptions(cap: Any, args: Any, kwargs: Any) -> None:
+    unsupported("global-state", "how tensors are printed")
+
+
 # ---- the random generator ------------------------------------------------------------------------------------------------
 @rule(torch.manual_seed)
 def manual_seed(cap: Any, args: Any, kwargs: Any) -> torch.Generator:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
+from lamina_dynshape.fake_tensor import FakeTensor
 from lamina_primops.regions import Region
 
 from ..calls import rule
@@ -82,7 +85,19 @@ _T = torch.Tensor
 function_rule(_T.data_ptr, _T.untyped_storage, _T.__array__, _T.storage)(_refuse("tensor-memory", "reading a tensor's memory", "move it outside of the compiled function"))
 function_rule(_T.tolist)(_refuse("data-dependent-value", "the values of a tensor as Python numbers", "keep the computation in tensors"))
 function_rule(_T.__repr__, _T.__str__, _T.__format__)(_refuse("tensor-text", "the text of a tensor's value", "format outside of the compiled function"))
-function_rule(_T.share_memory_, _T.pin_memory, _T.set_, _T.resize_, _T.resize_as_)(_refuse("tensor-storage", "changing a tensor's storage", "move it outside of the compiled function"))
+_refuse_storage = _refuse("tensor-storage", "changing a tensor's storage", "move it outside of the compiled function")
+function_rule(_T.share_memory_, _T.pin_memory, _T.set_, _T.resize_as_)(_refuse_storage)
+
+
+@function_rule(_T.resize_)
+def resize(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """To no more elements it is another shape of the same memory, where the program made that; memory beyond holds nothing that a graph could name."""
+    t, *size = args
+    size = size[0] if size and isinstance(size[0], (tuple, list)) else size
+    own = isinstance(t, FakeTensor) and all(t.storage_key != inp.fake.storage_key for inp in rec.cap.inputs.values())
+    if not own or kwargs or t._base is not None or not t.is_contiguous() or not all(type(n) is int for n in (*size, *t.shape)) or math.prod(size) > t.numel():
+        return _refuse_storage(rec, func, args, kwargs)
+    return rec.run(func, args, kwargs)
 
 
 @function_rule(_T.__bool__, _T.is_nonzero)
@@ -101,11 +116,11 @@ def tensor_item(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _unbacked_number(rec: Recorder, func: Any, t: torch.Tensor) -> Any:
-    """The value as a symbolic number that the graph yields. Truths stay breaks: the program would branch on them at once."""
+    """The value as a symbolic number that the graph yields."""
     if t.numel() != 1:
         with torch._C.DisableTorchFunctionSubclass():
             return torch.empty(t.numel()).item()  # raises eager's error
-    if rec.scope is not None or t.dtype is torch.bool or t.is_complex() or not rec.cap.mode.has_unbacked():
+    if rec.scope is not None or (t.dtype is torch.bool and func is not _T.item) or t.is_complex() or not rec.cap.mode.has_unbacked():
         unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(t), hint="keep the computation in tensors")
     value = rec.run(_T.item, (t,), {})
     return {"__int__": torch.sym_int, "__float__": torch.sym_float}.get(func.__name__, lambda x: x)(value)
@@ -220,6 +235,22 @@ def _plain_slice(rec: Recorder, index: Any) -> Any:
     return slice(*[tensor_item(rec, _T.__index__, (b,), {}) if isinstance(b, torch.Tensor) else b for b in (index.start, index.stop, index.step)])
 
 
+@function_rule(torch.narrow, _T.narrow)
+def narrow(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    return _narrow(rec, func, *args, **kwargs)
+
+
+def _narrow(rec: Recorder, func: Any, input: Any, dim: Any, start: Any, length: Any) -> Any:
+    """A start in a tensor is a number that the graph yields; counted from the end where it is negative, as in C++."""
+    plain = not isinstance(start, _T) or start.dim() or start.dtype not in _SELECTING
+    if plain or length == 0 or type(dim) is not int or not -input.dim() <= dim < input.dim():
+        return rec.run(func, (input, dim, start, length), {})
+    size, at = input.shape[dim], tensor_item(rec, _T.item, (start,), {})
+    for inside in (-size <= at, at < size, at % size + length <= size):
+        check(rec.cap, (inside,), {"message": "start or length out of range"})
+    return rec.run(torch.narrow, (input, dim, at % size, length), {})
+
+
 @function_rule(torch.tensor, torch.as_tensor)
 def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Symbolic numbers are stacked; a NumPy array is a constant of the capture, or was made from a tensor."""
@@ -228,6 +259,8 @@ def from_data(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     data, options = args[0] if args else None, {k: kwargs[k] for k in ("dtype", "device") if kwargs.get(k) is not None}
     if len(args) == 1 and _holds_symbols(data) and not kwargs.get("requires_grad"):
         return _from_symbols(rec, data, options)
+    if type(data) in (list, tuple) and _are_scalars(data, options.get("dtype")) and not kwargs.get("requires_grad"):
+        return _from_scalars(rec, data, options)
     return rec.run(func, args, kwargs)
 
 
@@ -255,10 +288,29 @@ def _from_symbols(rec: Recorder, data: Any, options: dict[str, Any]) -> Any:
     return rec.run(torch.stack, ([_from_symbols(rec, d, options) for d in data],), {})
 
 
+def _are_scalars(data: Any, dtype: Any) -> bool:
+    """Whether these are scalar tensors and numbers. Integers are checked for their range in eager: none may need it."""
+    tensors = [d for d in data if isinstance(d, torch.Tensor)]
+    fit = dtype is None or dtype.is_floating_point or all(torch.promote_types(t.dtype, dtype) == dtype for t in tensors)
+    return bool(tensors) and fit and all(d.dim() == 0 if isinstance(d, torch.Tensor) else type(d) in (int, float, bool, torch.SymInt, torch.SymFloat) for d in data)
+
+
+def _from_scalars(rec: Recorder, data: Any, options: dict[str, Any]) -> Any:
+    """`torch.tensor` of scalar tensors and numbers: their values, stacked, without history."""
+    own = {float: torch.get_default_dtype(), torch.SymFloat: torch.get_default_dtype(), bool: torch.bool}
+    dtypes = [d.dtype if isinstance(d, torch.Tensor) else own.get(type(d), torch.int64) for d in data]
+    dtype = options.get("dtype") or functools.reduce(torch.promote_types, dtypes)
+    device = torch.device(options.get("device") or "cpu")
+    values = [rec.run(_T.to, (rec.run(_T.detach, (d,), {}), device, dtype), {}) if isinstance(d, torch.Tensor) else rec.run(torch.scalar_tensor, (d,), {"dtype": dtype, "device": device}) for d in data]
+    return rec.run(torch.stack, (values,), {})
+
+
 @function_rule(torch.nn.functional.one_hot)
 def one_hot(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """With a number of classes: a comparison, and the range check that eager makes on the values as a node."""
+    """A comparison with the number of classes, one more than the largest value where it is not given; eager's range check on the values is a node."""
     index, classes = (*args, kwargs.get("num_classes", -1))[:2] if args else (kwargs["tensor"], kwargs.get("num_classes", -1))
+    if index.dtype is torch.int64 and index.numel() and type(classes) is int and classes == -1:
+        classes = tensor_item(rec, _T.item, (rec.run(torch.amax, (index,), {}),), {}) + 1
     if index.dtype is not torch.int64 or index.numel() == 0 or (isinstance(classes, int) and classes <= 0):
         return rec.run(func, args, kwargs)
     inside = rec.run(torch.logical_and, (rec.run(torch.ge, (index, 0), {}), rec.run(torch.lt, (index, classes), {})), {})
@@ -272,7 +324,7 @@ def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
     unsupported("data-dependent-branch", "data-dependent branch", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
 
 
-_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "storage_offset", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "type", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
+_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
 
 
 @function_rule(*[getattr(_T, name) for name in _QUESTIONS if hasattr(_T, name)], torch.is_floating_point, torch.is_complex, torch.numel)

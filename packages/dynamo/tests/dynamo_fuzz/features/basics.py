@@ -12,6 +12,8 @@ from collections import OrderedDict, defaultdict, deque, namedtuple
 import torch
 from lamina_dynamo import graph_break
 
+from ..observe import breaking_print as print
+
 LOG = []
 G = 5
 WATCHED = ("LOG", "G")

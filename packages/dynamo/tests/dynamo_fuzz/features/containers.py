@@ -8,6 +8,8 @@ from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, name
 
 from lamina_dynamo import graph_break
 
+from ..observe import breaking_print as print
+
 TABLE = {"a": 1, "b": [2]}
 WATCHED = ("TABLE",)
 Point = namedtuple("Point", "x y", defaults=(7,))

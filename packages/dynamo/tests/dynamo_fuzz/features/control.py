@@ -6,6 +6,8 @@ import sys
 import torch
 from lamina_dynamo import graph_break
 
+from ..observe import breaking_print as print
+
 LOG = []
 WATCHED = ("LOG", "COUNT")
 COUNT = 0

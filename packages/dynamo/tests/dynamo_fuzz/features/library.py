@@ -19,6 +19,8 @@ import torch
 from lamina_dynamo import graph_break
 from torch.utils import _pytree as pytree
 
+from ..observe import breaking_print as print
+
 LOG = []
 CALLS = [0]
 WATCHED = ("LOG", "CALLS")

@@ -12,6 +12,8 @@ import torch
 from lamina_dynamo import graph_break
 from torch import nn
 
+from ..observe import breaking_print as print
+
 LOG = []
 WATCHED = ("LOG",)
 

@@ -92,10 +92,14 @@ def _eye_m(mode: Any, n: Any, m: Any, *, dtype: Any = None, device: Any = None, 
 def _range_length(mode: Any, start: Any, end: Any, step: Any) -> Any:
     if all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in (start, end, step)):
         start, end, step = mode.dim(start), mode.dim(end), mode.dim(step)
+        from lamina_dynshape import boolean as B
         from lamina_dynshape.dims import lt
 
-        if lt(end, start) if lt(0, step) else lt(start, end):
+        low, high = (start, end) if lt(0, step) else (end, start)
+        if lt(high, low):
             raise RuntimeError("upper bound and larger bound inconsistent with step sign")
+        if mode.shape_env is not None:
+            mode.shape_env.expect_true(B.le(low, high))  # of numbers that only the running program knows
         return plain(-((start - end) // step))
     return mode.dim(math.ceil((end - start) / step))
 
@@ -224,7 +228,7 @@ def _unchanged(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 # -- random -----------------------------------------------------------------------------------------------------------------
-@rule("bernoulli", "bernoulli.p", "_standard_gamma", "_sample_dirichlet", "poisson")
+@rule("bernoulli", "bernoulli.p", "_standard_gamma", "_standard_gamma_grad", "_sample_dirichlet", "_dirichlet_grad", "poisson", "binomial")
 def _bernoulli_dense(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     return mode.make(x.sizes, contiguous(x.sizes), x.scalar_type, x.dev)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lamina_dynshape.dims import eq, lt, plain
+from lamina_dynshape.dims import order, plain
 from lamina_dynshape.layout import contiguous
 from lamina_dynshape.shape_rules.registry import rule
 from lamina_dynshape.shape_rules.views import wrap_dim
@@ -20,7 +20,7 @@ _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 def _by_stride(x: Any, dims: Sequence[Any]) -> list[int]:
     """Dimensions from the largest stride to the smallest."""
     wrapped = [wrap_dim(int(d), len(x.sizes)) for d in dims]
-    return sorted(wrapped, key=cmp_to_key(lambda a, b: 0 if eq(x.strides[a], x.strides[b]) else 1 if lt(x.strides[a], x.strides[b]) else -1))
+    return sorted(wrapped, key=cmp_to_key(lambda a, b: order(x.strides[b], x.strides[a])))
 
 
 def _transformed(mode: Any, sizes: Any, x: Any, dims: Sequence[int], dtype: torch.dtype) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lamina_dynshape import boolean as B
 from lamina_dynshape.dims import eq
 from lamina_dynshape.fake_tensor import DataDependent
 from lamina_dynshape.layout import broadcast, contiguous, dense_like
@@ -119,10 +120,12 @@ def _index_put(mode: Any, x: Any, indices: Any, values: Any, accumulate: bool = 
 def _index_select(mode: Any, x: Any, dim: int, index: Any) -> Any:
     if len(index.sizes) > 1:
         raise IndexError("index_select(): Index is supposed to be a vector")
+    count = index.sizes[0] if index.sizes else 1
     if not x.sizes:
+        if type(count) is not int:
+            mode.shape_env.expect_true(B.eq(count, 1), "index_select(): Index to scalar can have only 1 value")
         return _fresh(mode, (), x)
     d = wrap_dim(dim, len(x.sizes))
-    count = index.sizes[0] if index.sizes else 1
     return _fresh(mode, (*x.sizes[:d], count, *x.sizes[d + 1 :]), x)
 
 

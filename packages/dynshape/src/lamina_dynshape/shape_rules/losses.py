@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lamina_dynshape.fake_tensor import DataDependent
 from lamina_dynshape.layout import contiguous, dense_like
 from lamina_dynshape.promotion import result_type
 from lamina_dynshape.shape_rules.pointwise import elementwise
@@ -75,12 +76,20 @@ def _nll_loss_backward(mode: Any, grad: Any, x: Any, *args: Any) -> Any:
 
 @rule("_ctc_loss.Tensor")
 def _ctc_loss(mode: Any, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, *args: Any) -> Any:
-    """(loss, log alpha); the last extent of alpha follows the longest target, a value of `target_lengths`."""
+    """(loss, log alpha); the last extent of alpha follows the longest target, a value of `target_lengths`: a symbol itself, which the result then shows."""
+    if not mode.has_unbacked():
+        raise DataDependent("data-dependent size of ctc_loss", saw=repr(targets))
     time, batch = log_probs.sizes[:2]
-    alpha = (batch, time, mode.data_size("ctc_loss", targets) * 2 + 1)
+    alpha = (batch, time, mode.unbacked_size(None))
     return _dense(mode, (batch,), log_probs), _dense(mode, alpha, log_probs)
 
 
-@rule("_ctc_loss_backward.Tensor")
+@rule("_ctc_loss")
+def _ctc_loss_of_lengths(mode: Any, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, *args: Any) -> Any:
+    time, batch = log_probs.sizes[:2]
+    return _dense(mode, (batch,), log_probs), _dense(mode, (batch, time, max(target_lengths, default=0) * 2 + 1), log_probs)
+
+
+@rule("_ctc_loss_backward", "_ctc_loss_backward.Tensor")
 def _ctc_loss_backward(mode: Any, grad: Any, log_probs: Any, *args: Any) -> Any:
     return _dense(mode, log_probs.sizes, log_probs)

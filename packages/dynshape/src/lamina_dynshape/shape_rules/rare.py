@@ -226,7 +226,7 @@ def _renorm(mode: Any, x: Any, *args: Any) -> Any:
 
 @rule("dist")
 def _dist(mode: Any, a: Any, b: Any, p: Any = 2) -> Any:
-    return _row(mode, (), a)
+    return _row(mode, (), a, result_type((a, b)).to_real())
 
 
 # -- distances --------------------------------------------------------------------------------------------------------------------

@@ -405,7 +405,7 @@ def _outputs(w: _EntryWriter, graph: LoopGraph) -> tuple[str, list[Any]]:
 
 
 _REAL = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": "({} / {})", "neg": "(-{})"} | {
-    name: f"std::{c}({', '.join(['{}'] * n)})" for name, c, n in (("pow", "pow", 2), ("abs", "fabs", 1), ("sqrt", "sqrt", 1), ("min", "fmin", 2), ("max", "fmax", 2))
+    name: f"__builtin_{c}({', '.join(['{}'] * n)})" for name, c, n in (("pow", "pow", 2), ("abs", "fabs", 1), ("sqrt", "sqrt", 1), ("min", "fmin", 2), ("max", "fmax", 2))
 }  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from lamina_dynshape import hint_of
-from lamina_dynshape.expr import Expr, integer
+from lamina_dynshape.expr import Expr, integer, symbol
+from lamina_dynshape.float_expr import float_symbol
 
 from ..config import config
 from ..ir.buffers import ONE, ZERO, Buffer, StridedView, as_exprs, contiguous_strides, dense_strides, stride_order
@@ -204,7 +205,7 @@ class GraphLowering:
             self.graph.inputs.append(b)
             self.graph.buffers.append(b)
             return self.value(b)
-        if isinstance(val, torch.SymFloat) and val.node.expr.op == "real":
+        if isinstance(val, torch.SymFloat):
             return self._real_input(val)
         e = self.expr(val) if isinstance(val, (int, torch.SymInt)) and not isinstance(val, bool) else val
         self.graph.inputs.append(e)  # type: ignore[arg-type]
@@ -216,13 +217,16 @@ class GraphLowering:
         return e
 
     def _real_input(self, val: torch.SymFloat) -> Any:
-        """A real number comes as its bits, under the name of its symbol."""
-        bits = val.node.expr.args[0]
+        """A real number comes as its bits, under the name of its symbol; one that was computed before the graph under a name of its own."""
+        e = val.node.expr
+        if e.op != "real":
+            e = float_symbol(symbol(f"given{len(self.graph.inputs)}"))
+        bits = e.args[0]
         self.graph.inputs.append(bits)
         self.graph.reals.add(bits)
         self.graph.ranges[bits] = None, None
         self.graph.hints[bits] = real_bits(hint_of(val))
-        return val.node.expr
+        return e
 
     def _constant(self, node: torch.fx.Node) -> Any:
         t = self.gm

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..prims.spec import ceildiv
 from ..symbolic import plain
 from .common import aten, full, p, to
 from .registry import register
@@ -103,9 +102,8 @@ def arange(start: Any, end: Any, step: Any = 1, *, dtype: Any = None, layout: An
 
 
 def _count(start: Any, end: Any, step: Any) -> Any:
-    n = end - start if step > 0 else start - end
-    n = plain(n) if type(step) is int and abs(step) == 1 else ceildiv(n, abs(step))
-    return n if n > 0 else 0
+    """As the shape rule counts."""
+    return 0 if (end < start if step > 0 else start < end) else plain(-((start - end) // step))
 
 
 @register(aten.arange.start)
