@@ -68,6 +68,17 @@ def test_views_of_inputs_and_outputs(check):
     check(f, lambda n: [P(n, 4)], {0: 0})
 
 
+def test_views_of_one_memory_neither_of_which_leads_to_the_other(check):
+    """Parts of what a matrix product of more than two dimensions gives: the memory is that of a smaller one."""
+
+    def f(n, x, w):
+        with torch.no_grad():
+            a, b = (x @ w).split([2, 4], -1)
+            return a.transpose(1, 2), b.transpose(1, 2)
+
+    check(f, lambda n: [torch.randn(n, 3, 5), torch.randn(5, 6)], {0: 0})
+
+
 def test_attention(check):
     def f(n, q, k, v):
         return (F.scaled_dot_product_attention(q, k, v, is_causal=True),)

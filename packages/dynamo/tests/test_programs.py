@@ -21,13 +21,13 @@ def breaks_of(events):
 BREAKS = {
     "f1": 1,  # disabled
     "f2": 1,  # data-dependent-branch
-    "f3": 8,  # disabled, foreign-iterator
+    "f3": 7,  # disabled, foreign-iterator
     "f4": 2,  # disabled
     "f5": 4,  # disabled
     "f6": 2,  # disabled
     "f7": 1,  # disabled
     "f8": 1,  # disabled
-    "f9": 8,  # disabled, foreign-iterator
+    "f9": 6,  # disabled, foreign-iterator
     "f10": 2,  # disabled, foreign-iterator
     "f11": 6,  # rebuild, foreign-iterator, io
     "f12": 4,  # disabled, foreign-iterator, each with and without the value of the turn before

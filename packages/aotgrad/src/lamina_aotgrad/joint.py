@@ -377,7 +377,7 @@ def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owners: Sequence[
         raise Unsupported("view of a view that was made with gradients off", saw=str(node))
     for owner in sorted(owners, key=lambda i: not _passes_gradient(run.args[i], out)):
         base = run.node_of(run.args[owner])
-        view = view_chain(node, base, table.symbol) or table.by_geometry(node, base)
+        view = view_chain(node, base, table.symbol) or table.by_geometry(node, base, run.tracer.node_of)
         if view is not None:
             return OutputSpec(OutputKind.VIEW_OF_INPUT, owner, view, out.requires_grad, no_grad=out.requires_grad and out.is_leaf)
     raise Unsupported("output that shares an input's memory in a way that is no view of it", saw=str(node))
@@ -427,7 +427,7 @@ def _group(run: _Run, table: OutputTable, outs: Sequence[Tensor]) -> list[Output
             continue
         if _is_cut_off(run, out):
             raise Unsupported("view of a view that was made with gradients off", saw=str(node))
-        view = view_chain(node, base_node, table.symbol) or table.by_geometry(node, base_node)
+        view = view_chain(node, base_node, table.symbol) or table.by_geometry(node, base_node, run.tracer.node_of)
         if view is None:
             raise Unsupported("outputs that share memory in a way that is no view", saw=str(node))
         specs.append(OutputSpec(OutputKind.VIEW_OF_OUTPUT, index, view, out.requires_grad, no_grad=out.requires_grad and out.is_leaf))

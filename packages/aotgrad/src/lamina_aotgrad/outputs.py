@@ -5,7 +5,8 @@ Between: joint trace -> `GraphSignature`. Plain input writes come last, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, fx
 
@@ -48,14 +49,13 @@ class OutputTable:
             if tensor is not None:
                 yield index, tensor
 
-    @staticmethod
-    def by_geometry(node: fx.Node, base: fx.Node) -> ViewSpec | None:
-        """A view by sizes, strides and offset, for two views of one storage neither of which leads to the other; static sizes only."""
+    def by_geometry(self, node: fx.Node, base: fx.Node, node_of: Callable[[Any], Any]) -> ViewSpec | None:
+        """A view by sizes, strides and offset, for two views of one storage neither of which leads to the other. `node_of`: of a symbolic number."""
         if memory_root(node) is not memory_root(base):
             return None
         val, start = node.meta["val"], base.meta["val"]
         delta = val.storage_offset() - start.storage_offset()
-        numbers = (*val.shape, *val.stride(), delta)
-        if val.dtype != start.dtype or not all(type(n) is int for n in numbers):
+        if val.dtype != start.dtype:
             return None
-        return ViewSpec((ViewStep(as_strided_within, (tuple(val.shape), tuple(val.stride()), delta)),))
+        number = lambda n: n if type(n) is int else self.symbol(node_of(n))
+        return ViewSpec((ViewStep(as_strided_within, (tuple(map(number, val.shape)), tuple(map(number, val.stride())), number(delta))),))

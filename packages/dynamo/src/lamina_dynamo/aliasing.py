@@ -27,6 +27,8 @@ def apart_guards(cap: Any) -> Iterator[Guard]:
     yield from _distinct(cap.path_of(v) for v in cap.told_apart.values())
     for t in {type(s) for s in cap.shadow_of.values() if _identities(s) != _identities(cap.pristine[id(s)])}:
         yield from _distinct(cap.path_of(s) for s in cap.shadow_of.values() if type(s) is t)
+    if cap.appended:
+        yield from _distinct(cap.path_of(v) for v in [*cap.growing.values(), *cap.shadow_of.values()] if type(v) is list)
     for t in {type(obj) for key in cap.overlay if not cap.is_fake(obj := cap.keep[key])}:
         yield from _distinct(source for key, source in cap.sources.items() if type(cap.keep[key]) is t)
     yield from _distinct(_cells(cap))

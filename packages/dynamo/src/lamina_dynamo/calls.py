@@ -8,6 +8,7 @@ Keeps:   a rule (table `RULES`, by the callable's identity) wins; Python functio
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 import operator
@@ -18,6 +19,7 @@ from collections import OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from .attributes import class_lookup, generic_attr, generic_delete, generic_store, load_attr, store_attr
 from .binding import bind
@@ -27,6 +29,7 @@ from .frames import Frame, run
 from .guards import GuardKind
 from .lift import is_torch_owned
 from .locks import LOCKS
+from .loops import append, refuse_growing, refuse_steps
 from .peer import STAND_INS
 from .texts import OpenText, format_text, joined
 from .control import MISSING
@@ -87,10 +90,14 @@ _PURE_C_MODULES = frozenset({
 
 def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None) -> Any:
     """`fn(*args, **kwargs)` of the interpreted program."""
+    t = type(fn)
+    if cap.growing and t is not _FUNCTION and t is not _METHOD:
+        if append(cap, fn, args, kwargs):
+            return None
+        refuse_growing(cap, (*args, *(kwargs or {}).values()))
     found = RULES.get(id(fn))
     if found is not None:
         return found(cap, args, kwargs or {})
-    t = type(fn)
     if t is _FUNCTION:
         return call_function(cap, fn, args, kwargs)
     if t is _METHOD:
@@ -230,6 +237,8 @@ def _policy_of(fn: Any) -> Any:
         return _NATIVE
     if module in ("torch._functorch.functional_call", "torch.nn.utils.stateless", "torch.nn.utils._named_member_accessor"):
         return _INLINE
+    if module == "torch._higher_order_ops.associative_scan" and fn.__code__.co_name == "associative_scan":
+        return _Rule(_call_scan)
     if module.startswith("torch._functorch"):
         from .rules.functorch import made_by_transform
 
@@ -274,6 +283,15 @@ def _call_unscripted(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     return call(cap, cap.getattr(fn, "__original_fn"), args, kwargs)
 
 
+def _call_scan(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """`associative_scan(combine_fn, xs, dim)`, written in Python with a recursion as deep as the length asks for."""
+    given = inspect.signature(fn).bind(*args, **kwargs).arguments
+    for x in tree_leaves(given["xs"]):
+        if isinstance(x, torch.Tensor) and given.get("combine_mode") == "generic":  # eager compiles the other mode with the peer
+            refuse_steps(cap, x.shape[given["dim"]], fn.__name__)
+    return _interpret(cap, fn, args, kwargs)
+
+
 def _call_behind_peer(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     """A function of PyTorch's that the reference compiler wraps where it was imported: what is behind the wrapper."""
     closure = dict(zip(fn.__code__.co_freevars, fn.__closure__ or ()))
@@ -298,6 +316,7 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         if type(policy) is _Rule:
             return policy.run(cap, fn, args, kwargs or {})
         if policy is _NATIVE or policy is _OWN:
+            refuse_growing(cap, (*args, *(kwargs or {}).values()))
             if policy is _NATIVE and not is_torch_owned(fn.__module__):
                 args, kwargs = map(cap.concrete, args), {k: cap.concrete(v) for k, v in (kwargs or {}).items()}
             return native(fn, *args, **(kwargs or {}))
@@ -316,8 +335,11 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         unsupported("async", "an async function", saw=fn.__qualname__)
     if id(fn) not in cap.own and not is_torch_owned(fn.__module__):
         cap.guards.add(CodeSource(cap.sources.get(id(fn)) or ConstantSource(fn)), GuardKind.ID, code)
-    fast = bind(cap, fn, args, kwargs)
-    return run(Frame(cap, code, fast, fn.__globals__, fn, cap.frame))
+    return _interpret(cap, fn, args, kwargs)
+
+
+def _interpret(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    return run(Frame(cap, fn.__code__, bind(cap, fn, args, kwargs), fn.__globals__, fn, cap.frame))
 
 
 def closure_of(cap: Capture, fn: Any) -> tuple[types.CellType, ...]:

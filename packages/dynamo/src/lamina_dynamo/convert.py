@@ -25,7 +25,7 @@ from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.verifylevel import strict, verify_level
 from torch import fx
 
-from . import native
+from . import loops, native
 from .aliasing import apart_guards
 from .assumptions import Assuming
 from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, HookOutside, NotYet, Observed, RestartCapture, Unsupported, refusal
@@ -200,13 +200,13 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     break_at: int | None = None
     reason: Unsupported | None = None
     tried: set[int] = set()
-    no_checks, unbacked, fresh = False, True, False
+    no_checks, unbacked, fresh, unroll, stuck = False, True, False, False, False
     copied: dict[int, Any] = {}
     outside_hooks: frozenset[int] = frozenset()
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
         cap.outside_hooks = outside_hooks
-        cap.fresh_leaves, cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts = fresh, no_checks, unbacked, copied
+        cap.fresh_leaves, cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts, cap.unroll = fresh, no_checks, unbacked, copied, unroll
         with stage("capture"), _deep_recursion():
             try:
                 with _capturing(cap):
@@ -241,8 +241,13 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 continue
             except CannotRebuild as r:  # break where the object was made, or give up
                 step, why = r.step, r.reason
+                stuck = reason is not None and reason.code == loops.CODE
             finally:
                 cap.release()
+        if stuck or why.code == loops.CODE and (step is None or step in tried):
+            unroll, stuck, break_at, reason = True, False, None, None
+            tried.clear()
+            continue
         if options.fullgraph and why.code == "symbolic-operator" and policy.dynamic is not False:
             policy = policy.static()  # one graph per size rather than an error
             continue

@@ -31,6 +31,7 @@ class DynamicPolicy:
     def __init__(self, options: Any, state: dict[str, Any], dynamic: Any = ...) -> None:
         self.options, self.state, self.dynamic = options, state, options.dynamic if dynamic is ... else dynamic
         self.sizes: dict[str, tuple[int | None, ...]] = state.setdefault("sizes", {})  # None: was seen to change
+        self.layouts: dict[str, tuple[int | None, ...]] = state.setdefault("strides", {})
         self.presumed: set[str] = state.setdefault("presumed", set())  # inputs that first came when sizes had changed
         self.numbers: dict[str, Any] = state.setdefault("numbers", {})
         self._written: set[str] = state.setdefault("class attributes", set())
@@ -57,6 +58,17 @@ class DynamicPolicy:
             return dict.fromkeys(range(len(shape)), DimPolicy.AUTO)
         chosen = {d: DimPolicy.AUTO if n is None else DimPolicy.PRESUMED for d, n in enumerate(shape) if n is None or name in self.presumed}
         return {**chosen, **marked}
+
+    def strides(self, name: str, t: torch.Tensor, role: str) -> frozenset[int]:
+        """Dims of an input whose stride is symbolic where no size says what it is (a view of something whose size changes); notes its strides."""
+        strides: tuple[int | None, ...] = t.stride()
+        old = self.layouts.get(name)
+        if old is not None and len(old) == len(strides):
+            strides = tuple(n if n == o else None for n, o in zip(strides, old))
+        self.layouts[name] = strides
+        if self.dynamic is False or role != "input":
+            return frozenset()
+        return frozenset(d for d, n in enumerate(strides) if n is None or self.dynamic or name in self.presumed)
 
     def first_write(self, place: str) -> bool:
         """Whether no earlier compilation of the code met a write to this attribute of a class; notes it."""
@@ -123,7 +135,8 @@ class Dynamic:
         """(fake, dims that came out symbolic)."""
         name = source.name()
         dims = self.policy.dims(name, t, role) if type(source) is not ConstantSource else {}  # constants share a name
-        if not dims:
+        strides = self.policy.strides(name, t, role) if type(source) is not ConstantSource else frozenset()
+        if not dims and not strides:
             return self.mode.from_real(t, source=name, dynamic_dims=()), frozenset()
         self.shape_env()
         for text, place in ((name, source), (f"{name}.grad", AttrSource(source, "grad"))):
@@ -133,7 +146,7 @@ class Dynamic:
         for d in range(t.dim()):
             self.why_symbolic[f"{name}.size()[{d}]"] = self.policy.why(t, d)
         marks = dim_marks(t)
-        fake = self.mode.from_real(t, source=name, dynamic_dims={d: policy for d, policy in dims.items() if d not in marks} or None)
+        fake = self.mode.from_real(t, source=name, dynamic_dims={d: policy for d, policy in dims.items() if d not in marks} or None, dynamic_strides=strides)
         return fake, frozenset(d for d, s in enumerate(fake.sizes) if type(s) is not int)
 
     def symbolic_number(self, v: Any, source: Source) -> Any:

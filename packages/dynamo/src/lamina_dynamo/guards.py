@@ -9,6 +9,7 @@ Keeps:   a guard is a pure statement about one source. Order among guards does n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -61,14 +62,14 @@ class TensorSpec:
     requires_grad: bool
 
     @staticmethod
-    def of(t: torch.Tensor, *, dynamic: frozenset[int] | set[int] = frozenset(), dynamic_strides: frozenset[int] | set[int] | None = None) -> TensorSpec:
-        """The spec of a real tensor. `dynamic` dims match any size; by default strides that a dynamic size feeds match any stride."""
+    def of(t: torch.Tensor, *, dynamic: frozenset[int] | set[int] = frozenset(), dynamic_strides: Iterable[int] = ()) -> TensorSpec:
+        """The spec of a real tensor. `dynamic` dims match any size; strides that a dynamic size feeds and `dynamic_strides` match any stride."""
         with torch._C.DisableTorchFunctionSubclass():  # questions of ours, not of the program
             plain = t.layout is torch.strided
             sizes = tuple(None if d in dynamic else n for d, n in enumerate(t.shape))
             strides: tuple[int | None, ...] | None = None
             if plain:
-                free = dynamic_strides if dynamic_strides is not None else _strides_fed_by(t, dynamic)
+                free = _strides_fed_by(t, dynamic).union(dynamic_strides)
                 strides = tuple(None if d in free else n for d, n in enumerate(t.stride()))
             return TensorSpec(type(t), t.dtype, t.device, torch._C._dispatch_keys(t).raw_repr(), sizes, strides, t.requires_grad)
 

@@ -25,6 +25,7 @@ import torch
 
 from .control import MISSING, NotYet, refusal, unsupported
 from .guards import GuardKind, TensorSpec
+from .loops import grows, refuse_growing, was_symbolic
 from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, KeySource, Source, cell_source
 
 __all__ = ["HEAP_TYPE", "Lifting", "is_torch_owned", "unbound"]
@@ -107,7 +108,8 @@ class Lifting:
     # ---- kinds -------------------------------------------------------------------------------------------------------
     def _lift_number(self, v: Any, source: Source) -> Any:
         ordinary = abs(v) < 1 << 62 if type(v) is int else math.isfinite(v) and v != 0  # zeros have a sign that no condition tells
-        if self.policy.varies(source.name(), v) and ordinary and type(source) is not ConstantSource:
+        varies = self.policy.varies(source.name(), v) or self.policy.dynamic is not False and was_symbolic(self, source)
+        if varies and ordinary and type(source) is not ConstantSource:
             self.guard(source, K.TYPE, type(v))
             return self.symbolic_number(v, source)
         self.guard(source, K.EQUALS, v)
@@ -171,7 +173,7 @@ class Lifting:
             if cls is not None:
                 self.class_of[id(fake)] = cls
             if type(source) is not ConstantSource:
-                self.guards.add(source, K.TENSOR, TensorSpec.of(v, dynamic=inp.dynamic))
+                self.guards.add(source, K.TENSOR, TensorSpec.of(v, dynamic=inp.dynamic, dynamic_strides=[d for d, s in enumerate(fake.strides) if type(s) is not int]))
         return fake
 
     def _lift_tuple(self, v: tuple[Any, ...], source: Source) -> Any:
@@ -267,6 +269,11 @@ class Lifting:
             self.lifted[id(v)] = v
             self.remember(v, source)
             return v
+        if t is list and grows(self, v, source):
+            self.opaque.add(id(v))
+            self.growing[id(v)] = self.lifted[id(v)] = v
+            self.remember(v, source)
+            return v
         shadow = self._empty_like(v)
         self.lifted[id(v)] = shadow
         self.keep[id(v)] = v
@@ -331,6 +338,7 @@ class Lifting:
         known = self.lifted.get(id(t))
         if known is not None and self.keep.get(id(t)) is t:
             return known
+        refuse_growing(self, [v for v in self.growing.values() if any(x is t for x in v)])
         return self._lift_tensor(t, ConstantSource(t))
 
     def has_outside_tensor(self, args: Any) -> bool:

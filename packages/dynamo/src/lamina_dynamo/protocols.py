@@ -19,6 +19,7 @@ from . import lift
 from .control import CopyDict, Observed, native, observe, unsupported
 from .overrides import new_tensor
 from .generators import InterpretedGenerator
+from .loops import refuse_growing
 from .guards import GuardKind
 from .control import MISSING
 from .source import ItemSource
@@ -155,6 +156,7 @@ class Protocols:
         """All items."""
         t = type(v)
         if t is tuple or t is list:
+            self.refuse_large(v)
             return v
         return native(list, self.plain_iterable(v))
 
@@ -339,6 +341,8 @@ class Protocols:
         return None
 
     def refuse_large(self, d: Any) -> None:
+        if id(d) in self.growing:
+            refuse_growing(self, (d,))
         if isinstance(d, dict) and id(d) in self.opaque:
             if len(d) <= lift.MAX_COPIED:
                 raise CopyDict(d)

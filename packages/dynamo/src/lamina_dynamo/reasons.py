@@ -82,6 +82,8 @@ REASONS: dict[str, Reason] = {
     # -- objects of the program
     "class-attribute-write": Reason("assigning an attribute of a class", "assign an attribute of the object, or do it outside of the compiled function"),
     "attribute-write": Reason("assigning a special attribute (__class__, __dict__) of an object from outside", _OUTSIDE),
+    "symbolic-loop": Reason("a loop over a length that changes: Python runs it, its body is a graph", "none is needed; a loop over a length that mark_static keeps is unrolled"),
+    "growing-list": Reason("a list that a loop of changing length fills, used otherwise than by append", "none is needed: Python does it between two graphs"),
     "foreign-iterator": Reason("advancing an iterator that was made outside", "pass the list, or make the iterator inside of the compiled function"),
     "foreign-mutation": Reason("changing an object from outside of a kind that is not modelled", "change it outside of the compiled function"),
     "opaque": Reason("an operation on an object from outside whose state is in C (a NumPy array, a bytearray, a C iterator)", "pass tensors, numbers or Python objects"),

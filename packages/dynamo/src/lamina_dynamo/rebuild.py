@@ -26,6 +26,7 @@ from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
 from .draws import drawn_value
 from .generators import InterpretedGenerator
 from .lift import unbound
+from .loops import SymbolicRange
 from .protocols import InterpretedIterator
 from .state import spent_inference_mode
 from .source import ConstantSource, LocalSource, Source, cell_source
@@ -206,6 +207,8 @@ class Codegen:
             return self._mutable(v, f"{k}((), {v.maxlen})", lambda: f"{k}([" + ", ".join([self.value(x) for x in v]) + f"], {v.maxlen})", "{0}.extend({1})")
         if t is frozenset:
             return self._named(v, lambda: f"{self.constant(frozenset)}([" + ", ".join([self.value(x) for x in v]) + "])", None)
+        if t is SymbolicRange:
+            return self._named(v, lambda: f"{self.constant(iter)}({self.constant(range)}({', '.join([self.value(a) for a in v.arguments])}))", None)
         if t is torch.Generator:
             from .rules.torch_generators import rebuilt as with_state
 

@@ -28,6 +28,7 @@ from .assembler import Asm, assemble, call_sequence, copy_instructions
 from .bytecode import VERSION, ByCode, Program, live_locals, program_of
 from .control import CannotRebuild, refusal
 from .frames import NULL, ExcSlot, Frame, Unread
+from .loops import note_break
 from .native import extension
 from .rebuild import Codegen
 from .source import LocalSource
@@ -98,6 +99,7 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
         at += 1
     start = _start(program, at)
     values = _values_by_name(frame)
+    note_break(options, code, program.instructions[at].op == "FOR_ITER", values)
     cells = _cell_names(code)
     live = live_locals(program, start)
     names = all_names(code)
@@ -171,7 +173,7 @@ def _handled(stack: list[Any], now: Any) -> dict[int, Any]:
 
 
 # Functions whose Python callees stay eager: they run them again later and compare what was saved, or under a transform.
-_REPEATS_OR_TRANSFORMS = frozenset({"torch.utils.checkpoint", "torch._functorch.apis", "torch._functorch.eager_transforms"})
+_REPEATS_OR_TRANSFORMS = frozenset({"torch.utils.checkpoint", "torch._functorch.apis", "torch._functorch.eager_transforms", "torch._higher_order_ops.associative_scan"})
 
 
 def _without_the_peer(v: Any) -> Any:

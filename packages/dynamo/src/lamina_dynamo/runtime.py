@@ -26,10 +26,12 @@ from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.reports import describe_inputs, report_failure
 from lamina_dynshape.support.verifylevel import strict
 
+from .bytecode import ByCode
 from .cache import borrow, cache_for, new_cache, prune, reset_caches
 from .draws import shared_generators_kept
 from .eval_frame import hook_enabled, is_skipped_code
 from .guards import devices_of_modes, global_state
+from .loops import Seen
 from .native import extension
 from .recompile import note_miss, over_limit
 from .state import no_hooks_on_saved_tensors
@@ -59,6 +61,7 @@ class Options:
     frame_caches: dict[int, Any] = field(default_factory=dict)  # id(code) -> cache of frames met by the hook; owned here
 
     sizes_change: bool = False  # some size of some frame was seen to change
+    seen: ByCode[Seen] = field(default_factory=ByCode)  # code that broke -> what is known of its local variables
 
     def cache_key(self) -> tuple[Any, ...]:
         """Equal for options under which entries may be shared."""

@@ -54,6 +54,9 @@ class Capture(Lifting, Protocols, Dynamic):
         self.symbolic_numbers: dict[str, Any] = {}
         self.sources: dict[int, Source] = {}
         self.keep: dict[int, Any] = {}
+        self.growing: dict[int, Any] = {}  # by id: outside lists that a loop fills, of which nothing is known
+        self.appended: list[tuple[Any, Any]] = []  # (growing list, what the frame appended to it), in order
+        self.unroll = False  # loops over symbolic lengths, since the frame cannot break there
         self.opaque: set[int] = set()  # ids of outside objects whose C state cannot be guarded
         self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
         self.inputs: dict[int, Input] = {}  # id(fake) -> input
@@ -224,7 +227,7 @@ class Capture(Lifting, Protocols, Dynamic):
         """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""
         shadows = tuple(now for s in self.shadow_of.values() if (now := _identities(s)) != _identities(self.pristine[id(s)]))
         cells = tuple(id(now) for cell, outside, _, before in self.own_cells.values() if outside is not None and (now := _contents(cell)) is not before)
-        return len(self.graph.nodes), len(self.effects), sum(map(len, self.overlay.values())), len(self.globals_overlay), shadows, cells
+        return len(self.graph.nodes), len(self.effects), sum(map(len, self.overlay.values())), len(self.globals_overlay), len(self.appended), shadows, cells
 
     @property
     def dtype_is_set(self) -> bool:

@@ -25,6 +25,7 @@ def emit_side_effects(cap: Any, cg: Codegen) -> None:
 
     stores: list[str] = emit_inputs(cap, cg) + emit_states(cap, cg) + emit_generators(cap, cg)
     _containers(cap, cg, stores)
+    stores += [f"{cg.constant(list.append)}({cg.value(v)}, {cg.value(x)})" for v, x in cap.appended]
     _attributes(cap, cg, stores)
     _globals(cap, cg, stores)
     _cells(cap, cg, stores)

@@ -248,10 +248,11 @@ class FakeMode(TorchDispatchMode):
         return result
 
     # -- from real tensors --------------------------------------------------------------------------------------------
-    def from_real(self, t: torch.Tensor, *, source: str | None = None, dynamic_dims: Any = None) -> FakeTensor:
+    def from_real(self, t: torch.Tensor, *, source: str | None = None, dynamic_dims: Any = None, dynamic_strides: Any = ()) -> FakeTensor:
         """Fake of `t`, the same one each time: metadata, requires_grad, leafness, Parameter-ness, memory shared with other fakes.
 
         dynamic_dims: dimensions to make symbolic (container of ints, or dict dim -> DimPolicy); needs a shape_env.
+        dynamic_strides: dimensions whose stride is symbolic where it does not follow from the sizes.
         """
         if isinstance(t, FakeTensor):
             if t.fake_mode is not self:
@@ -261,7 +262,7 @@ class FakeMode(TorchDispatchMode):
         if found is not None and found[0]() is t:
             return found[1]
         _check_supported(t)
-        fake = self._convert(t, source, dynamic_dims)
+        fake = self._convert(t, source, dynamic_dims, dynamic_strides)
         key = id(t)
         self._memo[key] = (weakref.ref(t, lambda _, memo=self._memo: memo.pop(key, None)), fake)
         if t.is_leaf and t.grad is not None:
@@ -275,10 +276,10 @@ class FakeMode(TorchDispatchMode):
                 return ref()
         return None
 
-    def _convert(self, t: torch.Tensor, source: str | None, dynamic_dims: Any) -> FakeTensor:
+    def _convert(self, t: torch.Tensor, source: str | None, dynamic_dims: Any, dynamic_strides: Any) -> FakeTensor:
         sizes, strides, offset = tuple(t.shape), t.stride(), t.storage_offset()
-        if dynamic_dims or (self.shape_env is not None and source is not None and dynamic_dims is None):
-            sizes, strides, offset = self.shape_env.symbolic_layout(t, source, dynamic_dims)
+        if dynamic_dims or dynamic_strides or (self.shape_env is not None and source is not None and dynamic_dims is None):
+            sizes, strides, offset = self.shape_env.symbolic_layout(t, source, dynamic_dims, dynamic_strides)
         storage = t.untyped_storage()
         storage_key = self._storages.get(storage._cdata)
         if storage_key is None:

@@ -169,10 +169,11 @@ class ShapeEnv:
         self.symbols[s] = SymbolInfo(s, None)
         return torch.SymFloat(FloatNode(float_symbol(s), self))
 
-    def symbolic_layout(self, t: torch.Tensor, source: str | None, dynamic_dims: Any) -> tuple[Any, Any, Any]:
+    def symbolic_layout(self, t: torch.Tensor, source: str | None, dynamic_dims: Any, dynamic_strides: Any = ()) -> tuple[Any, Any, Any]:
         """(sizes, strides, offset) of an input with the chosen dimensions symbolic; strides follow the sizes where they do now.
 
         dynamic_dims: container of ints, dict dim -> DimPolicy, None for the marks on the tensor alone.
+        dynamic_strides: dims whose stride is a symbol of its own where it follows from nothing (rows of a tensor whose size changes).
         """
         from lamina_dynshape.marks import dim_marks
 
@@ -190,13 +191,15 @@ class ShapeEnv:
             else:
                 size = self.create_symbol(n, source_of_size, dim_policy=policy, low=low, high=high)
             sizes.append(self.dim(size))
-        strides = self._symbolic_strides(tuple(t.shape), t.stride(), sizes)
-        if any(type(s) is not int for s in sizes):
-            self.strides += [StrideBinding(f"{name}.stride()[{d}]", s) for d, s in enumerate(strides) if t.shape[d] != 1]
+        free = {d: f"{name}.stride()[{d}]" for d in dynamic_strides if t.shape[d] != 1 and t.stride(d) > 1}
+        strides = self._symbolic_strides(tuple(t.shape), t.stride(), sizes, free)
+        if any(type(s) is not int for s in (*sizes, *strides)):
+            bindings = [StrideBinding(f"{name}.stride()[{d}]", s) for d, s in enumerate(strides) if t.shape[d] != 1]
+            self.strides += [b for b in bindings if not isinstance(b.expr, Symbol) or self.symbols[b.expr].source != b.source]
         return tuple(sizes), strides, t.storage_offset()
 
-    def _symbolic_strides(self, hints: tuple[int, ...], strides: tuple[int, ...], sizes: list[Any]) -> tuple[Any, ...]:
-        """Each stride as the extent of a dimension inside it, if the numbers agree, else the number."""
+    def _symbolic_strides(self, hints: tuple[int, ...], strides: tuple[int, ...], sizes: list[Any], free: dict[int, str]) -> tuple[Any, ...]:
+        """Each stride as the extent of a dimension inside it, if the numbers agree, else a symbol (`free`: dim -> its source) or the number."""
         result: list[Any] = list(strides)
         order = sorted(range(len(hints)), key=lambda d: (strides[d], hints[d] != 1, -d))
         for at, d in enumerate(order):
@@ -207,7 +210,18 @@ class ShapeEnv:
                     extent = as_expr(sizes[inner]) * result[inner]
                     result[d] = extent.const if extent.is_const else extent
                     break
+            else:
+                if d in free:
+                    result[d] = self._stride_symbol(strides[d], free[d])
         return tuple(result)
+
+    def _stride_symbol(self, hint: int, source: str) -> Symbol:
+        s = symbol(f"n{self._numbers}")
+        self._numbers += 1
+        self.symbols[s] = SymbolInfo(s, hint, [source], low=2)
+        self._hint_values[s] = hint
+        self.facts.narrow(s, 2, None)
+        return s
 
     # -- conversion ---------------------------------------------------------------------------------------------------
     def dim(self, x: Any) -> Any:

@@ -67,7 +67,7 @@ def build_slice(f: Frame, n: int) -> None:
 @handler("LIST_APPEND")
 def list_append(f: Frame, i: int) -> None:
     v = f.stack.pop()
-    f.stack[-i].append(v)
+    f.cap.call(f.stack[-i].append, (v,))
 
 
 @handler("SET_ADD")
@@ -148,6 +148,7 @@ def list_to_tuple(f: Frame, arg: Any) -> None:
 @handler("UNPACK_SEQUENCE")
 def unpack_sequence(f: Frame, n: int) -> None:
     v = f.stack.pop()
+    f.cap.refuse_large(v)
     items = v if type(v) in (tuple, list) else _unpacked(f.cap, v)
     if len(items) != n:
         if len(items) > n:

@@ -7,6 +7,7 @@ from typing import Any
 from ..control import unsupported
 from ..frames import NULL, Frame
 from ..generators import raised_in_generator
+from ..loops import range_of_loop
 from . import VERSION, handler
 from .build import mapping_items
 
@@ -41,7 +42,8 @@ def call(f: Frame, n: int) -> None:
         del args[-k:]
         s.append(f.cap.call(fn, args, kwargs))
     else:
-        s.append(f.cap.call(fn, args, None))
+        loop = range_of_loop(f, args) if fn is range else None
+        s.append(f.cap.call(fn, args, None) if loop is None else loop)
 
 
 @handler("CALL_KW")

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..control import Observed
 from ..frames import NULL, Frame
+from ..loops import refuse_unrolling
 from . import VERSION, handler
 from .operators import condition, truth
 
@@ -62,6 +63,7 @@ def jump_if_true_or_pop(f: Frame, target: int) -> None:
 
 @handler("GET_ITER")
 def get_iter(f: Frame, arg: Any) -> None:
+    refuse_unrolling(f, f.stack[-1])
     f.stack[-1] = f.cap.iter(f.stack[-1])
 
 

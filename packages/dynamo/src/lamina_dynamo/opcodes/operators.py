@@ -116,6 +116,7 @@ def binary_op(f: Frame, op: Any) -> None:
 def compare(cap: Any, op: Any, a: Any, b: Any) -> Any:
     """`a op b` of a rich comparison."""
     if type(a) in _SIMPLE and type(b) in _SIMPLE:
+        cap.refuse_opaque(a, b)
         return native(op, a, b)
     method = python_method(cap, a, f"__{op.__name__}__")
     if method is not None:
@@ -294,6 +295,7 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
     if t in _SIMPLE and t is not type:
         if cap.is_large_dict(container):
             return cap.large_dict_item(container, key)
+        cap.refuse_opaque(container)
         refuse_user_keys(cap, key)
         return native(operator.getitem, container, key)
     if isinstance(container, torch.Tensor) and id(container) not in cap.class_of:

@@ -11,6 +11,7 @@ import torch
 from lamina_dynshape import FakeTensor, packed
 
 from ..control import unsupported
+from ..loops import refuse_steps
 from ..recorder import Recorder, function_rule
 
 _PACK, _PAD = torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence
@@ -48,6 +49,8 @@ def pad(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 def layers(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Over padded tensors they are one call: (input, state, parameters, ...); packed, the second argument is the sizes."""
     if isinstance(args[3], bool):  # the third is the parameters then
+        x = args[0]
+        refuse_steps(rec.cap, x.shape[1 if args[-1] and x.dim() == 3 else 0], func.__name__)
         return rec.run(func, args, kwargs)
     data, sizes, *rest = args
     return _written_out(rec, packed.LAYERS[func], data, _lengths(rec, sizes), *rest)
