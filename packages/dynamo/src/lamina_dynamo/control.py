@@ -15,7 +15,7 @@ from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupport
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "HookOutside", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "HookOutside", "HookStays", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
 
 
 class Observed(Exception):
@@ -56,6 +56,10 @@ class NotYet(BaseException):
 
 class FreshLeaves(BaseException):
     """A leaf that the graph makes is seen outside: capture again, and have such leaves made outside of the graph."""
+
+
+class HookStays(BaseException):
+    """A hook that the frame registers on a module outlives it: capture again, and have handles made as PyTorch makes them."""
 
 
 class HookOutside(BaseException):

@@ -28,7 +28,7 @@ from torch import fx
 from . import loops, native
 from .aliasing import apart_guards
 from .assumptions import Assuming
-from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, HookOutside, NotYet, Observed, RestartCapture, Unsupported, refusal
+from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, HookOutside, HookStays, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, Unread, run_root, where_of
 from .generators import InterpretedGenerator
@@ -200,12 +200,12 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     break_at: int | None = None
     reason: Unsupported | None = None
     tried: set[int] = set()
-    no_checks, unbacked, fresh, unroll, stuck = False, True, False, False, False
+    no_checks, unbacked, fresh, unroll, stuck, hooks_stay = False, True, False, False, False, False
     copied: dict[int, Any] = {}
     outside_hooks: frozenset[int] = frozenset()
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
-        cap.outside_hooks = outside_hooks
+        cap.outside_hooks, cap.hooks_stay = outside_hooks, hooks_stay
         cap.fresh_leaves, cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts, cap.unroll = fresh, no_checks, unbacked, copied, unroll
         with stage("capture"), _deep_recursion():
             try:
@@ -227,6 +227,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 continue
             except FreshLeaves:
                 fresh = True
+                continue
+            except HookStays:
+                hooks_stay = True
                 continue
             except HookOutside as h:
                 outside_hooks |= {h.number}
@@ -311,12 +314,12 @@ def _root_frame(cap: Capture, fn: types.FunctionType, slots: tuple[Any, ...]) ->
 def _finish(cap: Capture, frame: Frame, result: Any, options: Any, reason: Unsupported | None) -> Converted:
     """Rebuild, side effects, graph, backend, code."""
     from .rules.graph_hooks import check_graph_hooks
-    from .rules.hooks import emit_hooks, refuse_module_hooks
+    from .rules.hooks import check_module_hooks, emit_hooks
     from .rules.leaves import require_fresh_leaves
 
     code = frame.code
     cap.locks.refuse_held()
-    refuse_module_hooks(cap)
+    check_module_hooks(cap)
     _refuse_abandoned(cap)
     if cap.recorder.raiser is not None and not _repeats(cap):
         raise RestartCapture(*cap.recorder.raiser)

@@ -59,7 +59,6 @@ REASONS: dict[str, Reason] = {
     "generator-root": Reason("a generator or async function is what was compiled", "compile the functions that it calls"),
     # -- gradients and transforms
     "tensor-hook": Reason("a hook with effects on a value from which the compiled function computes more, one that autograd would run on another state than the capture saw, a backward hook of a module in training, hooks on saved tensors", "put the hook on what the compiled function takes or returns"),
-    "module-hook": Reason("a hook registered on a module that is still there where the frame breaks or ends", "remove it in the function that registered it, or register it outside"),
     "autograd": Reason("taking gradients inside the compiled function in a form that is not modelled", "compile the forward function, and take gradients outside"),
     "autograd-function": Reason("a custom autograd function called in a form that is not modelled", "call apply with positional arguments"),
     "checkpoint": Reason("torch.utils.checkpoint in a form that is not modelled", "pass use_reentrant=False, and no context managers of one's own"),

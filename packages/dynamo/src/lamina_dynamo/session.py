@@ -94,6 +94,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.graph_hooks: dict[int, Any] = {}  # by id: hooks that nodes of the graph register
         self.outside_hooks: frozenset[int] = frozenset()  # numbers of registrations that do not go into the graph
         self.hook_count = 0
+        self.hooks_stay = False  # handles of hooks on modules are PyTorch's own
         self.module_hooks: list[Any] = []  # handles of hooks that the program registered on modules
         self.autocast_nesting = 0  # contexts entered and not left
         self.inference: list[tuple[Any, bool]] = []  # inference modes entered and not left, with the grad mode before

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
-from ..calls import call_function, rule
-from ..control import RestartCapture, refusal, stands_for, unsupported
+from ..calls import call_function, call_type, rule
+from ..control import HookStays, RestartCapture, refusal, stands_for, unsupported
 from ..recorder import Recorder, function_rule
 from .graph_hooks import register_in_graph
 
-__all__ = ["Hook", "ModuleHook", "emit_hooks", "refuse_module_hooks", "refuse_use"]
+__all__ = ["Hook", "ModuleHook", "check_module_hooks", "emit_hooks", "refuse_use"]
 
 _T = torch.Tensor
 
@@ -159,7 +159,9 @@ class ModuleHook:
 
 
 @rule(RemovableHandle)
-def removable_handle(cap: Any, args: Any, kwargs: Any) -> ModuleHook:
+def removable_handle(cap: Any, args: Any, kwargs: Any) -> Any:
+    if cap.hooks_stay:
+        return call_type(cap, RemovableHandle, args, kwargs)
     hooks, extra = inspect.signature(RemovableHandle).bind(*args, **kwargs).args[0], kwargs.get("extra_dict")
     more = () if extra is None else tuple(extra) if isinstance(extra, list) else (extra,)
     handle = ModuleHook(-1 - len(cap.module_hooks), (hooks, *more), cap.step)
@@ -167,11 +169,10 @@ def removable_handle(cap: Any, args: Any, kwargs: Any) -> ModuleHook:
     return handle
 
 
-def refuse_module_hooks(cap: Any) -> None:
-    """Hooks of modules that are there when the frame ends or breaks are registered by eager."""
-    for handle in cap.module_hooks:
-        if handle.is_registered:
-            raise RestartCapture(handle.step, refusal("module-hook", "a hook of a module that is still registered where the frame breaks or ends"))
+def check_module_hooks(cap: Any) -> None:
+    """A hook that is there when the frame ends or breaks needs a key of PyTorch's."""
+    if any(handle.is_registered for handle in cap.module_hooks):
+        raise HookStays
 
 
 for _setup in (BackwardHook.setup_input_hook, BackwardHook.setup_output_hook):
