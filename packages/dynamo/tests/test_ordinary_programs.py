@@ -1061,6 +1061,27 @@ def test_the_environment_and_views_of_dictionaries_are_read_at_each_call(monkeyp
         assert got[3] is view
 
 
+def test_the_environment_is_guarded_by_what_is_read_of_it(monkeypatch):
+    monkeypatch.setenv("LAMINA_TEST_SCALE", "3")
+    monkeypatch.delenv("LAMINA_TEST_OTHER", raising=False)
+
+    def f(x):
+        return x * float(os.environ["LAMINA_TEST_SCALE"]) + ("LAMINA_TEST_MISSING" in os.environ)
+
+    graphs = []
+
+    def backend(gm, inputs):
+        graphs.append(gm)
+        os.environ["LAMINA_TEST_OTHER"] = str(len(graphs))  # as libraries that are loaded while the first graph is compiled
+        return gm.forward
+
+    fast, x = compile_callable(f, Options(backend, fullgraph=True)), torch.arange(3.0)
+    for other in ("a", "b"):
+        same(fast(x), f(x))
+        monkeypatch.setenv("LAMINA_TEST_OTHER", other)
+    assert len(graphs) == 1
+
+
 def test_writes_to_the_environment_happen_at_each_call(monkeypatch):
     def f(x):
         os.environ["LAMINA_TEST_STEP"] = str(int(os.environ["LAMINA_TEST_STEP"]) + 1)

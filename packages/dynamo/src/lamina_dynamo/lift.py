@@ -15,6 +15,7 @@ import functools
 import gc
 import math
 import operator
+import os
 import re
 import types
 import weakref
@@ -32,6 +33,7 @@ __all__ = ["HEAP_TYPE", "Lifting", "is_torch_owned", "unbound"]
 
 K = GuardKind
 LARGE_DICT = 400  # entries; larger dictionaries are only read by constant key, and copied when the program does more with them
+_ENVIRONMENT = os.environ._data  # libraries, ours among them, add to it at any time: what the program does not ask for is not guarded
 MAX_COPIED = 10_000  # entries of an outside dictionary that is copied at all
 _SCALARS = frozenset({int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, range, slice, torch.iinfo, torch.finfo})
 _SINGLETONS = frozenset({type(...), type(NotImplemented)})
@@ -264,7 +266,8 @@ class Lifting:
         self.guard(source, K.TYPE, t)
         if t is dict and any(getattr(self.keep[k], "__dict__", None) is v for k in self.overlay if not isinstance(self.keep[k], torch.Tensor)):
             unsupported("instance-dict", "the dictionary of an object whose attributes were written", hint="use setattr")
-        if isinstance(v, dict) and len(v) > (LARGE_DICT if t is dict else MAX_COPIED) and id(v) not in self.copied_dicts:
+        large = isinstance(v, dict) and (v is _ENVIRONMENT or len(v) > (LARGE_DICT if t is dict else MAX_COPIED))
+        if large and id(v) not in self.copied_dicts:
             self.opaque.add(id(v))
             self.lifted[id(v)] = v
             self.remember(v, source)
