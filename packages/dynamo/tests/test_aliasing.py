@@ -244,3 +244,38 @@ def test_keywords_of_a_partial_that_are_written_change_outside():
     p = functools.partial(Box, n=2)
     compiled = compile_callable(f, Options(lambda gm, examples: gm.forward))
     assert torch.equal(compiled(p, torch.ones(2)), torch.full((2,), 5.0)) and p.keywords == {"n": 5}
+
+
+def test_a_function_with_cells_is_compiled_once_for_all_functions_of_its_code():
+    def make(k):
+        def f(x):
+            return x * k[0]
+
+        return f
+
+    graphs = []
+    options = Options(lambda gm, examples: graphs.append(gm) or gm.forward)
+    for _ in range(4):
+        compiled = compile_callable(make([2]), options)
+        assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
+    assert len(graphs) == 1
+
+
+def test_a_break_in_a_frame_with_cells_is_compiled_once():
+    def f(x, n):
+        total = 0
+
+        def add(v):
+            nonlocal total
+            total = total + v
+            return v
+
+        y = add(x) * 2
+        torch._dynamo.graph_break()
+        return add(y) + total + n
+
+    graphs = []
+    compiled = compile_callable(f, Options(lambda gm, examples: graphs.append(gm) or gm.forward))
+    for _ in range(4):
+        assert torch.equal(compiled(torch.ones(2), 1), f(torch.ones(2), 1))
+    assert len(graphs) == 2

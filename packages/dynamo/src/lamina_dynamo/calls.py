@@ -348,6 +348,8 @@ def closure_of(cap: Capture, fn: Any) -> tuple[types.CellType, ...]:
     own = cap.own_cells
     if all(id(c) in own for c in cells):
         return cells
+    if fn is cap.root_function:  # found by the frame's own names, whichever function has this code at the next call
+        return tuple(cap.cell_of[id(c)] for c in cells)
     src = cap.sources.get(id(fn)) or ConstantSource(fn)
     return tuple(cap.cell(c, ClosureSource(src, i)) for i, c in enumerate(cells))
 
