@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lamina_dynamo import optimize
+from lamina_dynamo import graph_break, optimize
 from lamina_dynshape.support.counters import counters
 
 
@@ -212,3 +212,29 @@ def test_views_whose_strides_change():
     calls = Calls(fn)
     assert calls.made([(torch.randn(2, n, 3)[:, 1],) for n in LENGTHS]) == [0, 1]
     assert calls.made([(torch.randn(4, 3),)]) == [0]
+
+
+def test_numbers_in_cells_stay_symbolic_after_a_break():
+    def fn(x):
+        pad = (8 - x.shape[1] % 8) % 8
+
+        def padded(v):
+            return torch.nn.functional.pad(v, (0, 0, 0, pad)) + 1
+
+        for _ in range(2):
+            x = padded(x) * 2
+            graph_break()
+        return x.sin()
+
+    assert Calls(fn).made(lengths(5, 7, 12, 4, 11, 14, 6)) == [0, 1]
+
+
+def test_strides_of_a_dimension_of_size_one_may_be_anything():
+    calls = Calls(lambda x: x.sin() + x[0])
+    assert calls.made([(torch.randn(n, 4)[:, 1][:1],) for n in LENGTHS[:1]]) == [0]
+    assert calls.made([(torch.empty_strided((1,), (n,)).fill_(n),) for n in (3, 5, 1, 0, 9)]) == [0]
+
+
+def test_the_stride_of_a_dimension_of_size_one_is_seen():
+    calls = Calls(lambda x: x * x.stride(0))
+    calls.made([(torch.empty_strided((1, 3), (n, 1)).fill_(1),) for n in (3, 5, 1, 0, 9, 7)])

@@ -385,3 +385,15 @@ def test_frozen_environment_refuses_guards(mode, env):
     assert x.shape[0] >= 2
     with pytest.raises(Unsupported, match="after the guards"):
         bool(x.shape[0] > 3)
+
+
+def test_views_of_sizes_that_only_the_running_program_knows():
+    """A run of dimensions is followed to the one that certainly completes it, though `covered < elements` cannot be told."""
+    env = ShapeEnv()
+    mode = FakeMode(env)
+    batch = mode.from_real(torch.zeros(3, 1), source="x", dynamic_dims=[0]).shape[0]
+    with mode:
+        chunks = 2 * env.create_unbacked(1) - 1
+        x = torch.empty_strided((batch, chunks, 32, 32, 1), (1, 1024 * batch, 32 * batch, batch, batch))
+        y = x.view(batch, chunks, 32, 32)
+    assert y.strides == x.strides[:4]

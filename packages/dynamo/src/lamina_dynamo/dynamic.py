@@ -17,6 +17,7 @@ from lamina_dynshape.float_expr import FloatRelation
 from lamina_dynshape.marks import dim_marks
 
 from .guards import Guard, GuardKind, shape_guard
+from .loops import symbolic_dims
 from .source import AttrSource, ConstantSource, CallSource, SizeSource, Source, StrideSource
 
 __all__ = ["Dynamic", "DynamicPolicy"]
@@ -68,7 +69,7 @@ class DynamicPolicy:
         self.layouts[name] = strides
         if self.dynamic is False or role != "input":
             return frozenset()
-        return frozenset(d for d, n in enumerate(strides) if n is None or self.dynamic or name in self.presumed)
+        return frozenset(d for d, n in enumerate(strides) if n is None or t.shape[d] != 1 and (self.dynamic or name in self.presumed))
 
     def first_write(self, place: str) -> bool:
         """Whether no earlier compilation of the code met a write to this attribute of a class; notes it."""
@@ -135,6 +136,8 @@ class Dynamic:
         """(fake, dims that came out symbolic)."""
         name = source.name()
         dims = self.policy.dims(name, t, role) if type(source) is not ConstantSource else {}  # constants share a name
+        if self.policy.dynamic is not False and role == "input":
+            dims = {**dict.fromkeys([d for d in symbolic_dims(self, source) if d < t.dim()], DimPolicy.PRESUMED), **dims}
         strides = self.policy.strides(name, t, role) if type(source) is not ConstantSource else frozenset()
         if not dims and not strides:
             return self.mode.from_real(t, source=name, dynamic_dims=()), frozenset()

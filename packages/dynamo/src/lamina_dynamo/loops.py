@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import CellType
 from typing import Any
 
 import torch
-from lamina_dynshape import expr_of
+from lamina_dynshape import FakeTensor, expr_of
 
 from .control import unsupported
-from .source import LocalSource
+from .source import CellSource, LocalSource
 
-__all__ = ["CODE", "SymbolicRange", "append", "grows", "Seen", "note_break", "range_of_loop", "refuse_growing", "refuse_steps", "refuse_unrolling", "was_symbolic"]
+__all__ = ["CODE", "SymbolicRange", "append", "grows", "Seen", "note_break", "range_of_loop", "refuse_growing", "refuse_steps", "refuse_unrolling", "symbolic_dims", "was_symbolic"]
 
 CODE = "symbolic-loop"
 _GROWS = -1
@@ -86,35 +87,53 @@ class Seen:
     loop: bool = False  # it broke at the head of a loop
     lengths: dict[str, int] = field(default_factory=dict)  # of lists that its resume functions met around a loop, or _GROWS
     symbolic: set[str] = field(default_factory=set)  # integers that came from symbolic sizes
+    sizes: dict[str, set[int]] = field(default_factory=dict)  # symbolic dimensions of tensors
 
 
 def note_break(options: Any, code: Any, at_loop: bool, values: Mapping[str, Any]) -> None:
     """A frame of this code breaks, with these values of its local variables."""
+    from .lift import _contents
+
     seen = options.seen.get(code) or options.seen.put(code, Seen())
     seen.loop |= at_loop
-    seen.symbolic.update(name for name, v in values.items() if _is_symbolic(v))
+    for name, held in values.items():
+        v = _contents(held) if type(held) is CellType else held
+        if _is_symbolic(v):
+            seen.symbolic.add(name)
+        elif isinstance(v, FakeTensor):
+            seen.sizes.setdefault(name, set()).update(d for d, n in enumerate(v.sizes) if type(n) is not int)
 
 
 def _seen(cap: Any, source: Any) -> Seen | None:
     """What is known of a local variable of a resume function."""
     from .resume import origin_of
 
-    if type(source) is not LocalSource or not cap.options.seen:
+    if type(source) not in (LocalSource, CellSource) or not cap.options.seen:
         return None
     origin = origin_of(cap.root_function.__code__)
     return cap.options.seen.get(origin.code) if origin.shift else None
 
 
+def symbolic_dims(cap: Any, source: Any) -> set[int]:
+    """Dimensions of a tensor in a local variable that were symbolic where the frame broke."""
+    seen = _seen(cap, source)
+    return set() if seen is None else seen.sizes.get(_variable(source), set())
+
+
+def _variable(source: Any) -> str:
+    return source.local if type(source) is LocalSource else source.cell
+
+
 def was_symbolic(cap: Any, source: Any) -> bool:
     """Whether a local variable held a symbolic integer where the frame broke."""
     seen = _seen(cap, source)
-    return seen is not None and source.local in seen.symbolic
+    return seen is not None and _variable(source) in seen.symbolic
 
 
 def grows(cap: Any, v: list[Any], source: Any) -> bool:
     """Whether a list of tensors in a local variable was seen to have different lengths by the resume functions around a loop; notes its length."""
     seen = _seen(cap, source)
-    if seen is None or not seen.loop or not all(isinstance(x, torch.Tensor) for x in v):
+    if seen is None or not seen.loop or type(source) is not LocalSource or not all(isinstance(x, torch.Tensor) for x in v):
         return False
     if seen.lengths.setdefault(source.local, len(v)) != len(v):
         seen.lengths[source.local] = _GROWS

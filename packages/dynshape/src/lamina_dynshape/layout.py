@@ -274,6 +274,13 @@ def view_strides(sizes: Dims, strides: Dims, new: Dims) -> Dims | None:
     return _chunked_view_strides(sizes, strides, new)
 
 
+def _completes(more: Dims, covered: Dim, elements: Dim) -> bool:
+    """Whether a run that is not certainly complete is so with some of `more` dimensions: of sizes that only the running program knows, `lt` says nothing."""
+    if type(covered) is int and type(elements) is int or known_eq(covered, elements):
+        return False
+    return any(known_eq(covered := plain(covered * n), elements) for n in more)
+
+
 def _chunked_view_strides(sizes: Dims, strides: Dims, new: Dims) -> Dims | None:
     """ATen's computeStride: match runs of old dimensions that are one piece of memory with runs of new ones."""
     if not sizes:
@@ -286,7 +293,7 @@ def _chunked_view_strides(sizes: Dims, strides: Dims, new: Dims) -> Dims | None:
     for d in range(len(sizes) - 1, -1, -1):
         elements = plain(elements * sizes[d])
         if d == 0 or (not is_one(sizes[d - 1]) and not eq(strides[d - 1], plain(elements * base))):
-            while at >= 0 and (lt(covered, elements) or is_one(new[at])):
+            while at >= 0 and (lt(covered, elements) or is_one(new[at]) or _completes(new[at::-1], covered, elements)):
                 result[at] = plain(covered * base)
                 covered = plain(covered * new[at])
                 at -= 1

@@ -191,7 +191,7 @@ class ShapeEnv:
             else:
                 size = self.create_symbol(n, source_of_size, dim_policy=policy, low=low, high=high)
             sizes.append(self.dim(size))
-        free = {d: f"{name}.stride()[{d}]" for d in dynamic_strides if t.shape[d] != 1 and t.stride(d) > 1}
+        free = {d: f"{name}.stride()[{d}]" for d in dynamic_strides if t.shape[d] == 1 or t.stride(d) > 1}
         strides = self._symbolic_strides(tuple(t.shape), t.stride(), sizes, free)
         if any(type(s) is not int for s in (*sizes, *strides)):
             bindings = [StrideBinding(f"{name}.stride()[{d}]", s) for d, s in enumerate(strides) if t.shape[d] != 1]
@@ -203,24 +203,27 @@ class ShapeEnv:
         result: list[Any] = list(strides)
         order = sorted(range(len(hints)), key=lambda d: (strides[d], hints[d] != 1, -d))
         for at, d in enumerate(order):
+            if d in free and hints[d] == 1:  # may be anything
+                result[d] = self._stride_symbol(strides[d], free[d], 0)
+                continue
             for inner in reversed(order[:at]):
                 if hints[inner] * strides[inner] == strides[d] and type(sizes[inner]) is not int or (
-                    hints[inner] * strides[inner] == strides[d] and type(result[inner]) is not int
+                    hints[inner] != 1 and hints[inner] * strides[inner] == strides[d] and type(result[inner]) is not int
                 ):
                     extent = as_expr(sizes[inner]) * result[inner]
                     result[d] = extent.const if extent.is_const else extent
                     break
             else:
                 if d in free:
-                    result[d] = self._stride_symbol(strides[d], free[d])
+                    result[d] = self._stride_symbol(strides[d], free[d], 2)
         return tuple(result)
 
-    def _stride_symbol(self, hint: int, source: str) -> Symbol:
+    def _stride_symbol(self, hint: int, source: str, low: int) -> Symbol:
         s = symbol(f"n{self._numbers}")
         self._numbers += 1
-        self.symbols[s] = SymbolInfo(s, hint, [source], low=2)
+        self.symbols[s] = SymbolInfo(s, hint, [source], low=low)
         self._hint_values[s] = hint
-        self.facts.narrow(s, 2, None)
+        self.facts.narrow(s, low, None)
         return s
 
     # -- conversion ---------------------------------------------------------------------------------------------------
