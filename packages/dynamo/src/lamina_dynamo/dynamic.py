@@ -69,7 +69,10 @@ class DynamicPolicy:
         self.layouts[name] = strides
         if self.dynamic is False or role != "input":
             return frozenset()
-        return frozenset(d for d, n in enumerate(strides) if n is None or t.shape[d] != 1 and (self.dynamic or name in self.presumed))
+        marks = dim_marks(t)
+        kept = len(marks) == t.dim() and all(m.policy is DimPolicy.STATIC for m in marks.values())
+        presumed = (self.dynamic or name in self.presumed) and not kept
+        return frozenset(d for d, n in enumerate(strides) if n is None or t.shape[d] != 1 and presumed)
 
     def first_write(self, place: str) -> bool:
         """Whether no earlier compilation of the code met a write to this attribute of a class; notes it."""
