@@ -3,6 +3,8 @@
 import functools
 import types
 
+import enum
+
 import pytest
 import torch
 from torch import nn
@@ -180,3 +182,13 @@ def test_values_of_attributes_are_read_at_each_call(kind):
     for tag in (1.5, 2.5, 7.0):
         o.tag = tag
         assert torch.equal(compiled(x), x * (2 * tag + 1)) and o.tag == tag + 1
+
+
+@pytest.mark.parametrize("make", [lambda: types.SimpleNamespace(a=1), lambda: functools.partial(len), Plain, Slotted, Net, lambda: [1], lambda: enum.Enum("E", "A").A])
+@pytest.mark.parametrize("name", ["late", "tag"])
+def test_the_text_is_eagers(make, name):
+    scope = {}
+    exec(f"def f(o, x):\n    try:\n        return o.{name}\n    except AttributeError as e:\n        return str(e), e.name, e.obj is o, x + 1", scope)
+    o, x = make(), torch.ones(2)
+    got, want = compile_callable(scope["f"], Options(lambda gm, examples: gm.forward, fullgraph=True))(o, x), scope["f"](o, x)
+    assert got[:3] == want[:3]

@@ -8,7 +8,6 @@ Source:  CPython Objects/object.c `_PyObject_GenericGetAttrWithDict`, Objects/ty
 
 from __future__ import annotations
 
-import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -135,14 +134,11 @@ def _fallback(cap: Capture, obj: Any, t: type, name: str) -> Any:
                 cap.guard_instance_missing(src, name)  # once it is there, the hook is not asked
             return cap.call(hook[0], (obj, name))
         return native(getattr, obj, name)
-    raise Observed(AttributeError(f"{_shown_type(cap, t, name)!r} object has no attribute {name!r}"))
-
-
-def _shown_type(cap: Capture, t: type, name: str) -> str:
-    """The class as the error for a missing attribute has it: 3.13 names its module where a slot is empty."""
-    raw = class_lookup(cap, t, name)
-    is_slot = raw is not MISSING and type(raw[0]) is types.MemberDescriptorType
-    return f"{t.__module__}.{t.__qualname__}" if is_slot and sys.version_info >= (3, 13) and t.__module__ not in ("builtins", "__main__") else t.__name__
+    try:
+        _OBJECT_GETATTRIBUTE(obj, name)  # its text, in which C types have their module, and empty slots their own form
+    except AttributeError as e:
+        raise Observed(AttributeError(*e.args, name=name, obj=obj)) from None
+    raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}", name=name, obj=obj))  # deleted in the frame
 
 
 def generic_attr(cap: Capture, obj: Any, t: type, name: str) -> Any:
@@ -266,7 +262,7 @@ def _nn_member(cap: Capture, obj: Any, t: type, name: str) -> Any:
                 return shadow[name]
         elif name in table:
             return cap.lift(table[name], module_member(src, table_name, name))
-    raise Observed(AttributeError(f"'{t.__name__}' object has no attribute '{name}'"))
+    raise Observed(AttributeError(f"'{t.__name__}' object has no attribute '{name}'", name=name, obj=obj))
 
 
 # ---- other kinds of objects --------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
     except TypeError as exc:
         if any(map(_holds_text, (*args, *kwargs.values()))):
             unsupported("tensor-text", "a text of a tensor's value in C code", saw=getattr(fn, "__name__", type(fn).__name__))
-        if "non-nested SymInt" not in str(exc) and "not SymBool" not in str(exc) or not any(map(_holds_symbol, (*args, *kwargs.values()))):
+        if "non-nested SymInt" not in str(exc) and "SymBool" not in str(exc) or not any(map(_holds_symbol, (*args, *kwargs.values()))):
             raise Observed(exc) from exc
         # a key of a dict or set, or a flag: what is hashed and what C++ branches on must be a value; a dict is what is written to
         return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **plain_numbers(kwargs))

@@ -172,7 +172,7 @@ class _Describer:
     def _tensor(self, v: torch.Tensor) -> str:
         with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
             storage = self.storages.setdefault(v.untyped_storage()._cdata, len(self.storages))
-            bits = bytes(v.detach().contiguous().reshape(-1).view(torch.uint8).numpy()) if v.numel() else b""
+            bits = bytes(torch.cat([v.detach().reshape(-1)]).view(torch.uint8).numpy()) if v.numel() else b""  # a copy: one element may have any stride
             extra = {k: x for k, x in getattr(v, "__dict__", {}).items()}
             flags = f"{'g' if v.requires_grad else ''}{'l' if v.is_leaf else ''}{v.grad_fn.name() if v.grad_fn is not None else ''}"
             return f"{type(v).__name__} {v.dtype} {tuple(v.shape)} {v.stride()} +{v.storage_offset()} in {storage} {flags} {bits.hex()} {self(extra) if extra else ''}"
