@@ -32,6 +32,15 @@ def a_number_in_a_pattern(n):
 def text_of_an_outside_exception(n):
     try: raise ValueError(n)
     except ValueError as e: graph_break(); return str(e), repr(e)
+def end_of_a_generator_that_returns_nothing(x):
+    def gen(): yield x
+    def returns(): yield x; return 4
+    out = []
+    for g in (gen(), returns()):
+        next(g)
+        try: g.send(None)
+        except StopIteration as e: out.append((e.args, e.value))
+    return out
 def list_iterator_sees_later_items(x):
     l, out = [1, 2], []
     for i in l:

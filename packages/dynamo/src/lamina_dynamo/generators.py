@@ -127,7 +127,7 @@ class InterpretedGenerator:
         if f.suspended:
             return out
         self.done = True
-        raise StopIteration(out)
+        raise StopIteration() if out is None else StopIteration(out)
 
     def _push_sent(self, f: Frame, value: Any) -> None:
         """The value of the `yield` expression. The first resume finds the None that RETURN_GENERATOR left."""
