@@ -41,6 +41,9 @@ def end_of_a_generator_that_returns_nothing(x):
         try: g.send(None)
         except StopIteration as e: out.append((e.args, e.value))
     return out
+def context_of_a_missing_key(n):
+    try: return {}[n]
+    except KeyError as e: return e.args, e.__context__ is None
 def list_iterator_sees_later_items(x):
     l, out = [1, 2], []
     for i in l:
@@ -167,7 +170,7 @@ def raises_an_exception_from_outside(x):
 
 PROGRAMS = [v for v in list(globals().values()) if callable(v) and getattr(v, "__module__", "") == __name__ and not isinstance(v, (type, functools._lru_cache_wrapper))]
 ARGUMENTS = {
-    "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "number_as_a_key": [(5,), (6,), (7,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
+    "a_number_in_a_pattern": [(2,), (500,), (600,), (3,)], "text_of_an_outside_exception": [(5,), (6,)], "number_as_a_key": [(5,), (6,), (7,)], "context_of_a_missing_key": [(5,), (6,), (7,)], "negative_number": [(3,), (4,), (-2,), (5,)], "methods_of_an_outside_generator": [(X, "generator")] * 2,
     "methods_of_an_instance_dict": [(X, "object")] * 2, "array_argument": [(X, "array")] * 2, "cached_effect": [(5,), (5,)], "unbound_cell": [(X, 1), (X, None)], "truth_in_a_search": [(torch.ones(n), [torch.ones(n), 2]) for n in (3, 4, 5)],
 }  # fmt: skip
 

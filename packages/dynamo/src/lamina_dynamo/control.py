@@ -105,12 +105,13 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
             unsupported("tensor-text", "a text of a tensor's value in C code", saw=getattr(fn, "__name__", type(fn).__name__))
         if "non-nested SymInt" not in str(exc) and "SymBool" not in str(exc) or not any(map(_holds_symbol, (*args, *kwargs.values()))):
             raise Observed(exc) from exc
-        # a key of a dict or set, or a flag: what is hashed and what C++ branches on must be a value; a dict is what is written to
-        return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **plain_numbers(kwargs))
     except Exception as exc:
         if isinstance(exc, RuntimeError) and is_symbolic_refusal(exc):
             unsupported("symbolic-operator", "C++ takes no symbolic sizes here", saw=getattr(fn, "__name__", type(fn).__name__), hint="mark_static, or dynamic=False")
         raise Observed(exc) from exc
+    # A key of a dict or set, or a flag: what is hashed and what C++ branches on must be a value; a dict is what is written to.
+    # Outside of the handler: what is raised now has no context.
+    return native(fn, *[a if type(a) is dict else plain_numbers(a) for a in args], **plain_numbers(kwargs))
 
 
 def _holds_text(v: Any) -> bool:
