@@ -148,7 +148,7 @@ class Recorder(TorchFunctionMode):
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
             if name == "__get__":
-                rule = _GETTER_RULES.get(owner.__name__, _read_attribute)
+                rule = GETTER_RULES.get(owner.__name__, _read_attribute)
             elif name == "__set__":
                 rule = _write_attribute
         if rule is not None:
@@ -585,20 +585,14 @@ _PLAIN_ATTRIBUTES = frozenset({
     "shape", "dtype", "device", "ndim", "requires_grad", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
     "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "name", "grad_dtype",
 })  # fmt: skip
-_HISTORY_ATTRIBUTES = frozenset({"is_leaf", "output_nr", "_version", "retains_grad", "grad_fn", "_grad_fn", "_backward_hooks"})
 _VIEW_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
 
 
 def _read_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__self__.__name__
-    if name in _PLAIN_ATTRIBUTES or name in _HISTORY_ATTRIBUTES:
+    if name in _PLAIN_ATTRIBUTES:
         with torch._C.DisableTorchFunctionSubclass():
-            said = func(*args, **kwargs)
-        if name in _PLAIN_ATTRIBUTES:
-            return said
-        from .rules.metadata import history
-
-        return history(rec, args[0], name, said)
+            return func(*args, **kwargs)
     if name in _VIEW_ATTRIBUTES:
         return rec.run(func, args, kwargs)
     if name == "grad":
@@ -638,4 +632,4 @@ def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     unsupported("tensor-attribute-write", f"assigning Tensor.{name}", hint="use in-place methods such as copy_")
 
 
-_GETTER_RULES: dict[str, Any] = {}
+GETTER_RULES: dict[str, Any] = {}

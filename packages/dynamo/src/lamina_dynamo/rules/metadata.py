@@ -12,15 +12,19 @@ import torch
 
 from ..control import unsupported
 from ..guards import GuardKind
-from ..recorder import Recorder, function_rule
+from ..recorder import GETTER_RULES, Recorder, function_rule
 from ..source import AttrSource, CallSource, OffsetSource
+from .torch_api import tensor_question
 
 _T = torch.Tensor
 _OFFSET_MATTERS = ("as_strided", "as_strided_", "as_strided_copy", "as_strided_scatter")
 
 
-def history(rec: Recorder, t: Any, name: str, said: Any) -> Any:
-    """The answer to `t.name`, where the fake said `said`."""
+def history(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """The answer to `t.name`, a question about autograd."""
+    (t,), name = args[:1], func.__self__.__name__
+    with torch._C.DisableTorchFunctionSubclass():
+        said = func(*args, **kwargs)
     inp = rec.cap.inputs.get(id(t))
     if name == "_version" or inp is not None and name == "output_nr":
         unsupported("tensor-attribute", f"reading Tensor.{name}", hint="read it outside of the compiled function")
@@ -40,6 +44,9 @@ def history(rec: Recorder, t: Any, name: str, said: Any) -> Any:
     return said
 
 
+GETTER_RULES.update(dict.fromkeys(("is_leaf", "output_nr", "_version", "retains_grad", "grad_fn", "_grad_fn", "_backward_hooks"), history))
+
+
 def rely_on_offset(rec: Recorder, t: Any) -> None:
     """Where the memory of an input begins decides what comes out."""
     for inp in rec.cap.inputs.values():
@@ -50,8 +57,7 @@ def rely_on_offset(rec: Recorder, t: Any) -> None:
 @function_rule(_T.storage_offset)
 def storage_offset(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     rely_on_offset(rec, args[0])
-    with torch._C.DisableTorchFunctionSubclass():
-        return func(*args, **kwargs)
+    return tensor_question(rec, func, args, kwargs)
 
 
 @function_rule(_T._is_view)
