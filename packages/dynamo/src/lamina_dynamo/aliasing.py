@@ -14,8 +14,6 @@ from typing import Any
 import torch
 
 from .guards import Guard, GuardKind
-from .lift import _contents
-from .session import _identities
 from .source import CellSource, ConstantSource, Source, cell_source
 
 __all__ = ["apart_guards"]
@@ -25,7 +23,7 @@ def apart_guards(cap: Any) -> Iterator[Guard]:
     """What must stay pairwise different for the graph and its side effects to hold."""
     yield from _tensors(cap)
     yield from _distinct(cap.path_of(v) for v in cap.told_apart.values())
-    for t in {type(s) for s in cap.shadow_of.values() if _identities(s) != _identities(cap.pristine[id(s)])}:
+    for t in set(map(type, cap.written_containers())):
         yield from _distinct(cap.path_of(s) for s in cap.shadow_of.values() if type(s) is t)
     if cap.appended:
         yield from _distinct(cap.path_of(v) for v in [*cap.growing.values(), *cap.shadow_of.values()] if type(v) is list)
@@ -58,8 +56,7 @@ def _tensors(cap: Any) -> Iterator[Guard]:
 
 def _cells(cap: Any) -> Iterator[Source]:
     """Cells that come from outside, where one is written. Those of one function are apart by how functions are made."""
-    cells = [entry for entry in cap.own_cells.values() if entry[1] is not None]
-    owners = {type(source) if type(source) is CellSource else source.base for _, _, source, _ in cells}
-    if len(owners) > 1 and any(_contents(ours) is not before for ours, _, _, before in cells):
-        for _, _, source, _ in cells:
-            yield cell_source(source)
+    sources = [source for _, outside, source, _ in cap.own_cells.values() if outside is not None]
+    owners = {type(source) if type(source) is CellSource else source.base for source in sources}
+    if len(owners) > 1 and cap.written_cells():
+        yield from map(cell_source, sources)

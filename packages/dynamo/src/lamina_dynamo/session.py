@@ -226,9 +226,17 @@ class Capture(Lifting, Protocols, Dynamic):
 
     def changes(self) -> tuple[Any, ...]:
         """Equal for two moments between which the program changed nothing that outlives a call: no operator, no store."""
-        shadows = tuple(now for s in self.shadow_of.values() if (now := _identities(s)) != _identities(self.pristine[id(s)]))
-        cells = tuple(id(now) for cell, outside, _, before in self.own_cells.values() if outside is not None and (now := _contents(cell)) is not before)
+        shadows = tuple(map(_identities, self.written_containers()))
+        cells = tuple(id(_contents(cell)) for cell in self.written_cells())
         return len(self.graph.nodes), len(self.effects), sum(map(len, self.overlay.values())), len(self.globals_overlay), len(self.appended), shadows, cells
+
+    def written_containers(self) -> list[Any]:
+        """Shadows of outside containers that hold something else than at first."""
+        return [s for s in self.shadow_of.values() if _identities(s) != _identities(self.pristine[id(s)])]
+
+    def written_cells(self) -> list[CellType]:
+        """Our cells in place of outside ones that hold something else than at first."""
+        return [cell for cell, outside, _, before in self.own_cells.values() if outside is not None and _contents(cell) is not before]
 
     @property
     def dtype_is_set(self) -> bool:

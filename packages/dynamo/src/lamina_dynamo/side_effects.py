@@ -126,12 +126,8 @@ def _globals(cap: Any, cg: Codegen, stores: list[str]) -> None:
 
 
 def _cells(cap: Any, cg: Codegen, stores: list[str]) -> None:
-    for cell, outside, _source, before in list(cap.own_cells.values()):
-        if outside is None:
-            continue
+    for cell in cap.written_cells():
         now = _contents(cell)
-        if now is before:
-            continue
         target = cg.cell(cell)
         if now is MISSING:
             stores.append(f"del {target}.cell_contents")
