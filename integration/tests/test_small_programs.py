@@ -438,6 +438,17 @@ def test_gradient_of_an_extremum_of_computed_values():
     close(got, want)
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+def test_gradient_of_the_deviation_of_equal_numbers(dim):
+    """The deviation is exactly 0, where its gradient is masked."""
+    x = (torch.randn(20, 1) * 1000).expand(20, 333).transpose(1, dim).clone().requires_grad_()
+    program = lambda x: x.std(dim).sum()
+    (want,) = torch.autograd.grad(program(x), x)
+    for _ in range(2):
+        (got,) = torch.autograd.grad(lamina.compile(program)(x), x)
+        close(got, want)
+
+
 def test_a_backward_pass_inside_the_function_runs_our_frames_as_they_are():
     """The break around `backward()` has the hook on while the compiled backward runs."""
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from extern_support import compiled, same_as_eager
 from lamina_inductor.compile import compile_prims
 from loops_support import check, prims_of
 
@@ -186,6 +187,36 @@ def test_var_of_large_mean_is_stable():
     c = check(lambda x: (x.var(-1), x.var(0)), x, tol=1e-2)
     for got, dim in zip(c(x), (-1, 0), strict=True):
         torch.testing.assert_close(got.double(), x.double().var(dim), rtol=1e-3, atol=1e-3)
+
+
+ROWS = {
+    "equal": lambda n: torch.randn(6, 1).mul(1000).expand(6, n).clone(),
+    "large mean": lambda n: torch.randn(6, n) + 1e4,
+    "outlier first": lambda n: torch.randn(6, n).index_fill(1, torch.tensor([0]), 1e4),
+    "outlier last": lambda n: torch.randn(6, n).index_fill(1, torch.tensor([n - 1]), 1e4),
+}
+STATISTICS = [  # of the rows of x, which are the columns of y
+    lambda x, y: F.layer_norm(x, x.shape[-1:]), lambda x, y: F.group_norm(x[:, None], 1), lambda x, y: F.batch_norm(x[None], None, None, training=True),
+    lambda x, y: F.batch_norm(y, None, None, training=True), lambda x, y: x.std(-1), lambda x, y: y.var(0), lambda x, y: x[0].var(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [33, 768, 2500])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", ROWS)
+def test_variances_are_as_accurate_as_eagers(rows, dtype, n):
+    x = ROWS[rows](n).to(dtype)
+    same_as_eager(lambda x, y: tuple(f(x, y) for f in STATISTICS), x, x.t().contiguous())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("n", [2, 33, 768, 2500])
+def test_equal_numbers_have_no_variance(n, dtype):
+    x = ROWS["equal"](n).to(dtype)
+    y = x.t().contiguous()
+    var, mean, columns, column_mean, normed = compiled(lambda x, y: (*torch.var_mean(x, -1), *torch.var_mean(y, 0), F.layer_norm(x, (n,))), x, y)(x, y)
+    assert torch.equal(mean, x[:, 0]) and torch.equal(column_mean, x[:, 0])
+    assert not var.any() and not columns.any() and not normed.any()
 
 
 def test_fallback_runs_and_is_counted():

@@ -112,6 +112,37 @@ template <class T> LM void lm_tile(T* __restrict d, i64 ldd, const T* __restrict
       _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) { a[2 * i] = __builtin_shuffle(b[i], b[i + 8], lo); a[2 * i + 1] = __builtin_shuffle(b[i], b[i + 8], hi); } }
     _Pragma("GCC unroll 16") for (int i = 0; i < 16; i++) *(lm_v16*)(d + i * ldd + v) = a[i]; }
   for (; v < nv; v++) for (i64 u = 0; u < nu; u++) d[u * ldd + v] = s[v * lds + u]; }
+// A run of c values into the moments (n values, their mean, sum of squared deviations m2) of those before, by Chan's formula. `near` is the run's mean but for
+// the rounding of its sum; q and r are sums of squares and of the deviations from it: r corrects both moments (Chan, Golub and LeVeque 1983, 1.7), which is exact
+// where all values are equal.
+template <class T> LM void lm_merge(i64 c, T near, T q, T r, double& n, double& mean, double& m2) {
+  const T x = r / (T)c; const double v = q - (double)x * r, e = (double)near + x - mean, t = n + c, f = c / t;
+  mean += e * f; m2 += (v < 0 ? 0 : v) + e * e * n * f; n = t; }
+template <class T> struct lm_vector { typedef T type __attribute__((vector_size(64), may_alias)); };
+template <class T> LM T lm_across(typename lm_vector<T>::type v) { const int L = 64 / sizeof(T); T a[L]; __builtin_memcpy(a, &v, 64);
+  _Pragma("GCC unroll 4") for (int h = L / 2; h; h /= 2) _Pragma("omp simd") for (int l = 0; l < h; l++) a[l] += a[l + h];
+  return a[0]; }
+// w: the run, on 64 bytes. Four vectors at a time: an addition takes four cycles, and shorter sums are better ones
+template <class T> LM void lm_moments(const T* w, i64 c, double& n, double& mean, double& m2) {
+  typedef typename lm_vector<T>::type V; const i64 L = 64 / sizeof(T); i64 l = 0; if (c <= 0) return;
+  V s[4] = {}, q[4] = {}, r[4] = {};
+  for (; l + 4 * L <= c; l += 4 * L) _Pragma("GCC unroll 4") for (int u = 0; u < 4; u++) s[u] += ((const V*)(w + l))[u];
+  for (; l + L <= c; l += L) s[0] += *(const V*)(w + l);
+  T mu = lm_across<T>((s[0] + s[1]) + (s[2] + s[3])); for (; l < c; l++) mu += w[l];
+  mu /= (T)c;
+  for (l = 0; l + 4 * L <= c; l += 4 * L) _Pragma("GCC unroll 4") for (int u = 0; u < 4; u++) { V d = ((const V*)(w + l))[u] - mu; q[u] += d * d; r[u] += d; }
+  for (; l + L <= c; l += L) { V d = *(const V*)(w + l) - mu; q[0] += d * d; r[0] += d; }
+  T qs = lm_across<T>((q[0] + q[1]) + (q[2] + q[3])), rs = lm_across<T>((r[0] + r[1]) + (r[2] + r[3])); for (; l < c; l++) { T d = w[l] - mu; qs += d * d; rs += d; }
+  lm_merge(c, mu, qs, rs, n, mean, m2); }
+// the same for each of cn columns, whose sums are s
+template <class T, int N> LM void lm_column_moments(const T (*w)[N], i64 c, i64 cn, T* s, double* n, double* mean, double* m2) {
+  T q[N], r[N]; i64 k = 0;
+  _Pragma("omp simd") for (i64 l = 0; l < cn; l++) { s[l] /= (T)c; q[l] = r[l] = 0; }
+  for (; k + 4 <= c; k += 4) _Pragma("omp simd") for (i64 l = 0; l < cn; l++) {
+    T d0 = w[k][l] - s[l], d1 = w[k + 1][l] - s[l], d2 = w[k + 2][l] - s[l], d3 = w[k + 3][l] - s[l];
+    q[l] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3); r[l] += (d0 + d1) + (d2 + d3); }
+  for (; k < c; k++) _Pragma("omp simd") for (i64 l = 0; l < cn; l++) { T d = w[k][l] - s[l]; q[l] += d * d; r[l] += d; }
+  _Pragma("omp simd") for (i64 l = 0; l < cn; l++) lm_merge(c, s[l], q[l], r[l], n[l], mean[l], m2[l]); }
 #pragma omp declare reduction(lmax : float : omp_out = lm_max(omp_out, omp_in)) initializer(omp_priv = -__builtin_inff())
 #pragma omp declare reduction(lmax : double : omp_out = lm_max(omp_out, omp_in)) initializer(omp_priv = -__builtin_inf())
 #pragma omp declare reduction(lmin : float : omp_out = lm_min(omp_out, omp_in)) initializer(omp_priv = __builtin_inff())

@@ -531,7 +531,7 @@ class _Writer:
         for m, a, v in reductions:
             c = COMPUTE[v.dtype]
             if m.effect.kind == "welford":
-                self.put(f"{c} w_{_acc_name(a)}[{_COLUMN_ROWS}][{tile}] __attribute__((aligned(64)));")
+                self.put(f"{c} w_{_acc_name(a)}[{_COLUMN_ROWS}][{tile}] __attribute__((aligned(64))), s_{_acc_name(a)}[{tile}] __attribute__((aligned(64))) = {{}};")
             for t in a.run:
                 kind, var, start = _declaration(t)
                 self.put(f"{kind} {var}[{tile}] __attribute__((aligned(64))); for (i64 l_ = 0; l_ < {tile}; l_++) {var}[l_] = {start};")
@@ -542,36 +542,21 @@ class _Writer:
         self.open("for (i64 l_ = 0; l_ < cn_; l_++)")
         self._flush(depth)
         for m, a, v in reductions:
-            var = _declaration(a.run[0])[1]
             if m.effect.kind == "welford":
-                self.put(f"{var}[l_] += {v.text}; w_{_acc_name(a)}[{name} - rb_][l_] = {v.text};")
+                self.put(f"s_{_acc_name(a)}[l_] += {v.text}; w_{_acc_name(a)}[{name} - rb_][l_] = {v.text};")
             else:
+                var = _declaration(a.run[0])[1]
                 self.put(a.step.format(v=v.text, i="0").replace(var, f"{var}[l_]"))
         self.close(2)
         for m, a, v in reductions:
-            var = _declaration(a.run[0])[1]
             if m.effect.kind == "welford":
-                self._column_welford(a, var, COMPUTE[v.dtype])
+                moments = ", ".join(part for _, part in a.parts)
+                self.put(f"lm_column_moments(w_{_acc_name(a)}, re_ - rb_, cn_, s_{_acc_name(a)}, {moments});")
             else:
+                var = _declaration(a.run[0])[1]
                 self.put("#pragma omp simd")
                 self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) {_lanes(a.fold[0].replace(var, f'{var}[l_]'), a)}")
         self.close(len(rows))
-
-    def _column_welford(self, a: Accumulator, s: str, c: str) -> None:
-        w, tile = f"w_{_acc_name(a)}", self.tile
-        (_, n), (_, mean), (_, m2) = a.parts
-        self.open("")
-        self.put(f"i64 c_ = re_ - rb_; {c} q_[{tile}] __attribute__((aligned(64))); for (i64 l_ = 0; l_ < {tile}; l_++) q_[l_] = 0;")
-        self.put("#pragma omp simd")
-        self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) {s}[l_] /= ({c})c_;")
-        self.open("for (i64 r_ = 0; r_ < c_; r_++)")
-        self.put("#pragma omp simd")
-        self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) {{ {c} d_ = {w}[r_][l_] - {s}[l_]; q_[l_] += d_ * d_; }}")
-        self.close()
-        self.put("#pragma omp simd")
-        self.put(f"for (i64 l_ = 0; l_ < cn_; l_++) {{ double e_ = (double){s}[l_] - {mean}[l_], n_ = {n}[l_] + c_; {mean}[l_] += e_ * c_ / n_; "
-                 f"{m2}[l_] += q_[l_] + e_ * e_ * {n}[l_] * c_ / n_; {n}[l_] = n_; }}")
-        self.close()
 
     # -- scans and scatters ----------------------------------------------------------------------------------------------------------------------
     def _scan(self) -> None:

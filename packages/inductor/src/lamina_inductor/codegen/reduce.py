@@ -1,7 +1,7 @@
 """Accumulators: how each reduction kind starts, steps inside a vectorised run, folds runs together, and ends.
 
 Accuracy: floats accumulate a run of at most `RUN` elements in their own type (one accumulator per lane), runs are folded in double. Sums are thus
-at least as accurate as eager's cascade; `welford` takes two passes over each run (mean, then squared deviations) and merges runs by Chan's formula.
+at least as accurate as eager's cascade; `welford` keeps each run and goes over it twice (`lm_moments` of the prelude).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .ctext import COMPUTE, constant
 __all__ = ["RUN", "WELFORD_RUN", "Accumulator", "identity", "make_accumulator", "scan_text"]
 
 RUN = 4096           # elements per run of a sum
-WELFORD_RUN = 1024   # elements kept on the stack between the two passes
+WELFORD_RUN = 1024   # elements of a run that is kept on the stack
 
 
 def identity(kind: str, dtype: torch.dtype) -> str:
@@ -64,11 +64,7 @@ def make_accumulator(kind: str, dtype: torch.dtype, name: str) -> Accumulator:
         merge = (f"if ({{p}}{n} > 0) {{{{ double d_ = {{p}}{mean} - {mean}, n_ = {n} + {{p}}{n}; {mean} += d_ * {{p}}{n} / n_; "
                  f"{m2} += {{p}}{m2} + d_ * d_ * {n} * {{p}}{n} / n_; {n} = n_; }}}}")
         return Accumulator(
-            [f"double {n} = 0, {mean} = 0, {m2} = 0;"], [f"{c} s_{name} = 0;"], f"reduction(+:s_{name})", f"s_{name} += {{v}}; w_{name}[{{i}}] = {{v}};",
-            [f"{{ i64 c_ = {{len}}; {c} mu_ = s_{name} / ({c})c_, q_ = 0;",
-             "#pragma omp simd reduction(+:q_)",
-             f"for (i64 l_ = 0; l_ < c_; l_++) {{ {c} d_ = w_{name}[l_] - mu_; q_ += d_ * d_; }}",
-             f"double e_ = (double)mu_ - {mean}, n_ = {n} + c_; if (c_ > 0) {{ {mean} += e_ * c_ / n_; {m2} += q_ + e_ * e_ * {n} * c_ / n_; {n} = n_; }} }}"],
+            [f"double {n} = 0, {mean} = 0, {m2} = 0;"], [], "", f"w_{name}[{{i}}] = {{v}};", [f"lm_moments(w_{name}, {{len}}, {n}, {mean}, {m2});"],
             [f"({c}){m2}", f"({c}){mean}"], [("double", n), ("double", mean), ("double", m2)], [merge])
     start = identity(kind, dtype)
     if kind in ("sum", "prod"):
