@@ -294,6 +294,20 @@ class TestGradients:
         with pytest.raises(RuntimeError, match="double backward through a compiled graph is not supported"):
             g.sum().backward()
 
+    def test_a_loss_that_depends_on_the_phase_of_singular_vectors_raises(self, same):
+        def make():
+            return [torch.randn(3, 3, dtype=torch.complex64, requires_grad=True)]
+
+        def phases(x):
+            return torch.linalg.svd(x)[0].real.sum()
+
+        same(lambda x: torch.linalg.svd(x)[0].abs(), make)
+        x = make()[0]
+        for program in (phases, aot_function(lambda x: (phases(x),), [x], fw_compiler=run_graph)):
+            out = program(x)
+            with pytest.raises(RuntimeError, match="(?i)svd"):
+                (out if isinstance(out, Tensor) else out[0]).backward()
+
     def test_tangent_strides(self):
         from lamina_aotgrad import aot_eager
 

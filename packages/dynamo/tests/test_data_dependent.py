@@ -58,6 +58,7 @@ WHOLE = [
     lambda x, i: (torch.equal(i, i.abs()), x.allclose(x * i[0])),
     lambda x, i: x.narrow(0, i.argmin() - 4, 1) + torch.narrow(x, dim=1, start=i[0] % 2, length=2)[0].sum(),
     lambda x, i: torch.nn.functional.one_hot(i),
+    lambda x, i: (torch.tensor_split(x, i[:2] - 3), x.tensor_split(i - i, dim=-1), torch.tensor_split(x, torch.tensor(2)), x.tensor_split(torch.tensor([1, 3]))),
     checked, relies_on_equal_sizes, unpacked,
 ]
 BROKEN = [branch, loop, keyed]

@@ -84,6 +84,16 @@ class _JointTracer(Tracer):
         self._forward_stack = stack
 
 
+def _check_of_a_formula(x: Tensor, y: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """PyTorch's formulas of gradients raise where this is false (phases of complex singular vectors): so does the graph."""
+    running = torch._C._current_autograd_node()
+    if running is None or isinstance(running, torch.autograd.function.BackwardCFunction):
+        raise Unsupported("data-dependent branch", saw=repr(x), hint="torch.where, or move the branch outside of the compiled region")
+    close = (x - y).abs() <= y.abs() * rtol + atol  # `isclose` writes in place
+    torch._assert_async(close.all(), f"{running.name()}: the loss depends on what the operator does not determine")
+    return True
+
+
 def _constant(tracer: Tracer, value: Tensor) -> Tensor:
     """The fake of a constant of the program's graph."""
     return tracer.node_of(value).meta["val"]
@@ -140,7 +150,7 @@ def trace_joint(
             run.members.update(group.members)
             run.num_bases += 1
             signature.roles.append("input")
-        with mode, TraceMode(tracer), functionalization():
+        with mode, TraceMode(tracer, {torch.ops.aten.allclose.default: _check_of_a_formula}), functionalization():
             _make_arguments(run, fakes, training, groups or ())
             with _refusals(), WriteWatch(run.args):
                 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import math
 import operator
 from collections.abc import Iterator
@@ -249,6 +250,26 @@ def _narrow(rec: Recorder, func: Any, input: Any, dim: Any, start: Any, length: 
     for inside in (-size <= at, at < size, at % size + length <= size):
         check(rec.cap, (inside,), {"message": "start or length out of range"})
     return rec.run(torch.narrow, (input, dim, at % size, length), {})
+
+
+@function_rule(torch.tensor_split, _T.tensor_split)
+def tensor_split(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    return _tensor_split(rec, func, *args, **kwargs)
+
+
+def _tensor_split(rec: Recorder, func: Any, input: Any, indices_or_sections: Any = None, dim: int = 0, **named: Any) -> Any:
+    """Places to cut at that are in a tensor are numbers that the graph yields. How many parts there are must be known."""
+    (places,) = named.values() or (indices_or_sections,)
+    if not isinstance(places, _T) or places.dim() > 1 or places.dtype is not torch.int64 or not -input.dim() <= dim < input.dim():
+        return rec.run(func, (input, places, dim), {})
+    if places.dim() == 0:
+        sections = rec.number(places)
+        if sections is None:
+            unsupported("data-dependent-value", "the value of a tensor as a Python number", saw=rec.cap.describe(places), hint="pass the number of sections")
+        return rec.run(torch.tensor_split, (input, sections, dim), {})
+    cuts = [None, *(tensor_item(rec, _T.item, (place,), {}) for place in tensor_iter(rec, _T.__iter__, (places,), {})), None]
+    before = (slice(None),) * (dim % input.dim())
+    return tuple(rec.run(_T.__getitem__, (input, (*before, slice(a, b))), {}) for a, b in itertools.pairwise(cuts))
 
 
 @function_rule(torch.tensor, torch.as_tensor)
