@@ -301,7 +301,7 @@ class TestGradients:
         def phases(x):
             return torch.linalg.svd(x)[0].real.sum()
 
-        same(lambda x: torch.linalg.svd(x)[0].abs(), make)
+        same(lambda x: torch.linalg.svd(x)[0].abs(), make, exact=False)
         x = make()[0]
         for program in (phases, aot_function(lambda x: (phases(x),), [x], fw_compiler=run_graph)):
             out = program(x)
