@@ -266,12 +266,25 @@ def _reordered(shape: Dims, operands: tuple[tuple[Dims, Dims], ...]) -> Dims:
 def view_strides(sizes: Dims, strides: Dims, new: Dims) -> Dims | None:
     """Strides of a view with shape `new` over the same memory, or None when a copy is needed. Numbers of elements must agree."""
     if new == sizes:
-        return strides
-    if strides == contiguous(sizes) or is_contiguous(sizes, strides):
+        return _of_same_shape(sizes, strides)
+    if strides == contiguous(sizes) or (is_contiguous(sizes, strides) and not (sizes and is_one(sizes[-1]))):
         return contiguous(new)
     if is_zero(numel(sizes)):
         return contiguous(new)
     return _chunked_view_strides(sizes, strides, new)
+
+
+def _of_same_shape(sizes: Dims, strides: Dims) -> Dims:
+    """Strides of a view of the same shape: a dimension of size 1 gets what one more element of the run to its right would have."""
+    if not any(map(is_one, sizes)) or is_zero(numel(sizes)):
+        return strides
+    result, step = list(strides), strides[-1]
+    for d in reversed(range(len(sizes))):
+        if is_one(sizes[d]):
+            result[d] = step
+        else:
+            step = plain(strides[d] * sizes[d])
+    return tuple(result)
 
 
 def _completes(more: Dims, covered: Dim, elements: Dim) -> bool:
