@@ -1,8 +1,8 @@
-"""The attribute protocol on values during capture: reads are lifted and guarded, writes to outside objects are kept aside.
+"""The attribute protocol on values during capture: reads are lifted and guarded.
 
-Between: LOAD_ATTR, STORE_ATTR, getattr, setattr, super -> objects.
+Between: LOAD_ATTR, getattr, hasattr, super -> objects, and `cap.overlay`, which holds what was stored (`stores`).
 Keeps:   no user code runs natively: properties, `__getattr__`, `__getattribute__`, descriptors written in Python are
-         interpreted; what lives in C is called. Originals are not written to: `cap.overlay` holds what was stored.
+         interpreted; what lives in C is called.
 Source:  CPython Objects/object.c `_PyObject_GenericGetAttrWithDict`, Objects/typeobject.c `super_getattro`.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from .control import Observed, native, stands_for, unsupported
+from .control import Observed, native, unsupported
 from .guards import GuardKind
 from .lift import HEAP_TYPE, is_torch_owned
 from .control import DELETED, MISSING
@@ -24,7 +24,7 @@ from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, 
 if TYPE_CHECKING:
     from .session import Capture
 
-__all__ = ["TensorSuper", "class_lookup", "delete_attr", "has_attr", "instance_dict", "load_attr", "store_attr", "tensor_class_lookup"]
+__all__ = ["MODULE_TABLES", "TENSOR_NAMES", "TensorSuper", "class_lookup", "generic_attr", "guard_held", "has_attr", "has_method", "instance_lookup", "load_attr", "module_descriptor", "raw_dict", "tensor_attr", "tensor_class_lookup"]
 
 K = GuardKind
 _FUNCTION = types.FunctionType
@@ -38,7 +38,7 @@ _C_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _GENERIC_IN_C = frozenset({"builtins", "collections", "types"})  # their classes' `__getattribute__` is object's, under a wrapper of its own
 _MODULE_GETATTR = nn.Module.__getattr__
 _OBJECT_GETATTRIBUTE = object.__getattribute__
-_TABLES = ("_parameters", "_buffers", "_modules")
+MODULE_TABLES = ("_parameters", "_buffers", "_modules")
 
 
 def class_lookup(cap: Capture, t: type, name: str) -> Any:
@@ -95,7 +95,7 @@ def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
     if t in _NATIVE_TYPES:
         return native(getattr, obj, name)
     if isinstance(obj, torch.Tensor):
-        return _tensor_attr(cap, obj, name)
+        return tensor_attr(cap, obj, name)
     if isinstance(obj, types.ModuleType):
         return _module_attr(cap, obj, name)
     if isinstance(obj, type):
@@ -170,6 +170,8 @@ def generic_attr(cap: Capture, obj: Any, t: type, name: str) -> Any:
 
 def _data_descriptor(cap: Capture, obj: Any, t: type, name: str, value: Any, getter: Any) -> Any:
     if name == "__dict__":
+        from .instance_dict import instance_dict
+
         return instance_dict(cap, obj)
     if name == "__class__":
         return t
@@ -250,7 +252,7 @@ def _nn_member(cap: Capture, obj: Any, t: type, name: str) -> Any:
     src = cap.sources.get(id(obj))
     d = raw_dict(obj) or {}
     over = cap.overlay.get(id(obj))
-    for table_name in _TABLES:
+    for table_name in MODULE_TABLES:
         table = d.get(table_name)
         if over is not None and table_name in over:
             table = over[table_name]
@@ -266,7 +268,7 @@ def _nn_member(cap: Capture, obj: Any, t: type, name: str) -> Any:
 
 
 # ---- other kinds of objects --------------------------------------------------------------------------------------------
-def _tensor_attr(cap: Capture, t: Any, name: str) -> Any:
+def tensor_attr(cap: Capture, t: Any, name: str) -> Any:
     over = cap.overlay.get(id(t))
     if over is not None and name in over:
         if over[name] is DELETED:
@@ -284,7 +286,7 @@ def _tensor_attr(cap: Capture, t: Any, name: str) -> Any:
         return found
     if name == "__dict__":
         unsupported("tensor-dict", "reading __dict__ of a tensor")
-    if name not in _TENSOR_NAMES and (inp is not None or name not in getattr(t, "__dict__", ())):
+    if name not in TENSOR_NAMES and (inp is not None or name not in getattr(t, "__dict__", ())):
         raise _no_tensor_attr(cap, t, name)
     return native(getattr, t, name)
 
@@ -304,7 +306,7 @@ def tensor_class_lookup(cap: Capture, t: Any, name: str) -> Any:
 def _subclass_attr(cap: Capture, t: Any, cls: type, name: str) -> Any:
     raw = tensor_class_lookup(cap, t, name)
     if raw is MISSING:
-        if name in _TENSOR_NAMES or (hook := tensor_class_lookup(cap, t, "__getattr__")) is MISSING:
+        if name in TENSOR_NAMES or (hook := tensor_class_lookup(cap, t, "__getattr__")) is MISSING:
             return MISSING
         return cap.call(hook[0], (t, name))
     if type(raw[0]) is _FUNCTION:
@@ -314,14 +316,14 @@ def _subclass_attr(cap: Capture, t: Any, cls: type, name: str) -> Any:
     return _class_value(cap, t, cls, name, raw, class_lookup(cap, type(raw[0]), "__get__"))
 
 
-_TENSOR_NAMES = frozenset(dir(torch.Tensor))
+TENSOR_NAMES = frozenset(dir(torch.Tensor))
 
 
 def _module_attr(cap: Capture, m: types.ModuleType, name: str) -> Any:
     key = (id(m.__dict__), name)
     if key in cap.globals_overlay:
         return cap.globals_overlay[key]
-    described = _module_descriptor(m, name)
+    described = module_descriptor(m, name)
     if described is not None:
         return cap.call(class_lookup(cap, type(described), "__get__")[0], (described, m, type(m)))
     value = m.__dict__.get(name, MISSING)
@@ -335,7 +337,7 @@ def _module_attr(cap: Capture, m: types.ModuleType, name: str) -> Any:
     return cap.lift(value, ItemSource(ConstantSource(m.__dict__), name))
 
 
-def _module_descriptor(m: types.ModuleType, name: str) -> Any:
+def module_descriptor(m: types.ModuleType, name: str) -> Any:
     """A flag of PyTorch's backends, such as `torch.backends.cudnn.enabled`: a data descriptor of the module's class."""
     if type(m) is types.ModuleType:
         return None
@@ -433,174 +435,6 @@ def _super_parts(sup: Any) -> tuple[type, Any, type]:
     return super.__getattribute__(sup, "__thisclass__"), super.__getattribute__(sup, "__self__"), super.__getattribute__(sup, "__self_class__")
 
 
-# ---- stores ------------------------------------------------------------------------------------------------------------
-def store_attr(cap: Capture, obj: Any, name: str, value: Any) -> None:
-    """`obj.name = value`."""
-    t = type(obj)
-    if isinstance(obj, torch.Tensor):
-        setter = tensor_class_lookup(cap, obj, "__setattr__")
-        if setter is not MISSING:
-            cap.call(setter[0], (obj, name, value))
-        else:
-            _store_tensor_attr(cap, obj, name, value)
-        return
-    if isinstance(obj, (type, types.ModuleType)):
-        if id(obj) in cap.own:
-            native(setattr, obj, name, value)
-        elif isinstance(obj, types.ModuleType) and (described := _module_descriptor(obj, name)) is not None:
-            cap.call(type(described).__set__, (described, obj, value))
-        elif isinstance(obj, types.ModuleType):
-            cap.store_global(obj.__dict__, name, value)
-        else:
-            _store_class_attr(cap, obj, name, value)
-        return
-    setter = class_lookup(cap, t, "__setattr__")[0]
-    if type(setter) is _FUNCTION:
-        if setter is nn.Module.__setattr__ and _plain_module_store(cap, obj, name, value):
-            return
-        cap.call(setter, (obj, name, value))
-        return
-    generic_store(cap, obj, name, value)
-
-
-def _store_class_attr(cap: Capture, cls: type, name: str, value: Any) -> None:
-    """A number, text or the like that takes the place of another one in a class; a call that found another value there is captured anew.
-
-    Once: a class that changes at each call (a counter) would have each call compiled.
-    """
-    old = cls.__dict__.get(name, MISSING)
-    place = f"{cls.__module__}.{cls.__qualname__}.{name}"
-    plain = type(value) in _PLAIN and type(old) is type(value) and type(cls).__setattr__ is type.__setattr__ and cls.__flags__ & HEAP_TYPE
-    if not plain or not cap.policy.first_write(place):
-        unsupported("class-attribute-write", "assigning an attribute of a class", saw=f"{cls.__qualname__}.{name}")
-    if name not in cap.overlay.get(id(cls), ()):
-        cap.guards.add(TypeAttrSource(ConstantSource(cls), name), K.EQUALS, old)
-    _overlay_store(cap, cls, name, value)
-    for key in [key for key in cap.type_cache if key[1] == name and issubclass(key[0], cls)]:
-        del cap.type_cache[key]
-
-
-_PLAIN = (int, float, bool, str, bytes)
-
-
-def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
-    """object.__setattr__."""
-    if isinstance(obj, torch.Tensor):
-        _store_tensor_attr(cap, obj, name, value)
-        return
-    t = type(obj)
-    raw = class_lookup(cap, t, name)
-    if raw is not MISSING:
-        rt = type(raw[0])
-        if rt is property:
-            if raw[0].fset is None:
-                raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no setter"))
-            cap.call(raw[0].fset, (obj, value))
-            return
-        setter = class_lookup(cap, rt, "__set__")
-        if setter is not MISSING and type(setter[0]) is _FUNCTION:
-            cap.call(setter[0], (raw[0], obj, value))
-            return
-    if id(obj) in cap.sources:
-        if raw is MISSING and raw_dict(obj) is None:
-            raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
-        if name == "__dict__" or name == "__class__":
-            unsupported("attribute-write", f"assigning {name} of an outside object")
-        _overlay_store(cap, obj, name, value)
-    else:
-        native(object.__setattr__, obj, name, value)
-
-
-def _store_tensor_attr(cap: Capture, t: Any, name: str, value: Any) -> None:
-    if id(t) in cap.wrapper_of:  # its __torch_dispatch__ runs natively, and reads it there
-        if cap.wrapper_of[id(t)] is not None:
-            unsupported("tensor-attribute-write", "assigning an attribute of a tensor subclass with __torch_dispatch__", saw=name)
-        native(object.__setattr__, t, name, value)
-        return
-    raw = tensor_class_lookup(cap, t, name)
-    if raw is not MISSING and type(raw[0]) is property:
-        if raw[0].fset is None:
-            raise Observed(AttributeError(f"property {name!r} of {cap.type_of(t).__qualname__!r} object has no setter"))
-        cap.call(raw[0].fset, (t, value))
-    elif raw is MISSING and name in _TENSOR_NAMES:
-        native(setattr, t, name, value)
-    else:
-        _overlay_store(cap, t, name, value)
-
-
-def _overlay_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
-    over = cap.overlay.get(id(obj))
-    if over is None:
-        over = cap.overlay[id(obj)] = {}
-        cap.keep[id(obj)] = obj
-    over[name] = value
-
-
-def _plain_module_store(cap: Capture, obj: Any, name: str, value: Any) -> bool:
-    """nn.Module.__setattr__ of a plain value under a name that is no member: a store to the instance."""
-    if id(obj) not in cap.sources or isinstance(value, (nn.Parameter, nn.Module, nn.Buffer)):
-        return False
-    d = raw_dict(obj) or {}
-    if any(name in (d.get(table) or ()) for table in _TABLES):
-        return False
-    if class_lookup(cap, type(obj), name) is not MISSING and type(class_lookup(cap, type(obj), name)[0]) is property:
-        generic_store(cap, obj, name, value)
-        return True
-    _overlay_store(cap, obj, name, value)
-    return True
-
-
-def delete_attr(cap: Capture, obj: Any, name: str) -> None:
-    """`del obj.name`."""
-    deleter = class_lookup(cap, type(obj), "__delattr__")[0]
-    if type(deleter) is _FUNCTION:
-        cap.call(deleter, (obj, name))
-        return
-    generic_delete(cap, obj, name)
-
-
-def _delete_tensor_attr(cap: Capture, t: Any, name: str) -> None:
-    if id(t) in cap.wrapper_of or name in _TENSOR_NAMES:
-        native(delattr, t, name)
-        return
-    _tensor_attr(cap, t, name)
-    if id(t) in cap.inputs:
-        _overlay_store(cap, t, name, DELETED)
-    else:  # made in the frame
-        del cap.overlay[id(t)][name]
-
-
-def generic_delete(cap: Capture, obj: Any, name: str) -> None:
-    """object.__delattr__."""
-    if isinstance(obj, torch.Tensor):
-        _delete_tensor_attr(cap, obj, name)
-        return
-    t = type(obj)
-    raw = class_lookup(cap, t, name)
-    if raw is not MISSING:
-        if type(raw[0]) is property:
-            if raw[0].fdel is None:
-                raise Observed(AttributeError(f"property {name!r} of {t.__qualname__!r} object has no deleter"))
-            cap.call(raw[0].fdel, (obj,))
-            return
-        deleter = class_lookup(cap, type(raw[0]), "__delete__")
-        if deleter is not MISSING and type(deleter[0]) is _FUNCTION:
-            cap.call(deleter[0], (raw[0], obj))
-            return
-    if id(obj) not in cap.sources:
-        native(object.__delattr__, obj, name)
-        return
-    held = _guard_held(cap, obj, cap.sources[id(obj)], name)
-    if cap.overlay.get(id(obj), {}).get(name, MISSING if held else DELETED) is DELETED:
-        if not held:
-            native(object.__delattr__, obj, name)  # raises eager's exception
-        raise Observed(AttributeError(f"{t.__name__!r} object has no attribute {name!r}"))
-    if held:
-        _overlay_store(cap, obj, name, DELETED)
-    else:  # made and deleted within the frame
-        del cap.overlay[id(obj)][name]
-
-
 def has_attr(cap: Capture, obj: Any, name: str) -> bool:
     """`hasattr(obj, name)`."""
     try:
@@ -621,15 +455,15 @@ def _guard_missing(cap: Capture, obj: Any, name: str) -> None:
     if class_lookup(cap, cap.type_of(obj), name) is MISSING:
         cap.guard(src, K.NO_ATTR, name)
     if not isinstance(obj, torch.Tensor):
-        _guard_held(cap, obj, src, name)
+        guard_held(cap, obj, src, name)
     if isinstance(obj, nn.Module):
         d = raw_dict(obj) or {}
-        for table in _TABLES:
+        for table in MODULE_TABLES:
             if table in d:
                 cap.guard(instance_attr(src, table), K.NO_KEY, name)
 
 
-def _guard_held(cap: Capture, obj: Any, src: Source, name: str) -> bool:
+def guard_held(cap: Capture, obj: Any, src: Source, name: str) -> bool:
     """Whether the outside object itself holds `name`, in its dictionary or a slot."""
     target = cap.original_of.get(id(obj), obj)
     d = raw_dict(target)
@@ -663,108 +497,3 @@ class _SlotIsSet:
     @classmethod
     def at(cls, name: str) -> _SlotIsSet:
         return cls._made.setdefault(name, cls(name))
-
-
-# ---- __dict__ ----------------------------------------------------------------------------------------------------------
-@stands_for(dict)
-class InstanceDict:
-    """`obj.__dict__` of an outside object: a live view through the attribute protocol's storage."""
-
-    __slots__ = ("cap", "obj")
-
-    def __init__(self, cap: Capture, obj: Any) -> None:
-        self.cap, self.obj = cap, obj
-
-    def _get(self, key: Any) -> Any:
-        return instance_lookup(self.cap, self.obj, key, True)
-
-    def _raw(self) -> dict[str, Any]:
-        d = raw_dict(self.cap.original_of.get(id(self.obj), self.obj))
-        if d is None:
-            return {}
-        if id(d) in self.cap.shadow_of:
-            unsupported("instance-dict", "the dictionary of an object by two ways", hint="use getattr and setattr")
-        return d
-
-    def __getitem__(self, key: Any) -> Any:
-        found = self._get(key)
-        if found is MISSING:
-            raise KeyError(key)
-        return found
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        _overlay_store(self.cap, self.obj, key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        if self._get(key) is MISSING:
-            raise KeyError(key)
-        _overlay_store(self.cap, self.obj, key, DELETED)
-
-    def __contains__(self, key: Any) -> bool:
-        over = self.cap.overlay.get(id(self.obj))
-        if over is not None and key in over:
-            return over[key] is not DELETED
-        d = self._raw()
-        src = self.cap.sources.get(id(self.obj))
-        if key in d:
-            if src is not None:
-                self.cap.guard(InstanceDictSource(src), K.HAS_KEY, key)
-            return True
-        if src is not None:
-            self.cap.guard_instance_missing(src, key)
-        return False
-
-    def _keys(self) -> list[Any]:
-        d = self._raw()
-        src = self.cap.sources.get(id(self.obj))
-        if src is not None:
-            self.cap.guard(InstanceDictSource(src), K.DICT_KEYS, tuple(d))
-        over = self.cap.overlay.get(id(self.obj), {})
-        return [k for k in d if over.get(k) is not DELETED] + [k for k, v in over.items() if k not in d and v is not DELETED]
-
-    def __iter__(self) -> Any:
-        return iter(self._keys())
-
-    def __len__(self) -> int:
-        return len(self._keys())
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        found = self._get(key)
-        return default if found is MISSING else found
-
-    def keys(self) -> Any:
-        return dict.fromkeys(self._keys()).keys()
-
-    def values(self) -> Any:
-        return self.copy().values()
-
-    def items(self) -> Any:
-        return self.copy().items()
-
-    def copy(self) -> dict[Any, Any]:
-        return {k: self[k] for k in self._keys()}
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        for k, v in dict(*args, **kwargs).items():
-            self[k] = v
-
-    def setdefault(self, key: Any, default: Any = None) -> Any:
-        if key not in self:
-            self[key] = default
-        return self[key]
-
-    def pop(self, key: Any, *default: Any) -> Any:
-        if key in self:
-            found = self[key]
-            del self[key]
-            return found
-        if default:
-            return default[0]
-        raise KeyError(key)
-
-
-def instance_dict(cap: Capture, obj: Any) -> Any:
-    """`obj.__dict__`."""
-    if id(obj) in cap.sources:
-        return InstanceDict(cap, obj)
-    return native(getattr, obj, "__dict__")

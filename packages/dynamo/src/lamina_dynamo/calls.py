@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
-import math
-import operator
 import threading
 import types
 import weakref
-from collections import OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils._pytree import tree_leaves
 
-from .attributes import class_lookup, generic_attr, generic_delete, generic_store, load_attr, store_attr
+from .attributes import class_lookup, load_attr
 from .binding import bind
+from .construct import call_type
 from .control import native, observe, unsupported, values
 from .draws import GENERATORS, derived
 from .frames import Frame, run
@@ -30,8 +27,8 @@ from .guards import GuardKind
 from .lift import is_torch_owned
 from .locks import LOCKS
 from .loops import append, refuse_growing, refuse_steps
+from .native_calls import REFUSED_MODULES, call_c_method, call_class_builtin, call_descriptor, call_module_function, call_slot, is_communication
 from .peer import STAND_INS
-from .texts import OpenText, format_text, joined
 from .control import MISSING
 from .source import CallSource, ClosureSource, CodeSource, ConstantSource
 
@@ -75,18 +72,6 @@ _INLINE_ANYWAY = frozenset({
     "gaussian_nll_loss", "linear_cross_entropy",  # what they are called on decides what they do: a check of values, an object of options
 })  # fmt: skip
 _READ_OR_SET_STATE = frozenset({"set_default_dtype", "set_float32_matmul_precision", "get_float32_matmul_precision", "set_warn_always", "is_warn_always_enabled", "set_deterministic_debug_mode", "get_deterministic_debug_mode"})
-_REFUSED_MODULES = {
-    "random": ("random", "Python's random numbers", "draw them outside of the compiled function"),
-    "time": ("time", "the clock", "read it outside of the compiled function"),
-    "datetime": ("time", "the clock", "read it outside of the compiled function"),
-    "threading": ("threads", "threads and locks", "move it outside"), "multiprocessing": ("threads", "processes", "move it outside"), "subprocess": ("threads", "processes", "move it outside"), "socket": ("io", "sockets", "move it outside"),
-    "pdb": ("debugger", "the debugger", "remove the breakpoint"),
-}  # fmt: skip
-_PURE_C_MODULES = frozenset({
-    "builtins", "math", "cmath", "operator", "_operator", "itertools", "_functools", "functools", "_collections", "collections", "_struct", "_bisect", "_heapq", "unicodedata", "_sre", "_statistics", "_abc", "_typing", "_weakref",
-    "binascii", "zlib", "_json", "_string", "sys", "posix", "_imp", "_stat", "_codecs", "_random_", "_warnings", "atexit_", "_contextvars", "gc", "_tracemalloc_", "_weakrefset", "types", "einops", "_hashlib", "_sha2", "_sha256", "_md5", "_sha1", "_blake2",
-})  # fmt: skip
-
 
 def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None) -> Any:
     """`fn(*args, **kwargs)` of the interpreted program."""
@@ -114,9 +99,9 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
     if t is _BUILTIN:
         return _call_builtin(cap, fn, args, kwargs)
     if t in _C_METHODS:
-        return _call_descriptor(cap, fn, args, kwargs)
+        return call_descriptor(cap, fn, args, kwargs)
     if t is _METHOD_WRAPPER:
-        return _call_slot(cap, fn.__name__, fn, fn.__self__, args, kwargs)
+        return call_slot(cap, fn.__name__, fn, fn.__self__, args, kwargs)
     if isinstance(fn, type):
         return call_type(cap, fn, args, kwargs)
     if t is functools.partial:
@@ -221,9 +206,9 @@ def _policy_of(fn: Any) -> Any:
         return _Rule(_call_behind_peer) if fn.__code__.co_qualname.find("<locals>") >= 0 else ("peer", "a function of the reference compiler", "use lamina's")
     if module.startswith("lamina_dynamo."):
         return _OWN
-    if module in _REFUSED_MODULES:
-        return _REFUSED_MODULES[module]
-    if _is_communication(module, fn.__code__.co_name):
+    if module in REFUSED_MODULES:
+        return REFUSED_MODULES[module]
+    if is_communication(module, fn.__code__.co_name):
         return ("distributed", "a function of torch.distributed", "call it outside of the compiled function")
     if module == "torch.jit._trace" and "__script_if_tracing_wrapper" in fn.__dict__:
         return _Rule(_call_unscripted)
@@ -251,15 +236,6 @@ def _policy_of(fn: Any) -> Any:
     if module.startswith(("lamina.", "lamina_")) or module == "lamina":
         return _OWN
     return _INLINE
-
-
-def _is_communication(module: str, name: str) -> bool:
-    """Whether a function of torch.distributed, or a method of its objects, does more than answer a question."""
-    known = module in _COMMUNICATION or module.startswith("torch._C._distributed")
-    return known and not name.lstrip("_").startswith(("get", "is_"))
-
-
-_COMMUNICATION = frozenset({"torch.distributed", "torch.distributed.distributed_c10d", "torch.distributed.c10d_logger"})
 
 
 _REPR_CELLS = ("fillvalue", "repr_running", "user_function")
@@ -355,12 +331,6 @@ def closure_of(cap: Capture, fn: Any) -> tuple[types.CellType, ...]:
 
 
 # ---- C functions -------------------------------------------------------------------------------------------------------
-_CONSUMERS = frozenset({"join", "extend", "update", "union", "intersection", "difference", "symmetric_difference", "issubset", "issuperset", "isdisjoint", "fromkeys", "extendleft", "intersection_update", "difference_update", "__init__"})
-_MUTATORS = frozenset({"append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse", "update", "setdefault", "popitem", "add", "discard", "move_to_end", "appendleft", "popleft", "rotate", "__setitem__", "__delitem__", "__iadd__", "__ior__"})
-_COMPARING = frozenset({"index", "count", "remove", "get", "pop", "setdefault", "add", "discard", "fromkeys", "__getitem__", "__setitem__", "__delitem__", "__contains__"})  # hash or compare their arguments
-_CONTAINER_TYPES = (list, dict, set, tuple, frozenset, deque, str, bytes, int, float, complex, range, slice, bytearray)
-
-
 def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     owner = fn.__self__
     if args and type(args[0]) is torch._C._InferenceMode:
@@ -370,255 +340,10 @@ def _call_builtin(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     if fn.__module__ == "torch._C._functorch":
         unsupported("functorch", "a functorch transform", saw=fn.__name__, hint="call it outside of the compiled function")
     if owner is None or isinstance(owner, types.ModuleType) or (fn.__module__ or "").startswith("torch._C"):
-        return _call_module_function(cap, fn, args, kwargs)
+        return call_module_function(cap, fn, args, kwargs)
     if isinstance(owner, torch.Tensor):
         found = RULES.get(id(getattr(torch.Tensor, fn.__name__, None)))
         return native(fn, *args, **(kwargs or {})) if found is None else found(cap, (owner, *args), kwargs or {})
     if isinstance(owner, type):
-        return _call_class_builtin(cap, fn, owner, args, kwargs)
+        return call_class_builtin(cap, fn, owner, args, kwargs)
     return call_c_method(cap, fn, fn.__name__, owner, args, kwargs)
-
-
-def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
-    """A method written in C, of `owner`; `fn` is bound."""
-    if isinstance(owner, _CONTAINER_TYPES):
-        if cap.is_large_dict(owner):
-            return cap.large_dict_method(owner, name, args)
-        if name in _CONSUMERS:
-            args = cap.plain_iterables(map(cap.pairs_of, args) if isinstance(owner, dict) else args)
-        if name == "sort" and kwargs and kwargs.get("key") is not None:
-            kwargs = {**kwargs, "key": cap.trampoline(kwargs["key"])}
-        if isinstance(owner, str) and name == "format":
-            return native(format_text, cap, owner, args, kwargs or {})
-        if name == "join" and isinstance(owner, str) and len(args) == 1:
-            items = native(list, args[0])
-            return joined(items, owner) if any(type(x) is OpenText for x in items) else native(fn, items)
-        if name == "__missing__" and isinstance(owner, defaultdict):
-            value = call(cap, owner.default_factory, ())
-            dict.__setitem__(owner, args[0], value)
-            return value
-        if name == "__contains__" and isinstance(owner, (list, tuple)):
-            from .opcodes.operators import contains
-
-            return contains(cap, owner, args[0])
-        if name == "numel" and isinstance(owner, torch.Size):
-            return math.prod(owner)  # C++ would make symbolic sizes constant
-        if name in _COMPARING:
-            cap.refuse_user_keys(*args)
-            if isinstance(owner, (list, tuple, deque)):
-                cap.refuse_user_keys(*owner)
-        return native(fn, *args, **(kwargs or {}))
-    if name.startswith("__"):
-        return _call_slot(cap, name, fn, owner, args, kwargs)
-    t = type(owner)
-    if name.startswith("register_") and isinstance(owner, torch.autograd.graph.Node):
-        unsupported("tensor-hook", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
-    if isinstance(owner, BaseException) and id(owner) in cap.sources:
-        cap.refuse_mutation(owner)
-    if t.__module__ in ("re", "_sre", "types", "builtins", "_hashlib", "_blake2", "_struct", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
-        return native(fn, *args, **(kwargs or {}))
-    if t.__module__.startswith("torch"):
-        return _torch_object_method(cap, fn, name, owner, args, kwargs)
-    if t.__module__.startswith("numpy"):
-        if cap.any_tensor(args, kwargs):
-            unsupported("numpy", "a NumPy method on values of the compiled function", saw=name, hint="use torch")
-        return native(fn, *args, **(kwargs or {}))
-    unsupported("c-call", "a call of a method implemented in C", saw=f"{t.__module__}.{t.__qualname__}.{name}")
-
-
-def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
-    if isinstance(owner, torch.Generator):
-        from .rules.torch_generators import method
-
-        return method(cap, owner, name, args, kwargs or {})
-    if _is_communication(type(owner).__module__, name):
-        unsupported("distributed", "a method of an object of torch.distributed", saw=f"{type(owner).__qualname__}.{name}")
-    return native(fn, *args, **(kwargs or {}))
-
-
-def _call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
-    module = (fn.__module__ or "") if (fn.__module__ or "").startswith("torch") else getattr(fn.__self__, "__name__", None) or fn.__module__ or ""
-    if _is_communication(module, fn.__name__):
-        unsupported("distributed", "a function of torch.distributed", saw=fn.__name__)
-    if module.startswith("torch") and fn.__name__.lstrip("_").startswith("set_"):
-        unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
-    if module == "math" and (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
-        return drawn
-    if module.startswith("torch") or module in ("_operator", "math"):
-        return native(fn, *args, **(kwargs or {}))
-    if module in _PURE_C_MODULES or not module and fn.__qualname__ in ("str.maketrans", "bytes.maketrans"):
-        return native(fn, *cap.plain_iterables(args), **{k: cap.trampoline(v) if type(v) in _PYTHON_CALLABLES else v for k, v in (kwargs or {}).items()})
-    if module in ("time", "_random", "random"):
-        unsupported(*_REFUSED_MODULES["time"][:2], saw=f"{module}.{fn.__name__}", hint=_REFUSED_MODULES["time"][2])
-    if module.startswith("numpy") and not cap.any_tensor(args, kwargs):
-        return native(fn, *args, **(kwargs or {}))
-    unsupported("c-call", "a call of a C function", saw=f"{module}.{fn.__name__}")
-
-
-def _call_class_builtin(cap: Capture, fn: Any, owner: type, args: Any, kwargs: Any) -> Any:
-    """A C class method or static method, such as `dict.fromkeys`, `object.__new__`, `torch.add`."""
-    name = fn.__name__
-    if name == "__new__":
-        return cap.new_object(fn, args, kwargs)
-    if name in ("mro", "__subclasses__", "__instancecheck__", "__subclasscheck__", "__dir__", "__init_subclass__", "__subclasshook__", "maketrans", "fromhex", "from_bytes", "fromkeys"):
-        return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
-    module = owner.__module__ or ""
-    if module.startswith("torch") or owner in (int, str, bytes, dict, float, bytearray):
-        return native(fn, *args, **(kwargs or {}))
-    if module == "datetime":
-        unsupported(*_REFUSED_MODULES["time"][:2], saw=name, hint=_REFUSED_MODULES["time"][2])
-    if module in _PURE_C_MODULES or issubclass(owner, (dict, list, tuple, set)):
-        return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
-    unsupported("c-call", "a call of a C class method", saw=f"{owner.__qualname__}.{name}")
-
-
-def _call_descriptor(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
-    """An unbound C method: `list.append(x, 1)`, `dict.__getitem__(d, k)`, `object.__setattr__(o, n, v)`."""
-    if not args:
-        return native(fn)
-    if isinstance(args[0], torch.Tensor) and fn.__name__ != "__setattr__":
-        return native(fn, *args, **(kwargs or {}))
-    if type(fn) is types.ClassMethodDescriptorType:
-        return native(fn, *args, **(kwargs or {}))
-    owner, rest = args[0], args[1:]
-    name = fn.__name__
-    if not isinstance(owner, fn.__objclass__):
-        observe(TypeError(f"descriptor {name!r} for {fn.__objclass__.__name__!r} objects doesn't apply to a {type(owner).__name__!r} object"))
-    if type(fn) is types.WrapperDescriptorType:
-        return _call_slot(cap, name, functools.partial(fn, owner), owner, rest, kwargs)
-    return call_c_method(cap, functools.partial(fn, owner), name, owner, rest, kwargs)
-
-
-def _call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: Any) -> Any:
-    """A special method implemented in C, of `owner`; `fn` is bound."""
-    if isinstance(owner, torch.Tensor) and name != "__setattr__":
-        return native(fn, *args, **(kwargs or {}))
-    base = getattr(fn, "func", fn)
-    objclass = getattr(base, "__objclass__", None)
-    if name == "__init__" and (objclass is object or (objclass is None and type(owner).__init__ is object.__init__)):
-        return None
-    if name in ("__init__", "__setstate__") and id(owner) in cap.sources and id(owner) not in cap.original_of:
-        cap.refuse_mutation(owner)
-    if name == "__setattr__":
-        return generic_store(cap, owner, *args) if not isinstance(owner, type) else store_attr(cap, owner, *args)
-    if name == "__delattr__":
-        return generic_delete(cap, owner, *args)
-    if name == "__getattribute__":
-        if isinstance(owner, (type, types.ModuleType)):
-            return load_attr(cap, owner, *args)
-        found = generic_attr(cap, owner, type(owner), *args)
-        if found is MISSING:
-            observe(AttributeError(f"{type(owner).__name__!r} object has no attribute {args[0]!r}"))
-        return found
-    if name == "__call__":
-        return call(cap, owner, args, kwargs) if not isinstance(owner, type) else instantiate(cap, owner, args, kwargs)
-    if isinstance(owner, torch.device) and name in ("__enter__", "__exit__"):
-        from .rules.contexts import device_method
-
-        return device_method(cap, name, owner)
-    if name == "__get__" and type(owner) is _FUNCTION:
-        return types.MethodType(owner, args[0]) if args[0] is not None else owner
-    if isinstance(owner, _CONTAINER_TYPES):
-        if cap.is_large_dict(owner):
-            return cap.large_dict_method(owner, name, args)
-        if name in ("__init__", "__iadd__", "__ior__", "__or__", "__add__"):
-            args = cap.plain_iterables(args)
-        if name == "__contains__" and isinstance(owner, (list, tuple)):
-            from .opcodes.operators import contains
-
-            return contains(cap, owner, args[0])
-        return native(fn, *args, **(kwargs or {}))
-    if name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__init_subclass__", "__dir__", "__sizeof__", "__subclasshook__", "__next__", "__iter__", "__reduce__", "__repr__", "__str__", "__format__", "__instancecheck__", "__subclasscheck__", "__get__", "__init__", "__len__", "__index__"):
-        return native(fn, *args, **(kwargs or {}))
-    if type(owner).__module__ in ("builtins", "types", "functools", "collections", "itertools", "enum", "typing"):
-        return native(fn, *args, **(kwargs or {}))
-    if isinstance(owner, (torch._C.DisableTorchFunctionSubclass, torch._C.DisableTorchFunction)):
-        unsupported("dispatch-state", "switching overrides by an object made outside of the captured code", saw=name)
-    unsupported("c-call", "a call of a special method implemented in C", saw=f"{type(owner).__qualname__}.{name}")
-
-
-# ---- classes -----------------------------------------------------------------------------------------------------------
-_NATIVE_CLASSES = frozenset({
-    int, float, complex, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, slice, range, object, OrderedDict, deque, defaultdict, memoryview, property, staticmethod, classmethod,
-    types.MethodType, types.FunctionType, types.SimpleNamespace, types.MappingProxyType, functools.partial, operator.itemgetter, operator.attrgetter, operator.methodcaller,
-    torch.Size, torch.device, torch.dtype, types.CellType, types.GenericAlias,
-})  # fmt: skip
-_PYTHON_CALLABLES = frozenset({types.FunctionType, types.MethodType})
-_CALLBACK_CLASSES = frozenset({map, filter, itertools.starmap, itertools.takewhile, itertools.dropwhile, itertools.filterfalse, itertools.groupby, itertools.accumulate})
-_ITERATING_CLASSES = frozenset({enumerate, zip, reversed, *(v for v in vars(itertools).values() if isinstance(v, type))})
-
-
-def _for_c(cap: Capture, v: Any) -> Any:
-    """An argument that C code calls or iterates over."""
-    return cap.trampoline(v) if callable(v) else cap.plain_iterable(v)
-
-
-def call_type(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
-    """`cls(...)`."""
-    if cls in _CALLBACK_CLASSES:
-        out = native(cls, *[_for_c(cap, a) for a in args], **{k: _for_c(cap, a) for k, a in (kwargs or {}).items()})
-        cap.created[id(out)] = (out, cap.step)
-        return out
-    if cls in _ITERATING_CLASSES:
-        out = native(cls, *cap.plain_iterables(args), **(kwargs or {}))
-        cap.note_iterator(out)
-        return out
-    if issubclass(cls, dict) and args:
-        args = [cap.pairs_of(args[0]) if cls is not defaultdict else args[0], *map(cap.pairs_of, args[1:])]
-    if cls in _NATIVE_CLASSES:
-        return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
-    if issubclass(cls, BaseException):
-        return _new_exception(cap, cls, args, kwargs)
-    meta = type(cls)
-    hook = class_lookup(cap, meta, "__call__") if meta is not type else MISSING
-    if hook is not MISSING and type(hook[0]) is _FUNCTION:
-        if hook[1].__module__ == "enum":
-            return native(cls, *args, **(kwargs or {}))
-        return call(cap, hook[0], (cls, *args), kwargs)
-    if issubclass(cls, torch.Tensor) and is_torch_owned(cls.__module__):
-        unsupported("tensor-class", "making a tensor through a class", saw=cls.__qualname__, hint="use torch.tensor or a factory function")
-    return instantiate(cap, cls, args, kwargs)
-
-
-def instantiate(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
-    """type.__call__: `__new__`, then `__init__`."""
-    new = class_lookup(cap, cls, "__new__")[0]
-    init = class_lookup(cap, cls, "__init__")[0]
-    if type(new) is staticmethod:
-        new = new.__func__
-    py_new, py_init = type(new) is _FUNCTION, type(init) is _FUNCTION
-    if not py_new and not py_init and new is not object.__new__ and not issubclass(cls, torch.Tensor):
-        if _is_c_pure(cls):
-            return native(cls, *cap.plain_iterables(args), **(kwargs or {}))
-        if not issubclass(cls, (dict, list, tuple, set, deque, int, float, str, types.SimpleNamespace)):
-            unsupported("c-call", "making an object of a class implemented in C", saw=f"{cls.__module__}.{cls.__qualname__}")
-    if py_new:
-        obj = call(cap, new, (cls, *args), kwargs)
-        if not issubclass(cap.type_of(obj), cls):
-            return obj
-    else:
-        obj = cap.new_object(new, (cls, *args) if not py_init or issubclass(cls, (tuple, torch.Tensor)) else (cls,), kwargs if not py_init else None)
-    if py_init:
-        out = call(cap, init, (obj, *args), kwargs)
-        if out is not None:
-            observe(TypeError(f"__init__() should return None, not {type(out).__name__!r}"))
-    elif init is not object.__init__ and type(init) is types.WrapperDescriptorType and not issubclass(cls, (tuple, torch.Tensor)):
-        native(init, obj, *cap.plain_iterables(args), **(kwargs or {}))
-    return obj
-
-
-def _is_c_pure(cls: type) -> bool:
-    m = cls.__module__ or ""
-    return m in _PURE_C_MODULES or m in ("re", "inspect", "typing", "types", "weakref", "_thread_", "contextvars", "uuid", "ctypes_") or m.startswith("torch") or m == "numpy"
-
-
-def _new_exception(cap: Capture, cls: type, args: Any, kwargs: Any) -> Any:
-    args = [cap.concrete(a) for a in args]
-    init = class_lookup(cap, cls, "__init__")[0]
-    if type(init) is _FUNCTION and not init.__module__.startswith(("torch", "lamina")):
-        obj = native(cls.__new__, cls, *args)
-        call(cap, init, (obj, *args), kwargs)
-        return obj
-    return native(cls, *args, **(kwargs or {}))
-
-

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from .attributes import InstanceDict, class_lookup, load_attr, tensor_class_lookup
+from .attributes import class_lookup, load_attr, tensor_class_lookup
+from .instance_dict import InstanceDict
 from . import lift
 from .control import CopyDict, Observed, native, observe, unsupported
 from .overrides import new_tensor
@@ -381,4 +382,4 @@ _NUMBERS = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
 
 
 def _own_or_std(fn: Any) -> bool:
-    return fn.__module__ in ("enum", "lamina_dynamo.attributes")
+    return fn.__module__ in ("enum", "lamina_dynamo.instance_dict")

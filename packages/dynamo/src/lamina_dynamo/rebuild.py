@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from .attributes import InstanceDict, raw_dict
+from .attributes import raw_dict
 from .control import MISSING, STANDS_FOR, CannotRebuild, Unsupported, refusal
 from .draws import drawn_value
 from .generators import InterpretedGenerator
@@ -29,6 +29,7 @@ from .lift import unbound
 from .loops import SymbolicRange
 from .protocols import InterpretedIterator
 from .state import spent_inference_mode
+from .instance_dict import InstanceDict
 from .source import ConstantSource, LocalSource, Source, cell_source
 from .texts import OpenText, text_expression
 from .wrappers import parts_of

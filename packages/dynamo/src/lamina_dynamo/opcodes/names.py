@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..attributes import delete_attr, load_attr, store_attr
+from ..attributes import load_attr
+from ..stores import delete_attr, store_attr
 from ..control import native, observe
 from ..frames import NULL, Frame
 from ..guards import GuardKind

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from ..attributes import TensorSuper, class_lookup, delete_attr, has_attr, instance_dict, load_attr, store_attr
+from ..attributes import TensorSuper, class_lookup, has_attr, load_attr
+from ..instance_dict import instance_dict
+from ..stores import delete_attr, store_attr
 from ..calls import rule
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
 from ..draws import derived

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
-from ..calls import call_function, call_type, rule
+from ..calls import call_function, rule
+from ..construct import call_type
 from ..control import HookStays, RestartCapture, refusal, stands_for, unsupported
 from ..recorder import Recorder, function_rule
 from .graph_hooks import register_in_graph

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from ..attributes import class_lookup, instance_dict, load_attr, raw_dict
+from ..attributes import class_lookup, load_attr, raw_dict
+from ..instance_dict import instance_dict
 from ..calls import rule
 from ..control import native, unsupported
 from ..opcodes.operators import python_method
