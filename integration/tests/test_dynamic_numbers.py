@@ -53,6 +53,38 @@ def test_gradients_with_a_float_that_changes(backend):
     assert counting.calls == 2
 
 
+COMPUTED = {
+    "lerp": lambda x, d: x.clone().lerp_(x * 2, 1 - d),
+    "lerp from near": lambda x, d: torch.lerp(x, x * 2, d / 4),
+    "addcdiv": lambda x, d: x.addcdiv(x, x * x + 1, value=-d),
+    "addcmul": lambda x, d: torch.addcmul(x, x, x, value=d),
+    "add": lambda x, d: torch.add(x, x * x, alpha=d),
+    "rsub": lambda x, d: torch.rsub(x, x * x, alpha=d),
+    "index_add": lambda x, d: x.index_add(0, torch.tensor([0, 0]), x[:2], alpha=d),
+    "addmm": lambda x, d: torch.addmm(x, x, torch.ones(3, 3), alpha=1 - d),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_real_number_computed_from_a_counter(name, backend):
+    class Decay:
+        def __init__(self):
+            self.step = 0
+
+        def __call__(self, x):
+            self.step += 1
+            return COMPUTED[name](x, min(0.9, (1 + self.step) / (5 + self.step)))
+
+    counting = Counting(backend)
+    plain = Decay()
+    compiled = lamina.compile(Decay(), backend=counting, fullgraph=True)
+    x = torch.randn(4, 3)
+    for _ in range(6):
+        close(compiled(x), plain(x))
+    assert counting.calls == 2
+
+
 @pytest.mark.parametrize("v", [math.inf, -math.inf, math.nan, -0.0])
 def test_floats_that_are_no_numbers(v):
     f = lambda x, v: x * v if v > 0 else x + math.copysign(1.0, v)

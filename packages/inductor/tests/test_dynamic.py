@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lamina_dynshape import FakeMode, ShapeEnv
-from lamina_inductor.compile import compile_prims
+from lamina_dynshape.boolean import eq
+from lamina_dynshape.support.counters import counters
+from lamina_inductor.compile import compile_graph, compile_prims
 from lamina_primops import lower, trace
 from loops_support import assert_same
 
@@ -53,6 +55,22 @@ def test_one_compilation_for_all_sizes(name):
         x = torch.randn(n, 24)
         want = fn(x, w)
         assert_same(call(x, w), want if isinstance(want, tuple) else (want,), tol=2e-4)
+
+
+def test_a_stored_graph_is_used_where_what_it_was_compiled_under_holds(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
+    fn = lambda n, x: (torch.renorm(x, 2, 0, n / 4.0),)  # the rule takes the bound as a plain number
+    hits = []
+    for n in (5, 7, 7):
+        mode = FakeMode(ShapeEnv())
+        x = torch.randn(3, n)
+        fake = mode.from_real(x, source=None, dynamic_dims={1})
+        gm = trace(fn, [fake.shape[1], fake])
+        counters.clear()
+        assert_same(compile_graph(gm)(n, x), fn(n, x))
+        hits.append(counters["cache"]["graph_hit"])
+        assert [str(c) for c in mode.shape_env.taken] == [str(eq(fake.shape[1].node.expr, n))]
+    assert hits == [0, 1, 1]
 
 
 def test_large_intermediates_of_symbolic_size():

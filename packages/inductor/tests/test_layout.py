@@ -1,7 +1,7 @@
 """Channels-last strides: where they fire, where not, results unchanged."""
 
 import torch
-from extern_support import same_as_eager
+from extern_support import compiled, same_as_eager
 from lamina_dynshape import FakeMode
 from lamina_inductor import layout
 from lamina_primops import trace, verify
@@ -36,6 +36,21 @@ def test_light_convolutions_get_channels_last():
 
 def test_results_and_output_strides_are_those_of_eager():
     same_as_eager(_light, *_inputs())
+
+
+def test_random_numbers_reach_the_elements_that_they_reach_in_eager():
+    def fn(x, w, d):
+        y = conv(x, w) + 1
+        mean, spread = torch.var_mean(conv(x, w), 1, keepdim=True)
+        return torch.randn_like(y) + y, torch.native_dropout(conv(y, d, padding=1, groups=w.shape[0]).relu(), 0.5, True)[0] * 2, torch.normal(mean, spread.abs())
+
+    args = _inputs()
+    assert layout.assign(_traced(fn, *args))
+    graph = compiled(fn, *args)
+    torch.manual_seed(0)
+    expected = fn(*args)
+    torch.manual_seed(0)
+    torch.testing.assert_close(graph(*args), expected)
 
 
 def test_large_weights_stay_as_they_are():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -440,6 +440,18 @@ class ShapeEnv:
             if implied(g.expr, others, base):
                 kept.remove(g)
         return kept
+
+    @property
+    def taken(self) -> tuple[BoolExpr, ...]:
+        """Every condition relied upon so far, in the order taken."""
+        return tuple(self._guards)
+
+    def hold(self, conditions: Collection[BoolExpr]) -> bool:
+        """Rely on conditions that an earlier program relied upon; False, and nothing relied upon, where one does not hold now."""
+        with self.quiet():
+            if not all(map(self.evaluate, conditions)):
+                return False
+        return all(map(self.evaluate, conditions))
 
     def stack_of(self, condition: BoolExpr) -> tuple[Any, ...]:
         """The user's frames that relied on a condition; empty for base ranges."""

@@ -1,7 +1,8 @@
 """Graph-level cache: the text and metadata of an ATen graph -> the `GraphData` compiled from it, on disk.
 
 A second process skips lowering, scheduling and code generation. Keys hold everything that the result depends on: nodes, arguments, sizes, strides and
-dtypes, what is known of symbols, the settings, the sources of this package and of the prims, PyTorch. A file that is torn or unreadable is a miss.
+dtypes, what is known of symbols, the settings, the sources of this package and of the prims, PyTorch. A file that is torn or unreadable is a miss, and so is one
+compiled under conditions on sizes that do not hold now; those that hold become guards, as when the graph was compiled.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.paths import cache_dir, write_atomic
 
-__all__ = ["graph_key", "load", "store"]
+__all__ = ["environment", "graph_key", "load", "store"]
 
 _FOLDER = "graphs"
 
@@ -61,14 +62,20 @@ def _describe(val: Any) -> str:
     return repr(val)
 
 
-def _knowledge(gm: torch.fx.GraphModule) -> str:
-    """What is known of the graph's symbols: two graphs of one text differ where a condition was decided in one of them."""
+def environment(gm: torch.fx.GraphModule) -> Any:
+    """The shape environment of the graph's symbols, or None."""
     for n in gm.graph.nodes:
         val = n.meta.get("val")
         for x in (val, *(val.shape if isinstance(val, torch.Tensor) else ())):
-            if isinstance(x, torch.SymInt):
-                return x.node.env.knowledge()
-    return ""
+            if isinstance(x, (torch.SymInt, torch.SymFloat)):
+                return x.node.env
+    return None
+
+
+def _knowledge(gm: torch.fx.GraphModule) -> str:
+    """What is known of the graph's symbols: two graphs of one text differ where a condition was decided in one of them."""
+    env = environment(gm)
+    return env.knowledge() if env is not None else ""
 
 
 def _constant(gm: torch.fx.GraphModule, target: str) -> str:

@@ -44,6 +44,7 @@ class GraphData:
     kernel_calls: int
     fallbacks: list[str]
     constants: list[torch.Tensor] = field(default_factory=list)
+    decided: list[Any] = field(default_factory=list)  # conditions on sizes that the code relies upon, beyond those known before
 
 
 class CompiledGraph:
@@ -94,12 +95,13 @@ def prepare_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
     if makes_unbacked(gm):
         parts = compile_around(gm, lambda part: compile_graph(part, kind=kind))
         return lambda: parts
-    key = None
+    key, env = None, cache.environment(gm)
+    known = len(env.taken) if env is not None else 0
     if config.cache:
         with stage("graph cache"):
             key = cache.graph_key(gm, kind, config)
             found = cache.load(key)
-        if found is not None:
+        if found is not None and (not found.decided or env.hold(found.decided)):
             try:
                 stored = CompiledGraph(found)
                 return lambda: stored
@@ -116,6 +118,7 @@ def prepare_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
             assign(gm)
         prims = lower(gm, to="prims")
     data = generate(prims, f"graph_{kind}")
+    data.decided = list(env.taken[known:]) if env is not None else []
 
     def build() -> CompiledGraph:
         compiled = CompiledGraph(data)

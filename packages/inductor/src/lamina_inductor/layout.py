@@ -1,7 +1,7 @@
 """Channels-last strides for the images inside a graph, where that pays.
 
 Between: a traced ATen graph (inference, or joint before it is partitioned) -> the same graph with other strides in `meta["val"]`.
-Keeps:   inputs, outputs and the values of every node; only strides of intermediates change, which are free in the dialect. The forward graph
+Keeps:   inputs, outputs and the values of every node, what random operators read and give (they draw in the order of memory); only strides of intermediates change, which are free in the dialect. The forward graph
          saves channels-last values for the backward graph, because both are cut from one annotated joint graph.
 Why:     1x1 convolutions become one matrix product over all pixels, one filter per channel vectorises over channels, and both have fused kernels
          of ours. Dense k x k convolutions run in the library, a little faster channels last, but then their weights are converted at each call.
@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from lamina_dynshape.support.counters import counters
+from lamina_primops.fxtools import is_random
 
 __all__ = ["assign", "prefers_channels_last"]
 
@@ -42,7 +43,7 @@ def assign(gm: fx.GraphModule) -> bool:
     images: dict[fx.Node, tuple[int, ...]] = {}  # node -> places of images among its results
     for n in nodes:
         places = _image_places(n, images, everywhere)
-        places = tuple(k for k in places if not _is_output(n, k, outputs))
+        places = tuple(k for k in places if not _is_output(n, k, outputs) and not _decides_draws(n, k))
         if places:
             images[n] = places
             _restride(n, places)
@@ -119,6 +120,12 @@ def _is_output(n: fx.Node, place: int, outputs: set[fx.Node]) -> bool:
     if isinstance(n.meta["val"], (tuple, list)):
         return any(u in outputs for u in n.users if u.target is operator.getitem and u.args[1] == place)
     return n in outputs
+
+
+def _decides_draws(n: fx.Node, place: int) -> bool:
+    """Would other strides of this result change which element gets which random number?"""
+    readers = n.users if not isinstance(n.meta["val"], (tuple, list)) else [v for u in n.users if u.target is operator.getitem and u.args[1] == place for v in u.users]
+    return is_random(n.target) or any(is_random(u.target) for u in readers)
 
 
 def _restride(n: fx.Node, places: tuple[int, ...]) -> None:

@@ -229,9 +229,14 @@ def _rounded(name: str, scalar: Any, dtype: torch.dtype) -> Any:
     return scalar
 
 
+def scaled(x: Any, factor: Any) -> Any:
+    """x * factor in x's dtype; x itself for the number 1. A number that only the run knows stays one: no question is asked of it."""
+    return x if not is_symbolic(factor) and factor == 1 else p.mul_scalar(x, number(factor, x.dtype))
+
+
 def add_scaled(a: Any, b: Any, alpha: Any) -> Any:
     """a + alpha * b in one compute dtype (both tensors of that dtype, same shape)."""
-    return p.add(a, b if alpha == 1 else p.mul_scalar(b, number(alpha, b.dtype)))
+    return p.add(a, scaled(b, alpha))
 
 
 def float32_inside(fn: Callable[..., Any]) -> Callable[..., Any]:

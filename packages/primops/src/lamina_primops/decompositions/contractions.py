@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .common import add_scaled, aten, expand_to, float32_inside, number, p, reshape, to
+from .common import add_scaled, aten, expand_to, float32_inside, p, reshape, scaled, to
 from .registry import register
 
 _SINGLE = (torch.float32, torch.float64)
@@ -18,8 +18,7 @@ _SINGLE = (torch.float32, torch.float64)
 
 def _scaled_sum(bias: Any, product: Any, beta: Any, alpha: Any) -> Any:
     """beta * bias + alpha * product. beta == 0 ignores the bias, NaN included."""
-    if alpha != 1:
-        product = p.mul_scalar(product, number(alpha, product.dtype))
+    product = scaled(product, alpha)
     if beta == 0:
         return product
     return add_scaled(product, expand_to(to(bias, product.dtype), product.shape), beta)

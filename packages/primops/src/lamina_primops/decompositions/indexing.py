@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .common import LOW, aten, aten_call, broadcast, canonical, compute_dtype, expand_to, full, full_like, is_tensor, numel, p, reshape, same_shape, to
+from .common import LOW, aten, aten_call, broadcast, canonical, compute_dtype, expand_to, full, full_like, is_tensor, numel, p, reshape, same_shape, scaled, to
 from .registry import register
 
 _MASKS = (torch.bool, torch.uint8)
@@ -235,9 +235,7 @@ def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> A
     if x.dtype is torch.bool:
         return NotImplemented
     inside = compute_dtype(x.dtype)
-    source = to(source, inside)
-    if alpha != 1:
-        source = p.mul_scalar(source, float(alpha) if inside.is_floating_point else alpha)
+    source = scaled(to(source, inside), alpha)
     out = _row_put(to(x, inside), dim, index, source, True)
     return to(out, x.dtype)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from ..symbolic import is_symbolic
 from .common import (
-    LOW, aten, broadcast, compute_dtype, expand_to, float32_inside, full, full_like, is_tensor, number, p, pointwise, result_dtype, to,
+    LOW, aten, broadcast, compute_dtype, expand_to, float32_inside, full, full_like, is_tensor, number, p, pointwise, result_dtype, scaled, to,
 )  # fmt: skip
 from .registry import register
 
@@ -233,7 +234,7 @@ def _linear(name: str, a: Any, b: Any, alpha: Any, dtype: torch.dtype) -> Any:
 def rsub(a: Any, b: Any, alpha: Any = 1) -> Any:
     """b - alpha * a."""
     dtype = result_dtype(a, b)
-    if alpha == 1:
+    if not is_symbolic(alpha) and alpha == 1:
         return pointwise("sub", b, a, dtype=dtype)
     inside = compute_dtype(dtype)
     b = to(to(b, dtype), inside) if is_tensor(b) else b
@@ -407,8 +408,7 @@ def addcmul(x: Any, a: Any, b: Any, *, value: Any = 1) -> Any:
     dtype = result_dtype(x, a, b)
     inside = compute_dtype(dtype)
     x, a, b = broadcast(*(to(to(t, dtype), inside) for t in (x, a, b)))
-    product = p.mul(a, b) if value == 1 else p.mul(p.mul_scalar(a, number(value, inside)), b)
-    return to(p.add(x, product), dtype)
+    return to(p.add(x, p.mul(scaled(a, value), b)), dtype)
 
 
 @register(aten.addcdiv.default)
@@ -419,7 +419,7 @@ def addcdiv(x: Any, a: Any, b: Any, *, value: Any = 1) -> Any:
         return NotImplemented
     inside = compute_dtype(dtype)
     x, a, b = broadcast(*(to(to(t, dtype), inside) for t in (x, a, b)))
-    return to(p.add(x, p.div(a if value == 1 else p.mul_scalar(a, float(value)), b)), dtype)
+    return to(p.add(x, p.div(scaled(a, value), b)), dtype)
 
 
 @register(aten.lerp.Scalar, aten.lerp.Tensor)
@@ -427,6 +427,8 @@ def lerp(a: Any, b: Any, weight: Any) -> Any:
     """a + weight * (b - a) for |weight| < 0.5, else b - (b - a) * (1 - weight)."""
     dtype = a.dtype
     inside = compute_dtype(dtype)
+    if is_symbolic(weight):
+        weight = full([], weight, inside, a.device)
     if not is_tensor(weight):
         a, b = broadcast(to(a, inside), to(b, inside))
         d = p.sub(b, a)
