@@ -86,6 +86,13 @@ def test_attention(check):
     check(f, lambda n: [P(2, 2, n, 4), P(2, 2, n, 4), P(2, 2, n, 4)], {0: 2, 1: 2, 2: 2})
 
 
+def test_attention_by_plain_operators_leaves_its_width_open():
+    mode = FakeMode(ShapeEnv())
+    q = mode.from_real(P(5, 4, 3, 2), source="L['q']", dynamic_dims={0})
+    aot_function(lambda q: (F.scaled_dot_product_attention(q.T, q.T, q.T),), [q], fw_compiler=run_graph)  # scales by q.shape[0] ** -0.25
+    assert not mode.shape_env.guards
+
+
 def test_written_input(check):
     def f(n, x):
         x.add_(1)
