@@ -53,6 +53,26 @@ def test_dynamic_true_compiles_once(backend):
     assert counting.calls == 1
 
 
+def test_buffers_are_symbolic_once_they_have_changed():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.randn(5))
+
+        def forward(self, x):
+            return x * self.scale.sum() + self.scale.shape[0]
+
+    model, counting = Model(), Counting("eager")
+    compiled = lamina.compile(model, backend=counting, dynamic=True)
+    for n, calls in ((5, 1), (7, 2), (9, 2)):
+        model.scale = torch.randn(n)
+        for batch in (3, 4):
+            x = torch.randn(batch)
+            close(compiled(x), model(x))
+        assert counting.calls == calls
+    assert str(lamina.explain(model, dynamic=True)(torch.randn(3))).count(" now, range ") == 1  # the symbol of `x`
+
+
 def test_dynamic_false_compiles_each_size():
     counting = Counting("eager")
     compiled = lamina.compile(lambda x: x * 2, backend=counting, dynamic=False)

@@ -86,6 +86,21 @@ def test_attention(check):
     check(f, lambda n: [P(2, 2, n, 4), P(2, 2, n, 4), P(2, 2, n, 4)], {0: 2, 1: 2, 2: 2})
 
 
+def test_the_engine_does_not_keep_sizes_from_becoming_one(check):
+    mode = FakeMode(ShapeEnv())
+    x = mode.from_real(P(2, 3, 9, 9), source="L['x']", dynamic_dims={2, 3})
+    aot_function(lambda x: (F.max_pool2d(x, 3, 2).square(),), [x], fw_compiler=run_graph)
+    assert not [g for g in mode.shape_env.guards if "!=" in str(g.expr)]
+    check(lambda n, x: (F.max_pool2d(x, 3, 2).square() * 2,), lambda n: [P(2, 3, n, 9)], {0: 2}, sizes=(9, 3, 4))
+
+
+def test_attention_by_plain_operators_leaves_its_width_open():
+    mode = FakeMode(ShapeEnv())
+    q = mode.from_real(P(5, 4, 3, 2), source="L['q']", dynamic_dims={0})
+    aot_function(lambda q: (F.scaled_dot_product_attention(q.T, q.T, q.T),), [q], fw_compiler=run_graph)  # scales by q.shape[0] ** -0.25
+    assert not mode.shape_env.guards
+
+
 def test_written_input(check):
     def f(n, x):
         x.add_(1)

@@ -89,3 +89,21 @@ def test_two_symbolic_dimensions():
     for a, b in ((6, 24), (3, 50), (17, 2)):
         x, w = torch.randn(a, b, 5), torch.randn(5)
         assert_same(call(x, w), fn(x, w), tol=1e-4)
+
+
+def test_kernels_that_differ_in_sizes_only_are_one():
+    fn = lambda x, w: (torch.mm(x, x.t()).sin(), x.sin())
+    call, compiled = compile_dynamic(fn, torch.randn(6, 24), [0], torch.randn(24))
+    assert compiled.kernels == 1 and compiled.data.kernel_calls == 2
+    x = torch.randn(9, 24)
+    assert_same(call(x, torch.randn(24)), fn(x, None), tol=1e-4)
+
+
+def test_what_follows_from_sizes_is_computed_once():
+    fn = lambda x, w: ((x[::2] @ w).relu() @ w).softmax(0) @ w
+    w = torch.randn(24, 24) / 5
+    call, compiled = compile_dynamic(fn, torch.randn(16, 24), [0], w)
+    assert compiled.source.count("size0 + 1)") == 1
+    for n in (16, 5):
+        x = torch.randn(n, 24)
+        assert_same(call(x, w), (fn(x, w),), tol=1e-4)

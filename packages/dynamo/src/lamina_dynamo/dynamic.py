@@ -2,7 +2,7 @@
 
 Between: the sizes seen at earlier compilations of a code object (`frame_state`) -> fakes of inputs, lifted numbers.
 Keeps:   `dynamic=None`: static at first, symbolic for what was seen to change, and for tensors that first come once something has; True:
-         symbolic at once; False: never.
+         symbolic at once, but for buffers, which are treated as under None; False: never.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class DynamicPolicy:
         marked = dict.fromkeys(dim_marks(t), DimPolicy.AUTO)
         if self.dynamic is False or role == "parameter":
             return marked
-        if self.dynamic:
+        if self.dynamic and role == "input":  # a module's buffers have the sizes of its parameters, as a rule
             return dict.fromkeys(range(len(shape)), DimPolicy.AUTO)
         chosen = {d: DimPolicy.AUTO if n is None else DimPolicy.PRESUMED for d, n in enumerate(shape) if n is None or name in self.presumed}
         return {**chosen, **marked}

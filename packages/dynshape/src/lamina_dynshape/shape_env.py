@@ -367,6 +367,10 @@ class ShapeEnv:
             return True
         return self.evaluate(condition)
 
+    def hint_denies(self, condition: BoolExpr) -> bool:
+        """Whether a condition does not hold for the sizes of this compilation; records nothing."""
+        return not self.unbacked_in(condition) and not condition.evaluate(self._hint_values)
+
     def guard_or(self, condition: BoolExpr, default: bool) -> bool:
         """As `evaluate`, but `default` for what only the running program knows; then records nothing."""
         known = self.facts.decide(condition)

@@ -106,9 +106,9 @@ class SymbolNodes:
             return e.args[0]
         if e not in self._others:
             if e.op == "int":
-                self._others[e] = self._call(torch.sym_float, self._of_expr(e.args[0]))
+                self._others[e] = self._call(torch.SymFloat(node), torch.sym_float, self._of_expr(e.args[0]))
             elif e.op in GRAPH_FUNCTIONS:
-                self._others[e] = self._call(GRAPH_FUNCTIONS[e.op], *[self._real(FloatNode(a, node.env)) for a in e.args])
+                self._others[e] = self._call(torch.SymFloat(node), GRAPH_FUNCTIONS[e.op], *[self._real(FloatNode(a, node.env)) for a in e.args])
             elif e.op == "real":
                 raise InternalError(f"no node yields the number {e}")
             else:
@@ -120,19 +120,20 @@ class SymbolNodes:
         e, env = node.expr, node.env
         if e not in self._others:
             if isinstance(e, boolean.Relation):
-                self._others[e] = self._call(getattr(operator, e.kind), self._of_expr(e.e), 0)
+                self._others[e] = self._call(torch.SymBool(node), getattr(operator, e.kind), self._of_expr(e.e), 0)
             elif isinstance(e, FloatRelation):
-                self._others[e] = self._call(getattr(operator, e.op), self._real(FloatNode(e.a, env)), self._real(FloatNode(e.b, env)))
+                self._others[e] = self._call(torch.SymBool(node), getattr(operator, e.op), self._real(FloatNode(e.a, env)), self._real(FloatNode(e.b, env)))
             elif isinstance(e, (boolean.And, boolean.Or)):
                 join = operator.and_ if isinstance(e, boolean.And) else operator.or_
-                self._others[e] = functools.reduce(functools.partial(self._call, join), [self._truth(BoolNode(o, env)) for o in e.operands])
+                self._others[e] = functools.reduce(lambda a, b: self._call(join(a.meta["val"], b.meta["val"]), join, a, b), [self._truth(BoolNode(o, env)) for o in e.operands])
             else:
                 return e is boolean.TRUE
         return self._others[e]
 
-    def _call(self, target: Any, *args: Any) -> fx.Node:
+    def _call(self, value: Any, target: Any, *args: Any) -> fx.Node:
+        """A node that computes `value`; the call itself may ask what makes sizes constant (`SymFloat.__pow__`: whether its base is negative)."""
         node = add_node(self.graph, "call_function", target, args, {}, target.__name__)
-        node.meta["val"] = target(*[a.meta["val"] if isinstance(a, fx.Node) else a for a in args])
+        node.meta["val"] = value
         self._annotate(node)
         return node
 

@@ -190,13 +190,13 @@ class ExprText:
         return self.names.get(symbol) or str(symbol)
 
     def visit_sum(self, terms: Any, const: int) -> str:
-        parts = [e.visit(self) if c == 1 else f"{e.visit(self)}*{self.visit_integer(c)}" for e, c in terms]
+        parts = [self(e) if c == 1 else f"{self(e)}*{self.visit_integer(c)}" for e, c in terms]
         if const:
             parts.append(self.visit_integer(const))
         return "(" + " + ".join(parts) + ")"
 
     def visit_product(self, factors: Any) -> str:
-        return "(" + "*".join(f.visit(self) for f in factors) + ")"
+        return "(" + "*".join(map(self, factors)) + ")"
 
     def _natural(self, num: Expr, den: Expr) -> bool:
         lo, _ = bounds(num, self.ranges)
@@ -204,17 +204,17 @@ class ExprText:
         return lo is not None and lo >= 0 and lo_d is not None and lo_d > 0
 
     def visit_floordiv(self, num: Expr, den: Expr) -> str:
-        a, b = num.visit(self), den.visit(self)
+        a, b = self(num), self(den)
         return f"({a}/{b})" if self._natural(num, den) else f"lm_fdiv<i64>({a}, {b})"
 
     def visit_mod(self, num: Expr, den: Expr) -> str:
-        a, b = num.visit(self), den.visit(self)
+        a, b = self(num), self(den)
         return f"({a}%{b})" if self._natural(num, den) else f"lm_fmod<i64>({a}, {b})"
 
     def _fold(self, name: str, args: Any) -> str:
-        text = args[0].visit(self)
+        text = self(args[0])
         for a in args[1:]:
-            text = f"{name}({text}, {a.visit(self)})"
+            text = f"{name}({text}, {self(a)})"
         return text
 
     def visit_min(self, args: Any) -> str:

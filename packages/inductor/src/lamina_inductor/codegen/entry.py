@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lamina_dynshape.expr import Expr
+from lamina_dynshape.expr import Expr, Symbol
 from lamina_dynshape.float_expr import FloatExpr
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import Unsupported
@@ -66,6 +66,26 @@ class GraphSource:
     constants: list[torch.Tensor] = field(default_factory=list)
 
 
+class _SharedText(ExprText):
+    """Expressions over sizes: each is computed once, at the start of the entry, and has a name."""
+
+    def __init__(self, names: dict[Any, str], ranges: dict[Any, Any], definitions: list[str]) -> None:
+        super().__init__(names, ranges)
+        self.definitions = definitions
+
+    def __call__(self, e: Expr | int) -> str:
+        if isinstance(e, int) or e.is_const:
+            return super().__call__(e)
+        found = self.names.get(e)
+        if found is None:
+            text = super().__call__(e)
+            if isinstance(e, Symbol):
+                return text
+            found = self.names[e] = f"z{len(self.definitions)}"
+            self.definitions.append(f"  const i64 {found} = {text};")
+        return found
+
+
 class _EntryWriter:
     """The `CallWriter` of extern kernels, and the writer of the entry's own statements."""
 
@@ -80,7 +100,8 @@ class _EntryWriter:
         self.owned = 0
         self.names: dict[Any, str] = {}
         self.ranges: dict[Any, Any] = dict(graph.ranges)
-        self._expr = ExprText(self.names, self.ranges)
+        self.sizes: list[str] = []  # definitions of what is computed from sizes
+        self._expr = _SharedText(self.names, self.ranges, self.sizes)
         self._fresh = 0
         self.data_names: dict[Buffer, str] = {}
         self.scratch_bytes: Expr | None = None
@@ -289,7 +310,7 @@ def _inputs(w: _EntryWriter, graph: LoopGraph) -> str:
             kinds += "f" if x in graph.reals else "i"
             if not x.is_const:
                 name = f"size{k}"
-                w.line(f"i64 {name} = ints[{k}];")
+                w.sizes.append(f"  const i64 {name} = ints[{k}];")
                 w.names[x] = name
             k += 1
         else:
@@ -331,12 +352,17 @@ def _plan(w: _EntryWriter, graph: LoopGraph, calls: list[Any], outputs: set[Buff
             if b.kind == "intermediate" and not b.meta.get("allocated") and not _is_large(w, b):
                 lives[b] = (lives[b][0], k) if b in lives else (k, k)
     plan = plan_memory(lives)
-    if not plan.offsets:
+    if not lives:
         return
     w.line(f"Block arena_b(ctx, {w.expr(plan.total)}); char* arena = (char*)arena_b.p; if (!arena) return lm_oom(ctx);")
-    for b, offset in plan.offsets.items():
+    place = f"arena + {plan.fixed}"
+    for k, n in enumerate(plan.slots):
+        w.line(f"char* slot{k} = {place};")
+        place = f"slot{k} + {w.expr(n)}"
+    places = {b: f"(arena + {n})" for b, n in plan.offsets.items()} | {b: f"slot{k}" for b, k in plan.slot_of.items()}
+    for b, place in places.items():
         c = STORAGE[b.dtype]
-        w.line(f"{c}* {b.name}_p = ({c}*)(arena + {w.expr(offset)});")
+        w.line(f"{c}* {b.name}_p = ({c}*){place};")
         w.data_names[b] = f"{b.name}_p"
 
 
@@ -429,7 +455,7 @@ def _kernels_text(kernels: dict[str, str], linkage: str) -> str:
 def _assemble(w: _EntryWriter) -> str:
     prototypes = "\n".join(w.prototypes)
     definitions = "\n".join(w.definitions.values())
-    body = "\n".join(w.lines)
+    body = "\n".join(w.sizes + w.lines)
     return f"""extern "C" {{
 {prototypes}
 }}

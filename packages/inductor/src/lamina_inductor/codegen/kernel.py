@@ -6,6 +6,7 @@ equal texts and are emitted once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +54,9 @@ class _Writer:
         self.graph, self.group, self.nest = graph, group, nest
         self.pointers: dict[Buffer, str] = {}
         self.written: set[Buffer] = set()
-        self.symbols: dict[Expr, str] = {}
+        self.symbols: dict[Expr, str] = {}  # parameters, by what they are
         self.loop_names: dict[Any, str] = {}
-        self.expr = ExprText(_Names(self), nest.ranges)  # type: ignore[arg-type]
+        self.expr = _KernelText(self)
         self.handler = CHandler(self.expr, lambda s: 0, self._element)
         self.forward: dict[tuple[Buffer, Expr], CVal] = {}
         self.tile = _COLUMN_TILE
@@ -622,20 +623,33 @@ class _Writer:
         return c is not None and c is not ZERO
 
 
-class _Names(dict):
-    """Names of symbols: loop variables, indirect positions, and sizes (which become parameters when first used)."""
+class _KernelText(ExprText):
+    """Index expressions of a kernel. What depends on sizes alone is a parameter, computed once by the caller: shorter text, and kernels that differ in it only are one."""
 
     def __init__(self, writer: _Writer) -> None:
-        super().__init__()
+        super().__init__({}, writer.nest.ranges)  # names of indirect positions
         self.writer = writer
 
-    def get(self, s: Any, default: Any = None) -> Any:
-        loops = self.writer.loop_names
-        if s in loops:
-            return loops[s]
-        if s in self:
-            return self[s]
-        return self.writer.symbols.setdefault(s, f"s{len(self.writer.symbols)}")
+    def _varies(self, e: Expr) -> bool:
+        return any(s in self.writer.loop_names or s in self.names for s in e.free_symbols)
+
+    def __call__(self, e: Expr | int) -> str:
+        if isinstance(e, int) or e.is_const or self._varies(e):
+            return super().__call__(e)
+        return self.writer.symbols.setdefault(e, f"s{len(self.writer.symbols)}")
+
+    def visit_symbol(self, symbol: Any) -> str:
+        return self.writer.loop_names.get(symbol) or self.names[symbol]
+
+    def visit_sum(self, terms: Any, const: int) -> str:
+        fixed = [t for t in terms if not self._varies(t[0])]
+        if len(fixed) > 1:
+            terms = [*(t for t in terms if self._varies(t[0])), (sum((e * c for e, c in fixed), ZERO), 1)]
+        return super().visit_sum(terms, const)
+
+    def visit_product(self, factors: Any) -> str:
+        fixed = [f for f in factors if not self._varies(f)]
+        return super().visit_product([*(f for f in factors if self._varies(f)), math.prod(fixed, start=ONE)] if fixed else factors)
 
 
 def _acc_name(a: Accumulator) -> str:

@@ -1,7 +1,7 @@
 """Memory plan: offsets of intermediates in one block, by lifetime.
 
 Static sizes: greedy by size, each buffer at the lowest offset that is free during its life. Symbolic sizes: buffers of equal size expression
-share slots; offsets are sums evaluated at run time.
+share slots, which follow one another behind the static part.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lamina_dynshape.expr import Expr, integer
 
-from ..ir.buffers import ZERO, Buffer
+from ..ir.buffers import Buffer
 
 __all__ = ["MemoryPlan", "plan_memory"]
 
@@ -19,10 +19,17 @@ ALIGN = 64
 
 @dataclass
 class MemoryPlan:
-    """`offsets[buffer]` in bytes; `total` bytes of the block."""
+    """Where buffers lie: `offsets[buffer]` bytes from the start, below `fixed`, or in the slot number `slot_of[buffer]`, of `slots[number]` bytes."""
 
-    offsets: dict[Buffer, Expr]
-    total: Expr
+    fixed: int
+    offsets: dict[Buffer, int]
+    slots: list[Expr]
+    slot_of: dict[Buffer, int]
+
+    @property
+    def total(self) -> Expr:
+        """Bytes of the block."""
+        return sum(self.slots, integer(self.fixed))
 
 
 def _bytes(b: Buffer) -> Expr:
@@ -34,34 +41,30 @@ def _bytes(b: Buffer) -> Expr:
 
 def plan_memory(lives: dict[Buffer, tuple[int, int]]) -> MemoryPlan:
     """`lives[buffer] = (first step, last step)`, inclusive."""
-    static = {b: _bytes(b) for b in lives}
-    fixed = [b for b, n in static.items() if n.is_const]
-    offsets: dict[Buffer, Expr] = {}
+    size = {b: _bytes(b) for b in lives}
+    offsets: dict[Buffer, int] = {}
     placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
     top = 0
-    for b in sorted(fixed, key=lambda x: (-static[x].const, lives[x][0], x.name)):
+    for b in sorted((b for b, n in size.items() if n.is_const), key=lambda x: (-size[x].const, lives[x][0], x.name)):
         first, last = lives[b]
-        size = static[b].const
+        n = size[b].const
         busy = sorted((o, e) for o, e, f, l in placed if not (l < first or last < f))
         at = 0
         for o, e in busy:
-            if at + size <= o:
+            if at + n <= o:
                 break
             at = max(at, e)
-        offsets[b] = integer(at)
-        placed.append((at, at + size, first, last))
-        top = max(top, at + size)
-    total: Expr = integer(top)
-    slots: list[tuple[Expr, Expr, int]] = []  # size, offset, free after
+        offsets[b] = at
+        placed.append((at, at + n, first, last))
+        top = max(top, at + n)
+    slots: list[Expr] = []
+    slot_of: dict[Buffer, int] = {}
+    until: list[int] = []  # the last step that uses a slot
     for b in sorted((b for b in lives if b not in offsets), key=lambda x: lives[x][0]):
         first, last = lives[b]
-        for k, (size, offset, until) in enumerate(slots):
-            if size is static[b] and until < first:
-                offsets[b] = offset
-                slots[k] = (size, offset, last)
-                break
-        else:
-            offsets[b] = total
-            slots.append((static[b], total, last))
-            total = total + static[b]
-    return MemoryPlan(offsets, total if offsets else ZERO)
+        k = next((k for k, n in enumerate(slots) if n is size[b] and until[k] < first), len(slots))
+        if k == len(slots):
+            slots.append(size[b])
+            until.append(last)
+        until[k], slot_of[b] = last, k
+    return MemoryPlan(top, offsets, slots, slot_of)
