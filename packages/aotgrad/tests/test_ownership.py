@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from lamina_aotgrad import aot_function, run_graph
+from lamina_aotgrad.partition import min_cut
 
 dead: list[int] = []
 seen: list[int] = []
@@ -92,3 +93,23 @@ def test_second_backward_needs_a_retained_graph():
     assert all(map(torch.equal, first, second))
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(out, inputs)
+
+
+def test_the_joint_graph_is_gone_when_its_halves_are_compiled():
+    joints: list[weakref.ref] = []
+    alive: list[bool] = []
+
+    def partition(joint):
+        joints.append(weakref.ref(joint.graph_module))
+        return min_cut(joint)
+
+    def compiler(gm, fakes, *, kind, signature):
+        gc.collect()
+        alive.append(joints[0]() is not None)
+        return run_graph(gm, fakes, kind=kind, signature=signature)
+
+    x = torch.ones(3, requires_grad=True)
+    compiled = aot_function(lambda v: (v.sin().exp(),), [x], fw_compiler=compiler, partition=partition)
+    compiled(x)[0].sum().backward()
+    assert alive == [False, False]
+    torch.testing.assert_close(x.grad, torch.ones(3).cos() * torch.ones(3).sin().exp())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lamina_dynshape import expr as E
 from lamina_dynshape.expr import bounds, emax, emin, exact_div, floordiv, integer, mod, simplify, symbol
+from lamina_dynshape.support import memory
 
 i, j, k, s, t = map(symbol, "ijkst")
 RANGES = {i: (0, 127), j: (0, 63), k: (-5, 9), s: (2, 40), t: (1, None)}
@@ -148,3 +149,17 @@ def test_zero_division():
         i // 0
     with pytest.raises(TypeError):
         bool(i + 1)
+
+
+def test_nodes_that_somebody_holds_outlive_a_release_as_themselves_and_the_others_go():
+    a, b = symbol("outlives"), symbol("goes")
+    held, sizes = floordiv(a * 3 + 1, 7), []
+    for _ in range(3):
+        floordiv(b * 5 + 2, 11) * mod(b, 13)
+        for forget in memory._tables:
+            forget()
+        sizes.append(len(E._NODES) + len(E._NODES._held))
+        assert floordiv(symbol("outlives") * 3 + 1, 7) is held and held.free_symbols == {a}
+        assert symbol("goes") is b
+    assert not any("goes" in node.key and node is not b for table in (E._NODES, E._NODES._held) for node in table.values())
+    assert sizes[0] == sizes[2]

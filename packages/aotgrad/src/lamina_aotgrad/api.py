@@ -13,8 +13,8 @@ import torch
 from lamina_dynshape import FakeMode, fake_mode_of
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import Unsupported
-from lamina_dynshape.support.fxsources import discarding_sources
 from lamina_dynshape.support.logs import artifact, enabled, log
+from lamina_dynshape.support.memory import compilation
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.verifylevel import verify_level
 from torch import Tensor, fx
@@ -156,6 +156,7 @@ def _compile_training(joint: Joint, fw_compiler: Compiler, bw_compiler: Compiler
     if not writes:
         signature.mutations = []
     forward, backward = partition(joint)
+    del joint.graph_module  # nobody reads it again, and it is as large as the two
     _check(forward, "04_aten_forward.py")
     _check(backward, "05_aten_backward.py")
     call, compile_backward = _compile_both(forward, backward, signature, fw_compiler, bw_compiler)
@@ -176,7 +177,7 @@ def _compile_both(
         compiled = fw_compiler(forward, _inputs_of(forward), kind="forward", signature=signature)
 
         def later() -> Callable[..., Any]:
-            with discarding_sources():
+            with compilation():
                 return bw_compiler(backward, _inputs_of(backward), kind="backward", signature=signature)
 
         mode = fake_mode_of(*_inputs_of(backward))

@@ -21,8 +21,8 @@ import torch
 
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError, InternalError, Unsupported, UserError
-from lamina_dynshape.support.fxsources import discarding_sources
 from lamina_dynshape.support.logs import log
+from lamina_dynshape.support.memory import compilation
 from lamina_dynshape.support.reports import describe_inputs, report_failure
 from lamina_dynshape.support.verifylevel import strict
 
@@ -131,7 +131,7 @@ def _compile_frame(options: Options, cache: Any, fn: types.FunctionType, slots: 
             return ext.RUN_EAGER
         ext.bypass(1)
         try:
-            with hook_enabled(None), discarding_sources(), no_hooks_on_saved_tensors(), shared_generators_kept():
+            with hook_enabled(None), compilation(), no_hooks_on_saved_tensors(), shared_generators_kept():
                 answer = _convert(options, cache, fn, slots)
         finally:
             ext.bypass(-1)

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lamina_dynshape.expr import Expr, Symbol, _sum_of, as_expr, integer
+from lamina_dynshape.interning import NodeTable
+from lamina_dynshape.support.memory import at_release
 
 __all__ = ["FALSE", "TRUE", "And", "BoolExpr", "Or", "Relation", "conj", "disj", "eq", "ge", "gt", "le", "lt", "ne", "negate"]
 
@@ -171,7 +173,7 @@ class Or(_Junction):
 
 
 # -- construction -----------------------------------------------------------------------------------------------------
-_NODES: dict[Any, BoolExpr] = {}
+_NODES = NodeTable()
 
 
 def _relation(kind: str, e: Expr) -> BoolExpr:
@@ -186,7 +188,7 @@ def _relation(kind: str, e: Expr) -> BoolExpr:
             g = -g
     if g != 1:
         e = _sum_of([(m, c // g) for m, c in pairs], const // g)
-    node = _NODES.get((kind, e))
+    node = _NODES[kind, e]
     if node is None:
         node = object.__new__(Relation)
         node.kind, node.e = kind, e
@@ -197,6 +199,7 @@ def _relation(kind: str, e: Expr) -> BoolExpr:
 
 
 _COMPARE: dict[Any, BoolExpr] = {}
+at_release(_COMPARE.clear)
 
 
 def ge(a: IntLike, b: IntLike = 0) -> BoolExpr:
@@ -270,7 +273,7 @@ def _junction(cls: type, neutral: BoolExpr, absorbing: BoolExpr, conditions: Ite
     if len(flat) < 2:
         return next(iter(flat), neutral)
     operands = tuple(sorted(flat, key=lambda c: c.key))
-    node = _NODES.get((cls, operands))
+    node = _NODES[cls, operands]
     if node is None:
         node = object.__new__(cls)
         node.operands = operands

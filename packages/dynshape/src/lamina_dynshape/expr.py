@@ -1,7 +1,7 @@
 """Interned immutable integer expressions: sizes, strides and the index arithmetic of loops.
 
 Between: shape rules, guards and index expressions -> printers, evaluation, SymPy.
-Keeps:   structural equality is identity (every node comes from one table), every node is canonical:
+Keeps:   structural equality is identity (every node comes from one table, `interning`), every node is canonical:
          a sum of integer multiples of monomials plus a constant; a monomial is an atom or a sorted product of atoms;
          an atom is a symbol, a floor division, a modulo, a minimum or a maximum.
 Division and modulo are Python's; their rules are in `expr_division`, bounds and what they allow in `expr_bounds`, SymPy in
@@ -13,6 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar, Union
+
+from lamina_dynshape.interning import NodeTable
+from lamina_dynshape.support.memory import at_release
 
 __all__ = [
     "Expr", "ExprVisitor", "FloorDiv", "Integer", "Max", "Min", "Mod", "Product", "Sum", "Symbol",
@@ -320,7 +323,7 @@ class Max(_Extremum):
 
 # -- interning --------------------------------------------------------------------------------------------------------
 _INTEGERS: dict[int, Integer] = {}
-_NODES: dict[Any, Expr] = {}
+_NODES = NodeTable()
 _EMPTY: frozenset[Symbol] = frozenset()
 
 
@@ -341,7 +344,7 @@ ONE = integer(1)
 
 def symbol(name: str) -> Symbol:
     """The symbol of that name; equal names are one symbol."""
-    node = _NODES.get(name)
+    node = _NODES[name]
     if node is None:
         node = object.__new__(Symbol)
         node.name = node.key = name
@@ -378,7 +381,7 @@ def _sum_of(pairs: Iterable[tuple[Expr, int]], const: int) -> Expr:
     else:
         kept.sort(key=_by_key)
     key = (tuple(kept), const)
-    node = _NODES.get(key)
+    node = _NODES[key]
     if node is None:
         node = object.__new__(Sum)
         node.pairs, node.const_term = key
@@ -389,7 +392,7 @@ def _sum_of(pairs: Iterable[tuple[Expr, int]], const: int) -> Expr:
 
 
 def _make(cls: type, key: tuple[Any, ...], text: str, **fields: Any) -> Expr:
-    node = _NODES.get(key)
+    node = _NODES[key]
     if node is None:
         node = object.__new__(cls)
         for name, value in fields.items():
@@ -418,6 +421,8 @@ def _operand_text(e: Expr) -> str:
 # -- sums and products -------------------------------------------------------------------------------------------------
 _ADD: dict[tuple[Expr, Any], Expr] = {}
 _MUL: dict[tuple[Expr, Any], Expr] = {}
+at_release(_ADD.clear)
+at_release(_MUL.clear)
 
 
 def _add(a: Expr, b: IntLike) -> Expr:

@@ -27,11 +27,14 @@ from lamina_dynshape.expr import (
     as_expr,
     integer,
 )
+from lamina_dynshape.support.memory import at_release
 
 __all__ = ["ceildiv", "exact_div", "floordiv", "mod"]
 
 _DIV: dict[tuple[Any, Any], Expr] = {}
 _MOD: dict[tuple[Any, Any], Expr] = {}
+at_release(_DIV.clear)
+at_release(_MOD.clear)
 
 
 def exact_div(num: Expr, den: Expr) -> Expr | None:

@@ -15,6 +15,7 @@ import torch
 
 from lamina_dynshape.boolean import BoolExpr, _constant
 from lamina_dynshape.expr import Expr, Product, Symbol, emax
+from lamina_dynshape.interning import NodeTable
 
 __all__ = ["FloatExpr", "FloatRelation", "GRAPH_FUNCTIONS", "float_const", "float_of", "float_op", "float_relation"]
 
@@ -38,7 +39,7 @@ _NEGATED = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "g
 class FloatExpr:
     """op "const" (args: the float), "real" (a Symbol), "int" (an Expr) or a function of other FloatExprs. Interned."""
 
-    __slots__ = ("args", "free_symbols", "key", "op")
+    __slots__ = ("__weakref__", "args", "free_symbols", "key", "op")
     op: str
     args: tuple[Any, ...]
     free_symbols: frozenset[Symbol]
@@ -121,12 +122,12 @@ def _scaled(inner: tuple[Expr, int] | None, by: float, divide: bool) -> tuple[Ex
     return inner[0] * num, inner[1] * den
 
 
-_NODES: dict[Any, Any] = {}
+_NODES = NodeTable()
 
 
 def _make(op: str, args: tuple[Any, ...]) -> FloatExpr:
     key = (op, args) if op != "const" else (op, args[0].hex())
-    node = _NODES.get(key)
+    node = _NODES[key]
     if node is None:
         node = object.__new__(FloatExpr)
         node.op, node.args = op, args
@@ -233,7 +234,7 @@ def float_relation(op: str, a: FloatExpr, b: FloatExpr) -> BoolExpr:
     exact = _integer_relation(op, a, b)
     if exact is not None:
         return exact
-    found = _NODES.get(("relation", op, a, b))
+    found = _NODES["relation", op, a, b]
     if found is None:
         found = object.__new__(FloatRelation)
         found.op, found.a, found.b, found._free = op, a, b, a.free_symbols | b.free_symbols

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lamina_dynshape.support.errors import LaminaError
 from lamina_dynshape.support.logs import log
+from lamina_dynshape.support.memory import collect_new
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.toolchain import compile_shared
 
@@ -119,6 +120,8 @@ def prepare_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
         prims = lower(gm, to="prims")
     data = generate(prims, f"graph_{kind}")
     data.decided = list(env.taken[known:]) if env is not None else []
+    del prims
+    collect_new()
 
     def build() -> CompiledGraph:
         compiled = CompiledGraph(data)
