@@ -16,6 +16,7 @@ def chances(*size):
     return torch.softmax(positive(*size).cos() * 3, -1)
 
 
+REFERS_WEAKLY = hasattr(D.transforms, "weakref")  # PyTorch up to 2.11 keeps a transform's inverse by a weak reference, and that is a break
 GAUSS = positive(3), positive(3)
 # Per distribution: how it is made, of what, and how many breaks it costs (rejection loops, masks with unknown counts,
 # comparisons of transforms by value). Wishart is left out: it cannot be differentiated in eager either.
@@ -104,5 +105,9 @@ def test_distributions(name):
             sum(v.double().nan_to_num(0, 0, 0).sum() for v in found).backward()
             outcomes.append([*found, *[a.grad for a in args], torch.get_rng_state()])
         torch.testing.assert_close(*outcomes, equal_nan=True)
-    assert sum(counters["graph_breaks"].values()) == breaks, counters["graph_breaks"]
+    broken = counters["graph_breaks"]
+    if weak := broken.pop("weak-reference", 0):  # these may take the place of the others
+        assert REFERS_WEAKLY and sum(broken.values()) <= breaks, (weak, broken)
+    else:
+        assert sum(broken.values()) == breaks, broken
     assert not counters["fallbacks"], counters["fallbacks"]

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from lamina_dynshape import FakeMode, env_of, fake_mode_of
-from lamina_dynshape.composites import is_symbolic_refusal, symbolic_form
+from lamina_dynshape.composites import is_symbolic_refusal
 from lamina_dynshape.support.errors import InternalError, Unsupported
 from lamina_primops.tracer import TraceMode, Tracer
 from lamina_primops.fxtools import is_random
@@ -289,9 +289,9 @@ def _run_program(target: Any, run: _Run) -> Any:
         kwargs = fx.node.map_arg(node.kwargs, load) if node.kwargs else {}
         last = run.tracer.graph._root.prev
         if node.op == "call_function":
-            env[node] = symbolic_form(node.target)(*args, **kwargs)
+            env[node] = node.target(*args, **kwargs)
         elif node.op == "call_method":
-            env[node] = symbolic_form(getattr(type(args[0]), node.target))(*args, **kwargs)
+            env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
             env[node] = target.get_submodule(node.target)(*args, **kwargs)
         if "checkpoint" in node.meta:

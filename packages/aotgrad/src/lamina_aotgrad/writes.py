@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from lamina_dynshape.composites import symbolic_form
 from lamina_dynshape.support.errors import Unsupported
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -29,7 +30,7 @@ _BY_GEOMETRY = frozenset({"as_strided", "as_strided_", "resize_"})
 
 
 class WriteWatch(TorchFunctionMode):
-    """Active while the program runs on functional tensors. Remembers which of them are reached through overlapping views."""
+    """Active while the program runs on functional tensors. Remembers which of them are reached through overlapping views; calls composites by their symbolic form."""
 
     def __init__(self, inputs: Sequence[Any]) -> None:
         super().__init__()
@@ -57,6 +58,7 @@ class WriteWatch(TorchFunctionMode):
         self._refuse_geometry(func.__name__, args)
         strides = [(t, t.shape, t.stride()) for t in written if is_functional(t) and _may_change_strides(t)]
         cut_off = [t for t in written if self._is_cut_off(t)]
+        func = symbolic_form(func)
         out = self._with_out(func, args, kwargs) if kwargs.get("out") is not None else func(*args, **kwargs)
         if any(t.requires_grad for t in cut_off):
             raise Unsupported("differentiable write to a detached tensor that shares an input's memory", code="detached_write")

@@ -12,6 +12,7 @@ import enum
 import functools
 import io
 import random
+import re
 import traceback
 import types
 from collections import OrderedDict, deque
@@ -24,6 +25,7 @@ from lamina_dynamo import disable
 __all__ = ["Observation", "breaking_print", "describe", "observe"]
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, enum.Enum, np.generic)
+_MODULE_NUMBER = re.compile(r"(?<=generated_)\d+")  # each run has its own module, which some messages of 3.13 name
 
 
 @disable
@@ -65,7 +67,7 @@ def observe(fn: Any, args: Any, globals_: dict[str, Any] | None = None, watched:
     text = _Describer()
     seen = text(result), text(args), out.getvalue(), error, frames, text({k: globals_[k] for k in watched if k in globals_} if globals_ else {})
     state = f"grad={torch.is_grad_enabled()} rng={hash(bytes(torch.get_rng_state().numpy()))} python={hash(random.getstate())}"
-    return Observation(*seen, state)
+    return Observation(*(_MODULE_NUMBER.sub("", part) for part in seen), state)
 
 
 def describe(value: Any) -> str:
