@@ -195,6 +195,30 @@ def test_an_array_from_outside_breaks():
         assert_same(fast(X(), a), program(X(), a))
 
 
+def through_an_iterator(x, arrays):
+    return x + np.fromiter((a[0] for a in arrays), dtype=np.float32).sum()
+
+
+def through_a_view_of_a_dictionary(x, arrays):
+    return x + sum(np.asarray(list({i: a for i, a in enumerate(arrays)}.values()))[:, 0])
+
+
+def through_a_function(x, arrays):
+    return x + np.vectorize(lambda i: i + arrays[0][0])(np.arange(2)).sum()
+
+
+def joined_by_numpy_itself(x, arrays):
+    return x + torch.tensor(np.stack(arrays))
+
+
+@pytest.mark.parametrize("program", [through_an_iterator, through_a_view_of_a_dictionary, through_a_function, joined_by_numpy_itself])
+def test_what_arrays_from_outside_hold_is_read_at_each_call(program):
+    fast = compiled(program)
+    for start in (0.0, 5.0):
+        arrays = [np.arange(start, start + 2, dtype=np.float32), np.full(2, start, dtype=np.float32)]
+        assert_same(fast(torch.ones(2), arrays), program(torch.ones(2), arrays))
+
+
 def test_numbers_that_change_in_arrays_made_in_the_frame():
     """NumPy would make arrays of objects from symbolic numbers."""
 

@@ -166,7 +166,7 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
         if (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
             return drawn
         args, kwargs = values(tuple(args)), values(kwargs or {})
-        if cap.any_tensor(args, kwargs):
+        if cap.any_unknown(args, kwargs):
             unsupported("numpy", "a NumPy function on values of the compiled function", saw=getattr(fn, "__name__", t.__name__), hint="use the torch function")
         return native(fn, *args, **(kwargs or {}))
     if t.__module__.startswith("torch.jit") or t.__name__ in ("ScriptFunction", "ScriptMethod"):
@@ -310,7 +310,7 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
             if inner is not None:
                 return call(cap, inner, args, kwargs)
             return native(fn, *args, **(kwargs or {}))
-        if policy[0] == "numpy" and not cap.any_tensor(args, kwargs):
+        if policy[0] == "numpy" and not cap.any_unknown(args, kwargs):
             cap.refuse_opaque(*args, *(kwargs or {}).values())
             return native(fn, *args, **(kwargs or {}))
         unsupported(policy[0], policy[1], saw=f"{fn.__module__}.{fn.__qualname__}", hint=policy[2])

@@ -34,6 +34,7 @@ def _folders_of(package: str) -> tuple[str, ...]:
 _OURS = ("lamina_dynamo", "lamina_dynshape", "lamina_primops", "lamina_aotgrad", "lamina_inductor", "lamina")
 _PACKAGES = tuple(folder for package in _OURS for folder in _folders_of(package))
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_NUMPY = _folders_of("numpy")  # works on memory of its own, which no guard sees
 _OF_SEVERAL_LAYERS = tuple(str(Path(nn.modules.__file__).parent / name) for name in ("container.py", "transformer.py"))
 _STDLIB = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("stdlib", "platstdlib"))
 _SITE = tuple(str(Path(sysconfig.get_path(k)).resolve()) + os.sep for k in ("purelib", "platlib"))
@@ -45,7 +46,7 @@ _DISABLED = "_lamina_disable"
 # ---- who is left alone -----------------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=4096)
 def _is_skipped_file(filename: str) -> bool:
-    if filename.startswith((*_GENERATED, *_PACKAGES, _TORCH)):
+    if filename.startswith((*_GENERATED, *_PACKAGES, _TORCH, *_NUMPY)):
         return True
     return filename.startswith(_STDLIB) and not filename.startswith(_SITE)
 

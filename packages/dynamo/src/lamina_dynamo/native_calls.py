@@ -82,7 +82,7 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
     if t.__module__.startswith("torch"):
         return _torch_object_method(cap, fn, name, owner, args, kwargs)
     if t.__module__.startswith("numpy"):
-        if cap.any_tensor(args, kwargs):
+        if cap.any_unknown(args, kwargs):
             unsupported("numpy", "a NumPy method on values of the compiled function", saw=name, hint="use torch")
         return native(fn, *args, **(kwargs or {}))
     unsupported("c-call", "a call of a method implemented in C", saw=f"{t.__module__}.{t.__qualname__}.{name}")
@@ -112,7 +112,7 @@ def call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         return native(fn, *cap.plain_iterables(args), **{k: cap.trampoline(v) if type(v) in _PYTHON_CALLABLES else v for k, v in (kwargs or {}).items()})
     if module in ("time", "_random", "random"):
         unsupported(*REFUSED_MODULES["time"][:2], saw=f"{module}.{fn.__name__}", hint=REFUSED_MODULES["time"][2])
-    if module.startswith("numpy") and not cap.any_tensor(args, kwargs):
+    if module.startswith("numpy") and not cap.any_unknown(args, kwargs):
         return native(fn, *args, **(kwargs or {}))
     unsupported("c-call", "a call of a C function", saw=f"{module}.{fn.__name__}")
 

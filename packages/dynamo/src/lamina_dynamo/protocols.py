@@ -12,6 +12,7 @@ import types
 from collections import OrderedDict, defaultdict, deque
 from typing import Any
 
+import numpy as np
 import torch
 
 from .attributes import class_lookup, load_attr, tensor_class_lookup
@@ -223,17 +224,12 @@ class Protocols:
 
     def any_tensor(self, args: Any, kwargs: Any) -> bool:
         """Whether the arguments hold a value that only the run knows: a tensor, a symbolic number, state of an outside object in C."""
-        seen: set[int] = set()  # containers may contain themselves
+        return _any_within((*args, *(kwargs or {}).values()), lambda x: isinstance(x, torch.Tensor | torch.SymInt | torch.SymFloat) or id(x) in self.opaque)
 
-        def has(x: Any) -> bool:
-            if isinstance(x, torch.Tensor | torch.SymInt | torch.SymFloat) or id(x) in self.opaque:
-                return True
-            if type(x) not in (list, tuple, dict) or id(x) in seen:
-                return False
-            seen.add(id(x))
-            return any(map(has, x.values() if type(x) is dict else x))
-
-        return any(map(has, args)) or any(map(has, (kwargs or {}).values()))
+    def any_unknown(self, args: Any, kwargs: Any) -> bool:
+        """Whether the arguments hold such a value or may hide one, as iterators, views of dictionaries and functions do.
+        What NumPy computes from the others is the same at each call."""
+        return _any_within((*args, *(kwargs or {}).values()), lambda x: id(x) in self.opaque or not isinstance(x, (*_CONTAINERS, *_KNOWN_TO_NUMPY)))
 
     def concrete(self, v: Any) -> Any:
         """`v` with numbers for symbols, where C code reads the digits. The sizes are static from then on."""
@@ -376,6 +372,25 @@ class Protocols:
         if getattr(new, "__self__", None) is object or new is object.__new__:
             return native(object.__new__, cls)
         return native(new, *self.plain_iterables(args), **(kwargs or {}))
+
+
+_CONTAINERS = (list, tuple, dict, set, frozenset, torch.Size)
+_KNOWN_TO_NUMPY = (int, float, complex, str, bytes, type(None), type, slice, range, type(...), np.dtype, np.generic, np.ndarray)
+
+
+def _any_within(values: tuple[Any, ...], test: Any) -> bool:
+    """Whether the test holds for one of the values, or for something that their lists, tuples, dictionaries and sets hold."""
+    seen: set[int] = set()  # containers may contain themselves
+
+    def holds(x: Any) -> bool:
+        if test(x):
+            return True
+        if type(x) not in _CONTAINERS or id(x) in seen:
+            return False
+        seen.add(id(x))
+        return any(map(holds, (*x.keys(), *x.values()) if type(x) is dict else x))
+
+    return any(map(holds, values))
 
 
 _NUMBERS = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}

@@ -94,24 +94,21 @@ def _widens(narrow: torch.dtype, wide: torch.dtype) -> bool:
     return (narrow is torch.float32 and wide is torch.float64) or (narrow is torch.bool and wide is not torch.bool and not wide.is_complex)
 
 
-@_simplify("expand")
-def expand(x: Any, size: Sequence[Any]) -> Any:
-    if same_shape(x.shape, size):
-        return x
-    if constant_of(x) is not None:
-        return _emit("full", list(size), constant_of(x), x.dtype, x.device)
-    inner = _made_by(x, "expand")
-    return _emit("expand", inner[0], list(size)) if inner is not None else None
+def _by_size(name: str) -> None:
+    """Prims of (x, size): nothing to do, a constant of another shape, or twice the same, of which the later decides."""
+
+    @_simplify(name)
+    def to_size(x: Any, size: Sequence[Any]) -> Any:
+        if same_shape(x.shape, size):
+            return x
+        if constant_of(x) is not None:
+            return _emit("full", list(size), constant_of(x), x.dtype, x.device)
+        inner = _made_by(x, name)
+        return _emit(name, inner[0], list(size)) if inner is not None else None
 
 
-@_simplify("reshape")
-def reshape(x: Any, size: Sequence[Any]) -> Any:
-    if same_shape(x.shape, size):
-        return x
-    if constant_of(x) is not None:
-        return _emit("full", list(size), constant_of(x), x.dtype, x.device)
-    inner = _made_by(x, "reshape")
-    return _emit("reshape", inner[0], list(size)) if inner is not None else None
+_by_size("expand")
+_by_size("reshape")
 
 
 @_simplify("permute")

@@ -65,7 +65,7 @@ def _as_array(make: Any) -> Any:
             data = numpy_(cap, (data,), {})
         if not isinstance(data, TensorArray):
             args, kwargs = values(tuple(args)), values(kwargs)
-            if cap.any_tensor(args, kwargs) or _has_array(data):
+            if cap.any_unknown(args, kwargs) or _has_array(data):
                 unsupported("numpy", "an array made of tensors", hint="use torch.stack")
             cap.refuse_opaque(*args, *kwargs.values())
             return native(make, *args, **kwargs)

@@ -513,27 +513,23 @@ def xlog1py(a: Any, b: Any) -> Any:
     return _log_zero(lambda x, y: p.mul(x, p.log1p(y)), a, b)
 
 
-@register(aten.logaddexp.default)
-@float32_inside
-def logaddexp(a: Any, b: Any) -> Any:
-    """log(exp(a) + exp(b)) by the larger operand."""
-    if a.dtype is not b.dtype or not a.dtype.is_floating_point:
-        return NotImplemented
-    a, b = broadcast(a, b)
-    top = p.maximum(a, b)
-    out = p.add(top, p.log1p(p.exp(p.neg(p.abs(p.sub(a, b))))))
-    return p.where(p.logical_and(p.isinf(a), p.eq(a, b)), a, out)
+def _log_of_sum(overload: Any, exp: Any, scale: float, doc: str) -> None:
+    """log(b**x + b**y) in base b, by the larger operand; `exp` is b**x, `scale` 1 / ln(b)."""
+
+    def log_of_sum(a: Any, b: Any) -> Any:
+        if a.dtype is not b.dtype or not a.dtype.is_floating_point:
+            return NotImplemented
+        a, b = broadcast(a, b)
+        tail = p.log1p(exp(p.neg(p.abs(p.sub(a, b)))))
+        tail = tail if scale == 1.0 else p.mul_scalar(tail, scale)
+        return p.where(p.logical_and(p.isinf(a), p.eq(a, b)), a, p.add(p.maximum(a, b), tail))
+
+    log_of_sum.__doc__ = doc
+    register(overload)(float32_inside(log_of_sum))
 
 
-@register(aten.logaddexp2.default)
-@float32_inside
-def logaddexp2(a: Any, b: Any) -> Any:
-    """log2(2**a + 2**b) by the larger operand."""
-    if a.dtype is not b.dtype or not a.dtype.is_floating_point:
-        return NotImplemented
-    a, b = broadcast(a, b)
-    tail = p.mul_scalar(p.log1p(p.exp2(p.neg(p.abs(p.sub(a, b))))), 1.0 / math.log(2.0))
-    return p.where(p.logical_and(p.isinf(a), p.eq(a, b)), a, p.add(p.maximum(a, b), tail))
+_log_of_sum(aten.logaddexp.default, p.exp, 1.0, "log(exp(a) + exp(b)) by the larger operand.")
+_log_of_sum(aten.logaddexp2.default, p.exp2, 1.0 / math.log(2.0), "log2(2**a + 2**b) by the larger operand.")
 
 
 @register(aten.ldexp.Tensor)
