@@ -8,6 +8,7 @@ Source:  CPython Objects/object.c `_PyObject_GenericGetAttrWithDict`, Objects/ty
 
 from __future__ import annotations
 
+import threading
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,12 +20,12 @@ from .guards import GuardKind
 from .lift import HEAP_TYPE, is_torch_owned
 from .control import DELETED, MISSING
 from .peer import peer_module
-from .source import AttrSource, CallSource, ConstantSource, InstanceDictSource, ItemSource, Source, TypeAttrSource, instance_attr, module_member
+from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, MemberSource, Source, TypeAttrSource, instance_attr, module_member
 
 if TYPE_CHECKING:
     from .session import Capture
 
-__all__ = ["MODULE_TABLES", "TENSOR_NAMES", "TensorSuper", "class_lookup", "generic_attr", "guard_held", "has_attr", "has_method", "instance_lookup", "load_attr", "module_descriptor", "raw_dict", "tensor_attr", "tensor_class_lookup"]
+__all__ = ["MODULE_TABLES", "TENSOR_NAMES", "TensorSuper", "class_lookup", "generic_attr", "guard_held", "guard_mro", "has_attr", "has_method", "instance_lookup", "load_attr", "module_descriptor", "raw_dict", "tensor_attr", "tensor_class_lookup"]
 
 K = GuardKind
 _FUNCTION = types.FunctionType
@@ -59,9 +60,25 @@ def class_lookup(cap: Capture, t: type, name: str) -> Any:
     return found
 
 
+def guard_mro(cap: Capture, t: type) -> None:
+    """The class still derives from what it derives from, in this order."""
+    if id(t) in cap.own:
+        for base in t.__bases__:
+            guard_mro(cap, base)
+    elif _may_change(t):
+        cap.guards.add(ConstantSource(t), K.MRO, t.__mro__)
+
+
+def _may_change(t: type) -> bool:
+    """Whether this is a class of the program's, which may be another at the next call."""
+    return bool(t.__flags__ & HEAP_TYPE) and not is_torch_owned(t.__module__) and not t.__module__.startswith("lamina_dynamo.")
+
+
 def _guard_class_attr(cap: Capture, t: type, raw: Any, name: str) -> None:
     """The class still holds this very attribute, or still none. One guard per class and name, however many instances."""
-    if is_torch_owned(t.__module__) or not t.__flags__ & HEAP_TYPE or t.__module__.startswith("lamina_dynamo."):
+    if not _may_change(t):
+        if t is torch.Tensor or raw is not MISSING and type(raw[0]) is _FUNCTION and issubclass(t, nn.Module):  # which programs patch
+            cap.guards.add(*((ConstantSource(t), K.NO_ATTR, name) if raw is MISSING else (TypeAttrSource(ConstantSource(t), name), K.ID, raw[0])))
         return
     if id(t) in cap.own:  # what it inherits may still change
         if raw is MISSING or id(raw[1]) in cap.own or not raw[1].__flags__ & HEAP_TYPE:
@@ -116,7 +133,8 @@ def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
             if not isinstance(e.exc, AttributeError) or class_lookup(cap, t, "__getattr__") is MISSING:
                 raise
     elif class_lookup(cap, t, name) is not MISSING or raw_dict(obj) is None:
-        return native(getattr, obj, name)
+        value = native(getattr, obj, name)
+        return _lift_native(cap, obj, name, value) if isinstance(obj, threading.local) else value
     else:
         found = instance_lookup(cap, obj, name, True)
         if found is not MISSING:
@@ -127,11 +145,11 @@ def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
 def _fallback(cap: Capture, obj: Any, t: type, name: str) -> Any:
     hook = class_lookup(cap, t, "__getattr__")
     if hook is not MISSING:
+        if type(hook[0]) is _FUNCTION and (src := cap.sources.get(id(obj))) is not None and raw_dict(obj) is not None and name not in cap.overlay.get(id(obj), ()):
+            cap.guard_instance_missing(src, name)  # once it is there, the hook is not asked
         if hook[0] is _MODULE_GETATTR:
             return _nn_member(cap, obj, t, name)
         if type(hook[0]) is _FUNCTION:
-            if (src := cap.sources.get(id(obj))) is not None and raw_dict(obj) is not None and name not in cap.overlay.get(id(obj), ()):
-                cap.guard_instance_missing(src, name)  # once it is there, the hook is not asked
             return cap.call(hook[0], (obj, name))
         return native(getattr, obj, name)
     try:
@@ -176,7 +194,7 @@ def _data_descriptor(cap: Capture, obj: Any, t: type, name: str, value: Any, get
     if name == "__class__":
         return t
     if type(getter) is _FUNCTION:
-        return cap.call(getter, (value, obj, t))
+        return cap.call(getter, (_descriptor(cap, value, t, name), obj, t))
     over = cap.overlay.get(id(obj))
     if over is not None and name in over:
         return MISSING if over[name] is DELETED else over[name]
@@ -196,6 +214,13 @@ def _lift_native(cap: Capture, obj: Any, name: str, found: Any) -> Any:
     return found if src is None else cap.lift(found, AttrSource(src, name))
 
 
+def _descriptor(cap: Capture, value: Any, t: type, name: str) -> Any:
+    """A descriptor written in Python: what it holds is read, and guarded, like any other object's."""
+    if not {id(value), id(t)} & cap.own.keys() and id(value) not in cap.sources:
+        cap.remember(value, TypeAttrSource(ConstantSource(t), name))
+    return value
+
+
 def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: Any) -> Any:
     """A class attribute that is no data descriptor, seen through an instance."""
     value = raw[0]
@@ -206,9 +231,7 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
         return types.MethodType(value.__func__, t)
     if getter is not MISSING:
         if type(getter[0]) is _FUNCTION:
-            return cap.call(getter[0], (value, obj, t))
-        if rt in (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType):
-            return native(value.__get__, obj, t)
+            return cap.call(getter[0], (_descriptor(cap, value, t, name), obj, t))
         return native(value.__get__, obj, t)
     if id(raw[1]) in cap.own or name in cap.overlay.get(id(raw[1]), ()):
         return value
@@ -286,9 +309,18 @@ def tensor_attr(cap: Capture, t: Any, name: str) -> Any:
         return found
     if name == "__dict__":
         unsupported("tensor-dict", "reading __dict__ of a tensor")
-    if name not in TENSOR_NAMES and (inp is not None or name not in getattr(t, "__dict__", ())):
+    raw = class_lookup(cap, torch.Tensor, name)
+    if raw is MISSING and (inp is not None or name not in getattr(t, "__dict__", ())):
         raise _no_tensor_attr(cap, t, name)
+    if raw is not MISSING and raw[0] is not _TENSOR_OWN.get(name):  # the program put it there
+        return types.MethodType(raw[0], t) if type(raw[0]) is _FUNCTION else _patched_attr(cap, t, name, raw)
     return native(getattr, t, name)
+
+
+def _patched_attr(cap: Capture, t: Any, name: str, raw: Any) -> Any:
+    if type(raw[0]) is property and type(raw[0].fget) is _FUNCTION:
+        return cap.call(raw[0].fget, (t,))
+    return _class_value(cap, t, torch.Tensor, name, raw, class_lookup(cap, type(raw[0]), "__get__"))
 
 
 def _no_tensor_attr(cap: Capture, t: Any, name: str) -> Observed:
@@ -316,6 +348,7 @@ def _subclass_attr(cap: Capture, t: Any, cls: type, name: str) -> Any:
     return _class_value(cap, t, cls, name, raw, class_lookup(cap, type(raw[0]), "__get__"))
 
 
+_TENSOR_OWN = {name: raw for klass in reversed(torch.Tensor.__mro__) for name, raw in klass.__dict__.items()}
 TENSOR_NAMES = frozenset(dir(torch.Tensor))
 
 
@@ -330,11 +363,31 @@ def _module_attr(cap: Capture, m: types.ModuleType, name: str) -> Any:
     if m is torch and name == "_dynamo":
         return peer_module("torch._dynamo")
     if value is MISSING:
+        return _beyond_module(cap, m, name)
+    source = ItemSource(ConstantSource(m.__dict__), name)
+    if is_torch_owned(m.__name__):  # what else it holds is its own
+        if callable(value):
+            cap.guards.add(source, K.ID, value)
+        source = ConstantSource(value)
+    return cap.lift(value, source)
+
+
+def _beyond_module(cap: Capture, m: types.ModuleType, name: str) -> Any:
+    """What a module's dictionary lacks: its class has it, its `__getattr__` finds it (and may put it there), or nobody."""
+    if is_torch_owned(m.__name__):
         value = native(getattr, m, name)
         return cap.lift(value, ConstantSource(value))
-    if is_torch_owned(m.__name__):
-        return cap.lift(value, ConstantSource(value))
-    return cap.lift(value, ItemSource(ConstantSource(m.__dict__), name))
+    contents, hook = ConstantSource(m.__dict__), m.__dict__.get("__getattr__")
+    try:
+        if type(hook) is _FUNCTION and not hasattr(type(m), name):
+            return cap.call(cap.lift(hook, ItemSource(contents, "__getattr__")), (name,))
+        value = native(getattr, m, name)
+    finally:
+        if name not in m.__dict__:
+            cap.guards.add(contents, K.NO_KEY, name)
+            if hook is None:
+                cap.guards.add(contents, K.NO_KEY, "__getattr__")
+    return cap.lift(value, ItemSource(contents, name) if name in m.__dict__ else ConstantSource(value))
 
 
 def module_descriptor(m: types.ModuleType, name: str) -> Any:
@@ -346,79 +399,143 @@ def module_descriptor(m: types.ModuleType, name: str) -> Any:
 
 
 def _type_attr(cap: Capture, cls: type, name: str) -> Any:
+    """type.__getattribute__: data descriptors of the metaclass, the class and its bases, the rest of the metaclass, its `__getattr__`."""
     over = cap.overlay.get(id(cls))
     if over is not None and name in over:
         return over[name]
     if name == "__dict__":
-        return native(getattr, cls, name)
+        known = id(cls) in cap.own or not _may_change(cls)
+        return cls.__dict__ if known else types.MappingProxyType(cap.lift(dict(cls.__dict__), InstanceDictSource(ConstantSource(cls))))
     meta = type(cls)
+    above = class_lookup(cap, meta, name) if meta is not type else MISSING
     if meta is not type:
-        raw = class_lookup(cap, meta, name)
-        if raw is not MISSING and type(raw[0]) is property and type(raw[0].fget) is _FUNCTION and not _is_stdlib(raw[1]):
-            return cap.call(raw[0].fget, (cls,))
-        hook = class_lookup(cap, meta, "__getattr__")
-        if raw is MISSING and class_lookup(cap, cls, name) is MISSING and hook is not MISSING and type(hook[0]) is _FUNCTION and not _is_stdlib(hook[1]):
-            return cap.call(hook[0], (cls, name))
+        getter = class_lookup(cap, meta, "__getattribute__")
+        if type(getter[0]) is _FUNCTION and not _is_stdlib(getter[1]):
+            return cap.call(getter[0], (cls, name))
+        if above is not MISSING and (above[1] in type.__mro__ or _is_stdlib(above[1])):
+            above = MISSING
+        if above is not MISSING and type(above[0]) is property and type(above[0].fget) is _FUNCTION:
+            return cap.call(above[0].fget, (cls,))
     raw = class_lookup(cap, cls, name)
-    if raw is not MISSING and name in cap.overlay.get(id(raw[1]), ()):
+    if raw is MISSING:
+        return _from_metaclass(cap, cls, meta, name, above)
+    if name in cap.overlay.get(id(raw[1]), ()):
         return raw[0]
-    if raw is not MISSING and type(class_lookup(cap, type(raw[0]), "__get__")) is tuple and type(class_lookup(cap, type(raw[0]), "__get__")[0]) is _FUNCTION:
-        return cap.call(class_lookup(cap, type(raw[0]), "__get__")[0], (raw[0], None, cls))
+    getter = class_lookup(cap, type(raw[0]), "__get__")
+    if getter is not MISSING and type(getter[0]) is _FUNCTION:
+        return cap.call(getter[0], (_descriptor(cap, raw[0], cls, name), None, cls))
     value = native(getattr, cls, name)
-    if raw is MISSING or is_torch_owned(raw[1].__module__) or id(cls) in cap.own:
-        return value if id(cls) in cap.own else cap.lift_if_data(value, ConstantSource(value))
+    if id(cls) in cap.own:
+        return value
+    if is_torch_owned(raw[1].__module__):
+        return cap.lift_if_data(value, ConstantSource(value))
     if type(raw[0]) in (_FUNCTION, classmethod, staticmethod, property) or value is not raw[0]:
         return value
     return cap.lift(value, TypeAttrSource(ConstantSource(cls), name))
+
+
+def _from_metaclass(cap: Capture, cls: type, meta: type, name: str, above: Any) -> Any:
+    """`cls.name` of a class that lacks it. `above`: what the metaclass, written in Python, has."""
+    if above is not MISSING:
+        value, getter = above[0], class_lookup(cap, type(above[0]), "__get__")
+        if type(value) is _FUNCTION:
+            return types.MethodType(value, cls)
+        if getter is MISSING:
+            return cap.lift(value, TypeAttrSource(ConstantSource(meta), name))
+        if type(getter[0]) is _FUNCTION:
+            return cap.call(getter[0], (_descriptor(cap, value, meta, name), cls, meta))
+    elif meta is not type and not hasattr(type, name):
+        hook = class_lookup(cap, meta, "__getattr__")
+        if hook is not MISSING and type(hook[0]) is _FUNCTION and not _is_stdlib(hook[1]):
+            return cap.call(hook[0], (cls, name))
+    value = native(getattr, cls, name)
+    if id(cls) in cap.own:
+        return value
+    if name in _IN_MRO:
+        guard_mro(cap, cls)
+    if name in ("__name__", "__qualname__") and _may_change(cls):
+        return cap.lift(value, MemberSource(ConstantSource(cls), name))
+    return cap.lift_if_data(value, ConstantSource(value))
+
+
+_IN_MRO = frozenset({"__mro__", "__bases__", "__base__", "mro"})
 
 
 def _is_stdlib(cls: type) -> bool:
     return cls.__module__ in ("enum", "abc", "builtins", "typing")
 
 
+_MEMBERS = frozenset({"__name__", "__qualname__", "__doc__", "__module__", "__defaults__", "__kwdefaults__", "__annotations__"})
+
+
 def _function_attr(cap: Capture, fn: Any, name: str) -> Any:
+    if type(fn) is types.MethodType and name not in ("__self__", "__func__", "__class__", "__call__", "__get__"):
+        return load_attr(cap, fn.__func__, name)
     over = cap.overlay.get(id(fn))
     if over is not None and name in over:
         return over[name]
-    value = native(getattr, fn, name)
-    if id(fn) in cap.own or name in ("__self__", "__func__"):
-        return value
-    if name == "__closure__" and value:
+    if type(fn) is not _FUNCTION or id(fn) in cap.own or is_torch_owned(fn.__module__):
+        return native(getattr, fn, name)
+    base = cap.base_source(fn)
+    if name == "__closure__" and fn.__closure__:
         return cap.closure_of(fn)
-    if name in ("__name__", "__qualname__", "__module__", "__doc__", "__code__", "__globals__", "__wrapped__", "__dict__", "__get__", "__call__", "__annotations__", "__defaults__", "__kwdefaults__", "__closure__"):
-        return value
-    return cap.lift(value, AttrSource(cap.base_source(fn), name))
+    if name == "__dict__":
+        from .instance_dict import InstanceDict
+
+        cap.sources.setdefault(id(fn), base)
+        return InstanceDict(cap, fn)
+    if name in fn.__dict__:
+        return cap.lift(fn.__dict__[name], instance_attr(base, name))
+    if not hasattr(_FUNCTION, name):
+        cap.guards.add(InstanceDictSource(base), K.NO_KEY, name)
+    value = native(getattr, fn, name)
+    if name == "__code__":
+        return cap.lift(value, CodeSource(base))
+    return cap.lift(value, MemberSource(base, name)) if name in _MEMBERS else value
 
 
 def _super_attr(cap: Capture, sup: Any, name: str) -> Any:
     start, obj, cls = _super_parts(sup)
     mro = cls.__mro__
-    if not is_torch_owned(start.__module__) and id(cls) not in cap.own:
-        cap.guards.add(AttrSource(ConstantSource(cls), "__mro__"), K.EQUALS, mro)
+    guard_mro(cap, cls)
     if name == "__class__":
         return super
     for klass in mro[mro.index(start) + 1 :]:
-        if name not in klass.__dict__:
+        value = _own_attr(cap, klass, name)
+        if value is MISSING:
             continue
-        value = klass.__dict__[name]
         rt = type(value)
-        if not is_torch_owned(klass.__module__) and klass is not object and rt is _FUNCTION:
-            cap.guards.add(TypeAttrSource(ConstantSource(klass), name), K.ID, value)
         if rt is _FUNCTION:
             return value if obj is cls else types.MethodType(value, obj)
         if rt is staticmethod:
             return value.__func__
         if rt is classmethod:
             return types.MethodType(value.__func__, cls)
-        if rt is property:
+        if rt is property and obj is not cls:
             return cap.call(value.fget, (obj,))
         getter = class_lookup(cap, rt, "__get__")
         if getter is MISSING:
             return cap.lift(value, TypeAttrSource(ConstantSource(klass), name))
         if type(getter[0]) is _FUNCTION:
-            return cap.call(getter[0], (value, None if obj is cls else obj, cls))
+            return cap.call(getter[0], (_descriptor(cap, value, klass, name), None if obj is cls else obj, cls))
         return native(value.__get__, None if obj is cls else obj, cls)
     raise Observed(AttributeError(f"'super' object has no attribute {name!r}"))
+
+
+def _own_attr(cap: Capture, klass: type, name: str) -> Any:
+    """What the class itself, not its bases, has under `name`, guarded."""
+    if name in cap.overlay.get(id(klass), ()):
+        return cap.overlay[id(klass)][name]
+    value, contents = klass.__dict__.get(name, MISSING), InstanceDictSource(ConstantSource(klass))
+    if id(klass) in cap.own or not _may_change(klass):
+        return value
+    if value is MISSING:
+        cap.guards.add(contents, K.NO_KEY, name)
+    elif not isinstance(value, _DATA):  # whoever uses the value guards it
+        cap.guards.add(ItemSource(contents, name), K.ID, value)
+    else:
+        cap.guards.add(ItemSource(contents, name), K.TYPE, type(value))
+    return value
 
 
 class TensorSuper(NamedTuple):
@@ -468,7 +585,7 @@ def guard_held(cap: Capture, obj: Any, src: Source, name: str) -> bool:
     target = cap.original_of.get(id(obj), obj)
     d = raw_dict(target)
     raw = class_lookup(cap, type(obj), name)
-    if raw is not MISSING and type(raw[0]) is types.MemberDescriptorType:
+    if raw is not MISSING and type(raw[0]) is types.MemberDescriptorType or isinstance(obj, threading.local):
         held = _SlotIsSet.at(name)(target)
         cap.guard(CallSource(_SlotIsSet.at(name), src), K.BOOL, held)
         return held
@@ -479,7 +596,7 @@ def guard_held(cap: Capture, obj: Any, src: Source, name: str) -> bool:
 
 
 class _SlotIsSet:
-    """Whether a slot holds something, as a pure function for `CallSource`. One object per name: sources are interned by identity."""
+    """Whether a slot, or this thread's part of a local, holds something, as a pure function for `CallSource`. One object per name: sources are interned by identity."""
 
     _made: dict[str, _SlotIsSet] = {}
 
@@ -489,7 +606,7 @@ class _SlotIsSet:
 
     def __call__(self, obj: Any) -> bool:
         try:
-            _OBJECT_GETATTRIBUTE(obj, self.name)
+            (threading.local.__getattribute__ if isinstance(obj, threading.local) else _OBJECT_GETATTRIBUTE)(obj, self.name)
         except AttributeError:
             return False
         return True

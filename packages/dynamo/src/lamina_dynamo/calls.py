@@ -63,7 +63,7 @@ NATIVE_MODULES = frozenset({
     "torch.distributed.distributed_c10d", "torch.distributed.device_mesh", "torch.cuda", "torch.cuda.amp", "torch.fx._symbolic_trace", "torch.version", "torch.xpu", "torch.mps", "torch.mtia", "torch.accelerator",
     "torch.torch_version", "torch._sources", "torch.hub", "torch.nn.utils.rnn", "torch.masked", "torch._namedtensor_internals",
     "re", "re._compiler", "re._parser", "enum", "typing", "inspect", "string", "textwrap", "os", "posixpath", "genericpath", "importlib", "importlib.metadata", "importlib.util", "importlib._bootstrap", "packaging.version", "packaging",
-    "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "_weakrefset", "weakref", "sys", "bisect", "operator", "colorsys",
+    "abc", "numbers", "fractions", "decimal", "ast", "dis", "platform", "sysconfig", "pathlib", "json", "hashlib", "base64", "uuid", "keyword", "linecache", "tokenize", "types", "sys", "bisect", "operator", "colorsys",
     "typing_extensions", "statistics", "dataclasses", "annotationlib", "importlib.resources", "importlib.machinery", "torch._vendor.packaging.version", "safetensors",
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({
@@ -214,6 +214,8 @@ def _policy_of(fn: Any) -> Any:
         return _Rule(_call_unscripted)
     if module == "reprlib" and fn.__code__.co_freevars == _REPR_CELLS:
         return _Rule(_call_repr)
+    if module in ("weakref", "_weakrefset"):
+        return _Rule(_call_weak)
     if module in NATIVE_MODULES and fn.__code__.co_qualname.partition(".")[0] not in _INLINE_ANYWAY:
         return _NATIVE
     if module == "torch" and fn.__code__.co_name in _READ_OR_SET_STATE:
@@ -252,6 +254,11 @@ def _call_repr(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         return call(cap, shown, args, kwargs)
     finally:
         running.discard(key)
+
+
+def _call_weak(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
+    """A weak container; functools has its caches in some, which say nothing that their functions would not."""
+    return native(fn, *args, **kwargs) if cap.frame.globals.get("__name__") == "functools" else _interpret(cap, fn, args, kwargs)
 
 
 def _call_unscripted(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:

@@ -127,6 +127,14 @@ class Dynamic:
     why_symbolic: dict[str, str]  # source of a number -> why it is symbolic
     number_source: dict[str, Source]
     symbolic_numbers: dict[str, Any]  # source of a Python number -> its symbol
+    named: dict[str, Source]
+
+    def name_of(self, source: Source) -> str:
+        """The source's name for this capture: objects that are held may share theirs, and are told apart."""
+        name = source.name()
+        while self.named.setdefault(name, source) is not source:
+            name += "'"
+        return name
 
     def shape_env(self) -> Any:
         """The environment, made when the first symbol is wanted."""
@@ -142,6 +150,7 @@ class Dynamic:
         if self.policy.dynamic is not False and role == "input":
             dims = {**dict.fromkeys([d for d in symbolic_dims(self, source) if d < t.dim()], DimPolicy.PRESUMED), **dims}
         strides = self.policy.strides(name, t, role) if type(source) is not ConstantSource else frozenset()
+        name = self.name_of(source)
         if not dims and not strides:
             return self.mode.from_real(t, source=name, dynamic_dims=()), frozenset()
         self.shape_env()
@@ -157,7 +166,7 @@ class Dynamic:
 
     def symbolic_number(self, v: Any, source: Source) -> Any:
         """A Python int or float from outside as a symbol."""
-        name = source.name()
+        name = self.name_of(source)
         found = self.symbolic_numbers.get(name)
         if found is None:
             self.number_source[name] = source
@@ -167,7 +176,7 @@ class Dynamic:
 
     def number_from_outside(self, v: Any, source: Source) -> Any:
         """A Python number that is another one at each call: nothing is decided by its value."""
-        name = source.name()
+        name = self.name_of(source)
         self.number_source[name] = source
         number = self.symbolic_numbers[name] = self.shape_env().create_unbacked_input(v, name)
         return number

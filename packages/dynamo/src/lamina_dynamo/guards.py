@@ -46,6 +46,7 @@ class GuardKind(Enum):
     NO_OVERLAP = auto()  # tuple of Sources: x and those are tensors of pairwise different storages
     GLOBAL_STATE = auto()  # GlobalState; the source is ignored
     SHAPE = auto()  # ShapeCondition; the source is ignored
+    MRO = auto()  # tuple of types: x is a type, and its method resolution order is expected
     WEAK_TYPE = auto()  # a type: isinstance(x, expected), no metaclass hook
 
 
@@ -178,6 +179,10 @@ def shorten(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def _classes(mro: Any) -> str:
+    return mro.text if isinstance(mro, Described) else f"({', '.join(map(type_name, mro))})"
+
+
 _TEXT = {
     GuardKind.TYPE: lambda s, e: f"type({s}) is {type_name(e)}",
     GuardKind.ID: lambda s, e: f"{s} is <{describe(e)}>",
@@ -197,6 +202,7 @@ _TEXT = {
     GuardKind.NO_OVERLAP: lambda s, e: f"distinct_storages({', '.join([s, *(o.name() for o in e)])})",
     GuardKind.GLOBAL_STATE: lambda s, e: "global_state() is as it was",
     GuardKind.SHAPE: lambda s, e: str(e),
+    GuardKind.MRO: lambda s, e: f"{s}.__mro__ is {_classes(e)}",
     GuardKind.WEAK_TYPE: lambda s, e: f"isinstance({s}, {type_name(e)})",
 }
 
@@ -245,6 +251,8 @@ def _expected_key(kind: GuardKind, expected: Any) -> Any:
     """What makes two guards of one source and kind the same statement."""
     if kind in _BY_VALUE:
         return expected
+    if kind is GuardKind.MRO:
+        return None
     if kind in (GuardKind.EQUALS, GuardKind.DICT_KEYS, GuardKind.HAS_KEY, GuardKind.NO_KEY):
         return repr(expected)
     return id(expected) if kind not in (GuardKind.TENSOR, GuardKind.GLOBAL_STATE) else kind

@@ -135,8 +135,11 @@ class Lifting:
             return v
         if v.__closure__ or type(source.root).__name__ == "LocalSource":
             self.guard(CodeSource(source), K.ID, v.__code__)
-            if id(v) not in self.sources:
+            first = self.sources.get(id(v))
+            if first is None:
                 self.remember(v, source)
+            elif first is not source:  # its cells were read by the other path
+                self.guard(source, *((K.ID, v) if type(first) is ConstantSource else (K.ALIAS, first)))
             return v
         return self._lift_identity(v, source)
 

@@ -52,6 +52,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.mode = FakeMode(allow_unbacked=True)
         self.number_source: dict[str, Source] = {}  # name that the shape environment knows -> where the number is read
         self.symbolic_numbers: dict[str, Any] = {}
+        self.named: dict[str, Source] = {}
         self.sources: dict[int, Source] = {}
         self.keep: dict[int, Any] = {}
         self.growing: dict[int, Any] = {}  # by id: outside lists that a loop fills, of which nothing is known
@@ -175,7 +176,7 @@ class Capture(Lifting, Protocols, Dynamic):
         if not self.mode.shape_env.symbols[symbol].sources:
             return self._size_of_result(symbol)
         source, value = self.symbol_input(symbol)
-        val = self.symbolic_numbers[source.name()] if type(value) is float else self.mode.shape_env.sym_int(symbol)
+        val = self.symbolic_numbers[self.name_of(source)] if type(value) is float else self.mode.shape_env.sym_int(symbol)
         node = self.recorder.placeholder(symbol.name, val, source.name(), "size")
         self.size_inputs[node] = (source, value)
         return node

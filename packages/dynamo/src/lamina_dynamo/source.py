@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 __all__ = [
     "AttrSource", "BuiltinSource", "CallSource", "CellSource", "ClosureSource", "CodeSource", "ConstantSource", "DefaultsSource", "FreeCellSource", "GlobalSource", "GlobalsSource",
-    "InstanceDictSource", "ItemSource", "KeySource", "KwDefaultsSource", "LocalSource", "MethodFunctionSource", "MethodSelfSource", "OffsetSource", "PrintedSource",
+    "InstanceDictSource", "ItemSource", "KeySource", "KwDefaultsSource", "LocalSource", "MemberSource", "MethodFunctionSource", "MethodSelfSource", "OffsetSource", "PrintedSource",
     "RowSource", "SizeSource", "Source", "StrideSource", "TypeAttrSource", "TypeSource", "cell_source", "instance_attr", "module_member",
 ]  # fmt: skip
 
@@ -283,6 +283,19 @@ class _FixedAttr(_Derived):
 
     def read(self, frame: FrameValues) -> Any:
         return getattr(self.base.read(frame), self.attr_name)
+
+
+class MemberSource(_Derived):
+    """`base.attr` of a Python function (`__name__`, `__doc__`, `__defaults__`, ...) or class (`__name__`, `__qualname__`), which C keeps outside of the dictionary."""
+
+    __slots__ = fields = ("base", "attr")
+    attr: str
+
+    def name(self) -> str:
+        return f"{self.base.name()}.{self.attr}"
+
+    def read(self, frame: FrameValues) -> Any:
+        return getattr(self.base.read(frame), self.attr)
 
 
 class CodeSource(_FixedAttr):

@@ -24,6 +24,7 @@ __all__ = ["Case", "run_case", "run_many"]
 WORLD = '''\
 import collections, dataclasses, enum, functools, types, torch
 from torch import nn
+from torch.nn import functional as F
 SCALE, NAME, TABLE, ITEMS, EMPTY = 2, "a", {"k": 3, "list": [1, 2], "t": torch.ones(2)}, [1, 2.5, "s"], None
 TAGS, PAIR, QUEUE = {1, 2}, (1, [2]), collections.deque([1, 2])
 COUNTS = collections.defaultdict(int, q=4)
@@ -79,6 +80,16 @@ def counter(start):
     return bump, lambda: start
 bump, count = counter(1)
 bump_other, count_other = counter(5)
+class Meta(type): pass
+class Mixin: side = 1
+class Kind(Mixin, metaclass=Meta):
+    def total(self): return super().side + 1
+class Odd(Kind):
+    def total(self): return super().total() * 10
+    def __len__(self): return 2
+class Got:
+    def __get__(self, obj, owner): return 50
+kind, odd, ORDERED, flow, flow_other = Kind(), Odd(), collections.OrderedDict(a=1, b=2), iter([1, 2, 3, 4, 5, 6]), iter([7, 8, 9])
 '''
 
 READS = (
@@ -91,7 +102,9 @@ READS = (
     "config.late", "net.late", "net.lin.late", "x.tag", "hasattr(x, 'tag')", "getattr(net.scale, 'tag', 3)", "slotted.q", "TABLE['zz']", "TABLE.get('zz')", "'zz' in TABLE", "opts['zz']", "LATE", "Color(1).late", "closed.late", "helper.late", "config.point.late", "named.late", "Base.late", "space.late", "partial.late",
     "ITEMS[4]", "ITEMS.index('s')", "MORE[2:]", "QUEUE[-1]", "COUNTS['zz']", "dict(COUNTS)", "list(TAGS)", "sorted(TAGS)", "PAIR + (1,)", "{**TABLE}['k']", "[*ITEMS][0]", "(lambda a, *b: len(b))(*ITEMS)", "config == other", "config.point != other.point", "hash(Color.RED) == hash(config.color)", "id(config) == id(other)", "config in [other]",
     "any(config.point is p for p in (other.point, net.config.point))", "isinstance(config.point, Point)", "issubclass(type(config), Base)", "callable(config.method)", "config.method.__func__ is Config.method", "[k for k in vars(config)][0]", "net.state_dict().keys() == other", "list(dict(net.named_buffers()))", "net.get_submodule('lin').in_features",
-    "[type(m).__name__ for m in net.blocks].count('Tanh')", "any(v == 2 for v in ITEMS)", "max(COUNTS.values())", "next(iter(TABLE)) == 'k'", "'late' in vars(config)", "config.nested.get('deep') == [5]", "len(net._forward_hooks)", "callable(EMPTY)", "list(opts) == ['o', 'l']", "(arg, SCALE) == (2, 2)", "str(arg) == '2'", "f'{SCALE}:{arg}' == '2:2'",
+    "[type(m).__name__ for m in net.blocks].count('Tanh')", "any(v == 2 for v in ITEMS)", "max(COUNTS.values())", "next(iter(TABLE)) == 'k'", "'late' in vars(config)", "config.nested.get('deep') == [5]", "len(net._forward_hooks)", "callable(EMPTY)", "list(opts) == ['o', 'l']", "(arg, SCALE) == (2, 2)",
+    "kind.total()", "odd.total()", "isinstance(odd, Mixin)", "issubclass(Odd, Kind)", "Odd.__mro__[1].__name__", "Kind.late", "hasattr(Kind, 'late')", "Kind.side", "odd.side", "len(odd)", "bool(odd)", "list(ORDERED)", "next(iter(ORDERED))", "next(flow)", "next(flow_other, 0)", "[next(flow, 0), next(flow_other, 0)]",
+    "helper.__defaults__", "helper.__name__", "helper.__kwdefaults__['extra']", "len(vars(helper))", "'side' in vars(Mixin)", "type(odd).__name__", "F.relu(x)", "odd == kind", "odd in [kind]", "2 in MORE", "str(arg) == '2'", "f'{SCALE}:{arg}' == '2:2'",
 )  # fmt: skip
 
 
@@ -206,6 +219,11 @@ def _special(rng: random.Random, world: Any, call: dict[str, Any]) -> tuple[str,
         ("module forward of class", lambda: setattr(world.Net, "forward", lambda self, x: x + 100)), ("mro", lambda: setattr(world.Config, "__bases__", (type("Other", (world.Base,), {"method": lambda self, k=3: 55}),))), ("attribute on class of a block", lambda: setattr(net.blocks[0], "extra", 1)), ("tag on x", lambda: setattr(call["x"], "tag", 4)), ("tag on a parameter", lambda: setattr(net.scale, "tag", 4)), ("global added", lambda: setattr(world, "LATE", 3)), ("key added", lambda: world.TABLE.__setitem__("zz", 2)), ("keyword added", lambda: call["opts"].update(zz=2)),
         ("late on a class", lambda: setattr(rng.choice([world.Config, world.Net, world.Base, world.Point, world.Named, world.Color]), "late", 6)), ("late on a function", lambda: setattr(rng.choice([world.helper, world.closed, world.partial, world.space]), "late", 6)), ("late on a module", lambda: setattr(rng.choice([net, net.lin]), "late", 6)),
         ("late parameter", lambda: setattr(net, "late", nn.Parameter(torch.ones(2)))), ("late buffer", lambda: net.lin.register_buffer("late", torch.zeros(1))), ("global hook", lambda: call.__setitem__("hook", True)),
+        ("bases", lambda: setattr(rng.choice([world.Odd, world.Kind]), "__bases__", (type(world.Kind)("New", (world.Mixin,), {"total": lambda self: 40}),))), ("method between", lambda: setattr(rng.choice([world.Kind, world.Mixin]), "total", lambda self: 60)), ("method gone", lambda: delattr(rng.choice([world.Odd, world.Kind]), "total")),
+        ("on a metaclass", lambda: setattr(world.Meta, rng.choice(["late", "side"]), rng.choice([8, property(lambda cls: 9)]))), ("getattr of a metaclass", lambda: setattr(world.Meta, "__getattr__", lambda cls, name: 61)), ("getattribute of a metaclass", lambda: setattr(world.Meta, "__getattribute__", lambda cls, name: 62 if name == "side" else type.__getattribute__(cls, name))),
+        ("descriptor", lambda: setattr(rng.choice([world.Mixin, world.Odd]), "side", world.Got())), ("descriptor turns into data", lambda: setattr(world.Got, "__set__", lambda self, obj, value: None)), ("instance over class", lambda: setattr(world.odd, "side", 5)), ("length", lambda: setattr(world.Odd, "__len__", lambda self: 0)), ("truth", lambda: setattr(world.Odd, "__bool__", lambda self: False)), ("equality", lambda: setattr(world.Kind, "__eq__", lambda a, b: True)),
+        ("order", lambda: world.ORDERED.move_to_end("a", last=rng.random() < 0.7)), ("iterators shared", lambda: setattr(world, "flow_other", world.flow)), ("iterator advanced", lambda: next(world.flow)), ("iterator replaced", lambda: setattr(world, "flow", iter([4, 5]))), ("name of a class", lambda: setattr(world.Odd, "__name__", "Even")), ("name of a function", lambda: setattr(world.helper, "__name__", "other")),
+        ("keyword defaults", lambda: setattr(world.helper, "__kwdefaults__", {"extra": 9})), ("hooks reordered", lambda: net.act._forward_hooks.move_to_end(next(iter(net.act._forward_hooks)))), ("contains", lambda: setattr(world.Odd, "__contains__", lambda self, v: True)), ("patched torch", lambda: call.__setitem__("relu", lambda x, inplace=False: x * 9)),
     ])  # fmt: skip
 
 
@@ -223,12 +241,14 @@ class Case(NamedTuple):
 def _call(fn: Any, call: dict[str, Any], world: Any) -> Any:
     handle = nn.modules.module.register_module_forward_hook(lambda m, a, o: o * 1.5) if call["hook"] else None
     dtype = torch.get_default_dtype()
+    relu, nn.functional.relu = nn.functional.relu, call["relu"] or nn.functional.relu
     torch.set_default_dtype(call["dtype"])
     try:
         with torch.set_grad_enabled(call["grad"]):
             return observe(fn, (call["x"], call["arg"], call["opts"])).without_frames()
     finally:
         torch.set_default_dtype(dtype)
+        nn.functional.relu = relu
         if handle is not None:
             handle.remove()
 
@@ -244,7 +264,7 @@ def run_case(seed: int, changes: int = 4) -> Case:
     for compiled in (False, True):
         torch.manual_seed(0)
         world = module_of(text)
-        call = {"x": torch.linspace(-1, 1, 6).reshape(3, 2), "arg": 2, "opts": {"o": 1, "l": [1, 2]}, "grad": True, "dtype": torch.float32, "hook": False}
+        call = {"x": torch.linspace(-1, 1, 6).reshape(3, 2), "arg": 2, "opts": {"o": 1, "l": [1, 2]}, "grad": True, "dtype": torch.float32, "hook": False, "relu": None}
         fn = compile_callable(world.program, Options(lambda gm, example_inputs: gm.forward, recompile_limit=64)) if compiled else world.program
         sides.append((world, call, fn, random.Random(seed + 1)))
     try:
@@ -284,7 +304,7 @@ def _change(rng: random.Random, world: Any, call: dict[str, Any]) -> str:
             else:
                 slot.store(new)
             return f"{slot.where} = {str(new)[:40]}"
-        except (AttributeError, TypeError, KeyError, IndexError, RuntimeError, ValueError):
+        except (AttributeError, TypeError, KeyError, IndexError, RuntimeError, ValueError, StopIteration):
             continue
     return "nothing"
 

@@ -79,7 +79,21 @@ inline PyObject* instance_dict(PyObject* o) {  // borrowed; creates an empty one
   return slot ? *slot : nullptr;
 }
 
+// Members of functions and classes that attribute access shows, in the order of native/lower.py; null if `o` has no such member.
+inline PyObject** member_of(PyObject* o, Py_ssize_t which) {
+  if (PyFunction_Check(o)) {
+    auto* f = (PyFunctionObject*)o;
+    PyObject** at[] = {&f->func_name, &f->func_qualname, &f->func_doc, &f->func_module, &f->func_defaults, &f->func_kwdefaults, &f->func_annotations};
+    return at[which];
+  }
+  if (!PyType_Check(o) || !(((PyTypeObject*)o)->tp_flags & Py_TPFLAGS_HEAPTYPE) || which > 1) return nullptr;
+  return which ? &((PyHeapTypeObject*)o)->ht_qualname : &((PyHeapTypeObject*)o)->ht_name;
+}
+
 inline uint64_t* dict_tag(PyObject* d) { return &((PyDictObject*)d)->ma_version_tag; }
+
+// Counts the changes of an OrderedDict's order, which its tag does not see: the sixth word behind the dictionary (Objects/odictobject.c). Verified at start-up.
+inline uint64_t* order_state(PyObject* d) { return (uint64_t*)((char*)d + sizeof(PyDictObject)) + 5; }
 
 // Does every change of the dictionary give it a new tag? Tags are unique in the process: equal tags mean equal contents.
 inline bool has_sound_tag(PyObject* d) {

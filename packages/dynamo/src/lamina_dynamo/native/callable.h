@@ -32,6 +32,18 @@ bool hold_expected(Check& c, PyObject* o, bool weak) {  // weak where asked and 
   return (bool)c.expected;
 }
 
+bool hold_classes(Check& c, PyObject* classes) {  // weakly, where they may die
+  if (!PyTuple_Check(classes)) return PyErr_SetString(PyExc_TypeError, "an MRO is a tuple of classes"), false;
+  c.expected = Ref(PyTuple_New(PyTuple_GET_SIZE(classes)));
+  for (Py_ssize_t i = 0; c.expected && i < PyTuple_GET_SIZE(classes); i++) {
+    PyObject* k = PyTuple_GET_ITEM(classes, i);
+    PyObject* held = PyType_Check(k) && is_mutable_type((PyTypeObject*)k) ? PyWeakref_NewRef(k, nullptr) : Py_NewRef(k);
+    if (!held) return false;
+    PyTuple_SET_ITEM(c.expected.p, i, held);
+  }
+  return (bool)c.expected;
+}
+
 bool parse_check(PyObject* t, Check& c) {
   int kind, node, guard, weak;
   PyObject* expected;
@@ -41,6 +53,7 @@ bool parse_check(PyObject* t, Check& c) {
     c.n = PyLong_AsSsize_t(expected);
     return !PyErr_Occurred();
   }
+  if (c.kind == MRO) return hold_classes(c, expected);
   if (c.kind != TENSOR) return hold_expected(c, expected, weak);
   PyObject *cls, *dtype, *sizes, *strides;
   const char* device;

@@ -2,7 +2,7 @@
 namespace {
 
 // Order as in native/lower.py.
-enum Kind : uint8_t { TYPE, ID, EQUALS, NONE, NOT_NONE, BOOL, LEN, DICT_KEYS, HAS_KEY, NO_KEY, HAS_ATTR, NO_ATTR, TENSOR, WEAK_TYPE, NUM_KINDS };
+enum Kind : uint8_t { TYPE, ID, EQUALS, NONE, NOT_NONE, BOOL, LEN, DICT_KEYS, HAS_KEY, NO_KEY, HAS_ATTR, NO_ATTR, TENSOR, WEAK_TYPE, MRO, NUM_KINDS };
 
 constexpr int64_t ANY = INT64_MIN;  // a size or stride that matches everything
 
@@ -125,11 +125,16 @@ Py_ssize_t length(PyObject* o) {  // of built-in containers' own storage; -1 if 
 
 bool has_builtin_length(PyObject* o) { return PyDict_Check(o) || PyList_Check(o) || PyTuple_Check(o) || PyAnySet_Check(o) || PyUnicode_Check(o) || PyBytes_Check(o); }
 
+Ref ordered_keys(PyObject* odict) {  // as C sees them, whatever a subclass iterates over
+  Ref it(PyODict_Type.tp_iter(odict));
+  return it ? Ref(PySequence_List(it.p)) : Ref();
+}
+
 bool same_keys(PyObject* dict, PyObject* keys) {
   if (!PyDict_Check(dict) || PyDict_GET_SIZE(dict) != PyTuple_GET_SIZE(keys)) return false;
   Ref ordered;
   if (PyODict_Check(dict)) {  // its own order may differ from the storage's
-    ordered = Ref(PySequence_List(dict));
+    ordered = ordered_keys(dict);
     if (!ordered) { PyErr_Clear(); return false; }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(ordered.p); i++)
       if (!same_constant(PyList_GET_ITEM(ordered.p, i), PyTuple_GET_ITEM(keys, i))) return false;
@@ -139,6 +144,16 @@ bool same_keys(PyObject* dict, PyObject* keys) {
   PyObject *k, *v;
   while (PyDict_Next(dict, &pos, &k, &v))
     if (!same_constant(k, PyTuple_GET_ITEM(keys, i++))) return false;
+  return true;
+}
+
+bool same_mro(PyObject* type, PyObject* classes) {  // classes: tuple of types and weak references to types
+  PyObject* mro = PyType_Check(type) ? ((PyTypeObject*)type)->tp_mro : nullptr;
+  if (!mro || PyTuple_GET_SIZE(mro) != PyTuple_GET_SIZE(classes)) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro); i++) {
+    PyObject* c = PyTuple_GET_ITEM(classes, i);
+    if (PyTuple_GET_ITEM(mro, i) != (PyWeakref_CheckRef(c) ? weak_target(c) : c)) return false;
+  }
   return true;
 }
 
@@ -223,6 +238,7 @@ bool run_check(const Check& c, PyObject* v) {
     case HAS_ATTR: return has_attr(v, c.expected.p);
     case NO_ATTR: return lacks_attr(v, c.expected.p);
     case TENSOR: return tensor_ok(*c.tensor, v);
+    case MRO: return same_mro(v, c.expected.p);
     case WEAK_TYPE: { PyObject* t = c.object(); return PyType_Check(t) && PyType_IsSubtype(Py_TYPE(v), (PyTypeObject*)t); }
     default: return false;
   }

@@ -20,8 +20,9 @@ from .shapes import compile_condition
 __all__ = ["lower"]
 
 # Order as in the enums of program.h and checks.h.
-_ACCESS = ("SLOT", "GLOBALS", "CELL", "CONST", "ATTR", "INST_DICT", "TYPE_OF", "TYPE_ATTR", "ITEM", "KEY", "CODE", "CLOSURE", "DEFAULT", "KWDEFAULT", "METHOD_SELF", "METHOD_FUNC", "CALL", "FREE_CELL", "JOIN")  # fmt: skip
-_KINDS = ("TYPE", "ID", "EQUALS", "NONE", "NOT_NONE", "BOOL", "LEN", "DICT_KEYS", "HAS_KEY", "NO_KEY", "HAS_ATTR", "NO_ATTR", "TENSOR", "WEAK_TYPE")
+_ACCESS = ("SLOT", "GLOBALS", "CELL", "CONST", "ATTR", "INST_DICT", "TYPE_OF", "TYPE_ATTR", "ITEM", "KEY", "CODE", "CLOSURE", "DEFAULT", "KWDEFAULT", "METHOD_SELF", "METHOD_FUNC", "CALL", "FREE_CELL", "JOIN", "MEMBER")  # fmt: skip
+_KINDS = ("TYPE", "ID", "EQUALS", "NONE", "NOT_NONE", "BOOL", "LEN", "DICT_KEYS", "HAS_KEY", "NO_KEY", "HAS_ATTR", "NO_ATTR", "TENSOR", "WEAK_TYPE", "MRO")
+_MEMBERS = ("__name__", "__qualname__", "__doc__", "__module__", "__defaults__", "__kwdefaults__", "__annotations__")  # order as in abi.h
 ACCESS = {name: i for i, name in enumerate(_ACCESS)}
 KINDS = {GuardKind[name]: i for i, name in enumerate(_KINDS)}
 _LEAF = {src.SizeSource: 0, src.StrideSource: 1, src.OffsetSource: 2}
@@ -99,6 +100,8 @@ class _Tables:
                 return self._add("KEY", parent, s.index)
             case src.CodeSource():
                 return self._child("CODE", s.base)
+            case src.MemberSource():
+                return self._child("MEMBER", s.base, _MEMBERS.index(s.attr))
             case src.ClosureSource():
                 return self._child("CLOSURE", s.base, s.index)
             case src.DefaultsSource():

@@ -13,6 +13,16 @@ PyObject* py_bypass(PyObject*, PyObject* delta) {  // add to this thread's depth
   if (d == -1 && PyErr_Occurred()) return nullptr;
   return PyLong_FromLong(bypass_depth += (int)d);
 }
+bool order_is_counted() {  // each change of the order is a step or two
+  Ref d(PyODict_New());
+  if (!d || PyODict_SetItem(d.p, Py_True, Py_None) || PyODict_SetItem(d.p, Py_False, Py_None)) return false;
+  for (PyObject* key : {Py_True, Py_False}) {
+    uint64_t before = *order_state(d.p);
+    Ref done(PyObject_CallMethod(d.p, "move_to_end", "O", key));
+    if (!done || *order_state(d.p) - before - 1 > 1) return false;
+  }
+  return true;
+}
 // setup(tensor base class, a tensor, a torch.float64): verify PyTorch's layout, or raise
 PyObject* py_setup(PyObject*, PyObject* args) {
   PyObject *base, *tensor, *float64;
@@ -28,6 +38,7 @@ PyObject* py_setup(PyObject*, PyObject* args) {
     return nullptr;
   }
   tensor_base = (PyTypeObject*)Py_NewRef(base);
+  if (!order_is_counted()) return PyErr_SetString(PyExc_ImportError, "this Python lays out OrderedDict in an unknown way"), nullptr;
   Py_RETURN_NONE;
 }
 PyObject* py_lookup(PyObject*, PyObject* args) {  // (type, name) -> raw class attribute

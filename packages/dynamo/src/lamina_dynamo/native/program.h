@@ -6,7 +6,7 @@ namespace {
 
 // Order as in native/lower.py.
 enum Access : uint8_t {
-  SLOT, GLOBALS, CELL, CONST, ATTR, INST_DICT, TYPE_OF, TYPE_ATTR, ITEM, KEY, CODE, CLOSURE, DEFAULT, KWDEFAULT, METHOD_SELF, METHOD_FUNC, CALL, FREE_CELL, JOIN
+  SLOT, GLOBALS, CELL, CONST, ATTR, INST_DICT, TYPE_OF, TYPE_ATTR, ITEM, KEY, CODE, CLOSURE, DEFAULT, KWDEFAULT, METHOD_SELF, METHOD_FUNC, CALL, FREE_CELL, JOIN, MEMBER
 };
 
 struct Node {
@@ -140,7 +140,7 @@ struct Program {
 
 PyObject* nth_key(PyObject* d, Py_ssize_t n) {  // new reference
   if (PyODict_Check(d)) {
-    Ref keys(PySequence_List(d));
+    Ref keys = ordered_keys(d);
     if (!keys || n >= PyList_GET_SIZE(keys.p)) return nullptr;
     return Py_NewRef(PyList_GET_ITEM(keys.p, n));
   }
@@ -189,6 +189,10 @@ PyObject* read_borrowed(const Node& n, PyObject* base, const Roots& r) {
     case KWDEFAULT: {
       PyObject* d = PyFunction_Check(base) ? PyFunction_GET_KW_DEFAULTS(base) : nullptr;
       return d ? PyDict_GetItemWithError(d, n.key.p) : nullptr;
+    }
+    case MEMBER: {
+      PyObject** at = member_of(base, n.index);
+      return at && !*at ? Py_None : at ? *at : nullptr;
     }
     case METHOD_SELF: return PyMethod_Check(base) ? PyMethod_GET_SELF(base) : nullptr;
     case METHOD_FUNC: return PyMethod_Check(base) ? PyMethod_GET_FUNCTION(base) : nullptr;

@@ -97,6 +97,7 @@ _VALUE_TEXT = {
     GuardKind.NO_KEY: lambda v: "it",
     GuardKind.NO_ATTR: lambda v: "it",
     GuardKind.HAS_ATTR: lambda v: "no such attribute",
+    GuardKind.MRO: lambda v: shorten(f"({', '.join(map(type_name, v.__mro__))})") if isinstance(v, type) else type(v).__name__,
     GuardKind.ALIAS: lambda v: "different objects",
     GuardKind.NO_ALIAS: lambda v: "the same object twice",
     GuardKind.NO_OVERLAP: lambda v: "the same memory twice",
@@ -117,7 +118,7 @@ def _expected_text(guard: Guard) -> str:
             return "the state of the first call"
         case GuardKind.TENSOR:
             return guard.expected.text
-    return shorten(repr(guard.expected))
+    return guard.expected.text if isinstance(guard.expected, Described) else shorten(repr(guard.expected))
 
 
 def compile_guards(guards: Iterable[Guard], arg_names: Sequence[str], *, free_names: Sequence[str] = (), supplied: Sequence[Source] = ()) -> GuardProgram:
@@ -139,6 +140,8 @@ def _without_strong_references(guard: Guard) -> Guard:
         source = PrintedSource(source.name())
     if guard.kind is GuardKind.ID:
         kept = Described(describe(kept))
+    elif guard.kind is GuardKind.MRO:
+        kept = Described(f"({', '.join(map(type_name, kept))})")
     elif guard.kind in (GuardKind.TYPE, GuardKind.WEAK_TYPE):
         kept = Described(type_name(kept))
     elif guard.kind is GuardKind.TENSOR:

@@ -152,6 +152,11 @@ class WitnessBuilder {
     word(owner, &o->ob_type, (uint64_t)t);
   }
 
+  static PyObject* any_name() {
+    static PyObject* name = PyUnicode_InternFromString("__mro__");
+    return name;
+  }
+
   bool pin_version(int node, PyTypeObject* t, PyObject* name) {
     if (!is_mutable_type(t) || proved.count(&t->tp_version_tag)) return true;
     if (p.tag_misses[node] > MAX_MISSES) return false;
@@ -166,6 +171,11 @@ class WitnessBuilder {
     PyObject* l = value(i);
     word(i, &((PyListObject*)l)->ob_item, (uint64_t)((PyListObject*)l)->ob_item, true);
     word(i, &((PyVarObject*)l)->ob_size, (uint64_t)Py_SIZE(l), true);
+  }
+
+  bool pin_order(int i) {  // of a dictionary whose contents are tagged
+    if (PyODict_Check(value(i)) && PyDict_GET_SIZE(value(i)) > 1) word(i, order_state(value(i)), *order_state(value(i)), true);
+    return true;
   }
 
   void tag(int i) {  // i's contents as a dictionary
@@ -272,8 +282,16 @@ class WitnessBuilder {
         if (base_pinned && pin_version(i, (PyTypeObject*)value(n.parent), n.key.p)) { is_pinned[i] = true; return; }
         return reread(i);
       case ITEM: return item(i, n);
-      case KEY: if (is_tagged[n.parent]) is_pinned[i] = true; else failed = true; return;
+      case KEY: if (is_tagged[n.parent]) is_pinned[i] = pin_order(n.parent); else failed = true; return;
       case CODE: case CLOSURE: case DEFAULT: case KWDEFAULT: return function_field(i, n);
+      case MEMBER: {
+        PyObject** at = member_of(value(n.parent), n.index);
+        if (!base_pinned) return reread(i);
+        if (*at) return pin_word(i, at);
+        word(i, at, 0);
+        is_pinned[i] = true;
+        return;
+      }
       case METHOD_SELF: case METHOD_FUNC: if (base_pinned) is_pinned[i] = true; else reread(i); return;
       case ATTR: return attr(i, n);
       default: failed = true;
@@ -287,7 +305,9 @@ class WitnessBuilder {
       case ID: case NONE: case NOT_NONE: case BOOL: return true;
       case TYPE: case WEAK_TYPE: pin_type(i, v); return true;
       case EQUALS: return is_plain_constant(v);
-      case DICT_KEYS: case HAS_KEY: case NO_KEY: return is_tagged[i];
+      case DICT_KEYS: return is_tagged[i] && pin_order(i);
+      case HAS_KEY: case NO_KEY: return is_tagged[i];
+      case MRO: return PyType_Check(v) && pin_version(i, (PyTypeObject*)v, any_name());
       case LEN:
         if (PyDict_Check(v)) return is_tagged[i];
         if (PyList_Check(v)) { word(i, &((PyVarObject*)v)->ob_size, (uint64_t)Py_SIZE(v)); return true; }

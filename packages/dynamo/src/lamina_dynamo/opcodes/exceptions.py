@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..attributes import class_lookup, load_attr
+from ..attributes import class_lookup, guard_mro, load_attr
 from ..control import Observed, observe, unsupported
 from ..frames import ExcSlot, Frame
 from ..control import MISSING
@@ -56,6 +56,7 @@ def check_exc_match(f: Frame, arg: Any) -> None:
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds):
         observe(TypeError("catching classes that do not inherit from BaseException is not allowed"))
+    guard_mro(f.cap, type(exc))
     f.stack.append(isinstance(exc, kinds))
 
 

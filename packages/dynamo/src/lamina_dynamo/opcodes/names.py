@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 from typing import Any
 
 import torch
@@ -203,7 +204,13 @@ def import_name(f: Frame, name: str) -> None:
     if level == 0 and is_peer(name):
         f.stack.append(peer_module(name) if fromlist else torch)
         return
-    f.stack.append(native(__import__, name, f.globals, None, fromlist, level))
+    try:
+        m = native(__import__, name, f.globals, None, fromlist, level)
+    finally:
+        if level == 0 and not is_torch_owned(name):  # what the name stands for now
+            known = ConstantSource(sys.modules)
+            f.cap.guards.add(*((ItemSource(known, name), GuardKind.ID, sys.modules[name]) if name in sys.modules else (known, GuardKind.NO_KEY, name)))
+    f.stack.append(m)
 
 
 @handler("IMPORT_FROM", arg="name")
@@ -212,8 +219,6 @@ def import_from(f: Frame, name: str) -> None:
     try:
         v = load_attr(f.cap, m, name)
     except Exception:
-        import sys
-
         full = f"{getattr(m, '__name__', '')}.{name}"
         if full not in sys.modules:
             observe(ImportError(f"cannot import name {name!r} from {getattr(m, '__name__', '')!r}"))

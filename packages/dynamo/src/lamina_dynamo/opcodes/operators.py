@@ -11,7 +11,7 @@ import torch
 
 from ..arrays import as_tensor_key
 from ..assumptions import assume
-from ..attributes import class_lookup, tensor_class_lookup
+from ..attributes import class_lookup, guard_mro, tensor_class_lookup
 from ..bytecode import Instruction
 from ..control import native, observe, unsupported, values
 from ..draws import refuse_to_decide
@@ -95,6 +95,7 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
 def _is_more_derived(cap: Any, b: Any, a: Any) -> bool:
     """Whether the right operand is asked first: its class is derived from the left one's."""
     of_a, of_b = cap.type_of(a), cap.type_of(b)
+    guard_mro(cap, of_b)
     return of_b is not of_a and issubclass(of_b, of_a)
 
 
@@ -174,7 +175,7 @@ def contains(cap: Any, container: Any, item: Any) -> bool:
     method = python_method(cap, container, "__contains__")
     if method is not None:
         return truth(cap, cap.call(method, (container, item)))
-    if python_method(cap, container, "__iter__") is not None:
+    if python_method(cap, container, "__iter__") is not None and class_lookup(cap, type(container), "__contains__") is MISSING:
         return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in cap.iterate(container))
     if type(container) in (list, tuple) and (python_method(cap, item, "__eq__") or any(python_method(cap, x, "__eq__") for x in container)):
         return any(x is item or truth(cap, compare(cap, operator.eq, x, item)) for x in container)

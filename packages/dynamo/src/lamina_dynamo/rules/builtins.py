@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..attributes import TensorSuper, class_lookup, has_attr, load_attr
+from ..attributes import TensorSuper, class_lookup, guard_mro, has_attr, load_attr
 from ..instance_dict import instance_dict
 from ..stores import delete_attr, store_attr
 from ..calls import rule
@@ -26,6 +26,9 @@ from ..texts import OpenText, is_open, joined, shown
 
 
 STANDS_FOR.update({torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool})
+
+
+_CHECKED_NATIVELY = ("abc", "typing", "_py_abc", "torch.nn.parameter", "enum")  # modules whose metaclasses decide natively
 
 
 @rule(isinstance)
@@ -52,9 +55,21 @@ def _instance_of(cap: Any, obj: Any, cls: Any) -> bool:
     meta = type(cls)
     if meta is not type:
         check = class_lookup(cap, meta, "__instancecheck__")
-        if check is not MISSING and type(check[0]) is types.FunctionType and check[1].__module__ not in ("abc", "typing", "_py_abc", "torch.nn.parameter", "enum"):
+        if check is not MISSING and type(check[0]) is types.FunctionType and check[1].__module__ not in _CHECKED_NATIVELY:
             return truth(cap, cap.call(check[0], (cls, obj)))
+    guard_mro(cap, type(obj))
     return native(isinstance, obj, cls)
+
+
+@rule(issubclass)
+def is_subclass(cap: Any, args: Any, kwargs: Any) -> bool:
+    derived_class, cls = args
+    if isinstance(derived_class, type):
+        guard_mro(cap, derived_class)
+    check = class_lookup(cap, type(cls), "__subclasscheck__") if type(type(cls)) is type and type(cls) not in (type, tuple) else MISSING
+    if check is not MISSING and type(check[0]) is types.FunctionType and check[1].__module__ not in _CHECKED_NATIVELY:
+        return truth(cap, cap.call(check[0], (cls, derived_class)))
+    return native(issubclass, derived_class, cls)
 
 
 @rule(type)
@@ -137,6 +152,8 @@ def delattr_(cap: Any, args: Any, kwargs: Any) -> None:
 def vars_(cap: Any, args: Any, kwargs: Any) -> Any:
     if not args:
         unsupported("frame-locals", "vars() without an argument")
+    if isinstance(args[0], type):
+        return load_attr(cap, args[0], "__dict__")
     try:
         return instance_dict(cap, args[0])
     except Observed as e:

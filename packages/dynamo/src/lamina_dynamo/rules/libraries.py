@@ -22,8 +22,9 @@ from ..attributes import class_lookup, load_attr, raw_dict
 from ..instance_dict import instance_dict
 from ..calls import rule
 from ..control import native, unsupported
+from ..guards import GuardKind
 from ..opcodes.operators import python_method
-from ..source import ConstantSource
+from ..source import ConstantSource, instance_attr
 from ..side_effects import add_effect
 from ..texts import is_open, shown
 from .leaves import copy_leaf
@@ -88,7 +89,7 @@ def _log(level: int | None, *, is_plain: bool = True) -> Any:
         """A record that is emitted after the graph, with the program's line. One that a cached function emits once appears at capture, where the function itself runs."""
         logger = args[0]
         n, message, *rest = args[1:] if level is None else (level, *args[1:])
-        if cap.once or not native(logging.Logger.isEnabledFor, logger, n):
+        if cap.once or not _is_enabled_for(cap, (logger, n), {}):
             return
         if id(logger) not in cap.sources:
             cap.remember(logger, ConstantSource(logger))
@@ -118,11 +119,40 @@ for _name, _level in (("debug", 10), ("info", 20), ("warning", 30), ("error", 40
         rule(getattr(logging.Logger, _name))(_log(_level, is_plain=_name not in ("exception", "warn")))
 
 
-@rule(logging.getLogger, logging.Logger.isEnabledFor, logging.Logger.getEffectiveLevel)
+@rule(logging.getLogger)
 def _get_logger(cap: Any, args: Any, kwargs: Any) -> Any:
-    if args and isinstance(args[0], logging.Logger):
-        return native(logging.Logger.isEnabledFor, *args) if len(args) > 1 else native(logging.Logger.getEffectiveLevel, *args)
-    return native(logging.getLogger, *args)
+    logger = native(logging.getLogger, *args, **kwargs)
+    if id(logger) not in cap.sources:
+        cap.remember(logger, ConstantSource(logger))
+    return logger
+
+
+@rule(logging.Logger.isEnabledFor)
+def _is_enabled_for(cap: Any, args: Any, kwargs: Any) -> bool:
+    _rely_on_level(cap, args[0])
+    return native(logging.Logger.isEnabledFor, *args, **kwargs)
+
+
+@rule(logging.Logger.getEffectiveLevel)
+def _effective_level(cap: Any, args: Any, kwargs: Any) -> int:
+    _rely_on_level(cap, args[0])
+    return native(logging.Logger.getEffectiveLevel, *args)
+
+
+def _rely_on_level(cap: Any, logger: Any) -> None:
+    """Guards what decides whether records are emitted: levels up to the first that is set, and what is switched off."""
+    _rely_on(cap, logger, "disabled"), _rely_on(cap, logger.manager, "_disable")
+    _rely_on(cap, logger, "level")
+    while not logger.level and logger.parent is not None:
+        cap.guards.add(instance_attr(ConstantSource(logger), "parent"), GuardKind.ID, logger.parent)
+        logger = logger.parent
+        _rely_on(cap, logger, "level")
+
+
+def _rely_on(cap: Any, obj: Any, name: str) -> None:
+    if name in cap.overlay.get(id(obj), ()):
+        unsupported("logging", "a log record after its logger was set otherwise", saw=name, hint="set levels outside of the compiled function")
+    cap.guards.add(instance_attr(ConstantSource(obj), name), GuardKind.EQUALS, vars(obj)[name])
 
 
 @rule(sys.exception)

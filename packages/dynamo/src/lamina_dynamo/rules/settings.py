@@ -32,13 +32,15 @@ _C = torch._C
 DEFAULT_DTYPE = Setting(_C._set_default_dtype, _one(torch.get_default_dtype), guarded=True)
 
 _DETERMINISTIC = Setting(lambda mode, warn_only: _C._set_deterministic_algorithms(mode, warn_only=warn_only), lambda: (_C._get_deterministic_algorithms(), _C._get_deterministic_algorithms_warn_only()), guarded=True)
+_CACHE = Setting(torch.set_autocast_cache_enabled, _one(torch.is_autocast_cache_enabled))
+_ANOMALY = Setting(torch.set_anomaly_enabled, lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()))
 _ALONE = (
     Setting(_C._set_grad_enabled, _one(torch.is_grad_enabled), guarded=True),
     Setting(torch.set_autocast_enabled, _one(torch.is_autocast_enabled), keys=1, guarded=True),
     Setting(torch.set_autocast_dtype, _one(torch.get_autocast_dtype), keys=1, guarded=True),
-    Setting(torch.set_autocast_cache_enabled, _one(torch.is_autocast_cache_enabled), guarded=True),
+    _CACHE,
     DEFAULT_DTYPE,
-    Setting(torch.set_anomaly_enabled, lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled())),
+    _ANOMALY,
 )
 # Names of getters and setters in torch._C; a getter takes the key.
 _FLAGS = (
@@ -106,6 +108,9 @@ def _register() -> None:
 
 
 _register()
+_getter_rule(torch.is_autocast_cache_enabled, _CACHE)  # the state of a call has it where autocast is on
+_getter_rule(torch.is_anomaly_enabled, _ANOMALY)
+_getter_rule(torch.is_anomaly_check_nan_enabled, _ANOMALY)
 
 
 @rule(torch.use_deterministic_algorithms, _C._set_deterministic_algorithms)
