@@ -69,11 +69,9 @@ def test_config_is_typed():
 
 def test_import_is_light():
     code = (
-        "import sys, time, torch; before = set(sys.modules); start = time.process_time(); import lamina; "
-        "seconds = time.process_time() - start; "
+        "import sys, torch, lamina; "
         "assert 'sympy' not in sys.modules and 'lamina_inductor' not in sys.modules; "
-        "assert not [m for m in sys.modules if m.startswith(('torch._dynamo', 'torch._inductor'))]; "
-        "assert seconds < 0.3, seconds"
+        "assert not [m for m in sys.modules if m.startswith(('torch._dynamo', 'torch._inductor'))]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -18,7 +18,7 @@ import torch
 from .attributes import class_lookup, load_attr, tensor_class_lookup
 from .instance_dict import InstanceDict
 from . import lift
-from .control import CopyDict, Observed, native, observe, unsupported
+from .control import STANDS_FOR, CopyDict, Observed, native, observe, unsupported
 from .overrides import new_tensor
 from .generators import InterpretedGenerator
 from .loops import refuse_growing
@@ -228,8 +228,8 @@ class Protocols:
 
     def any_unknown(self, args: Any, kwargs: Any) -> bool:
         """Whether the arguments hold such a value or may hide one, as iterators, views of dictionaries and functions do.
-        What NumPy computes from the others is the same at each call."""
-        return _any_within((*args, *(kwargs or {}).values()), lambda x: id(x) in self.opaque or not isinstance(x, (*_CONTAINERS, *_KNOWN_TO_NUMPY)))
+        What NumPy computes from the others is the same at each call, or comes back to us (`TensorArray`)."""
+        return _any_within((*args, *(kwargs or {}).values()), lambda x: id(x) in self.opaque or not issubclass(STANDS_FOR.get(type(x), type(x)), (*_CONTAINERS, *_KNOWN_TO_NUMPY)))
 
     def concrete(self, v: Any) -> Any:
         """`v` with numbers for symbols, where C code reads the digits. The sizes are static from then on."""
