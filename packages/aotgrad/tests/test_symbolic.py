@@ -94,6 +94,7 @@ def test_the_engine_does_not_keep_sizes_from_becoming_one(check):
     check(lambda n, x: (F.max_pool2d(x, 3, 2).square() * 2,), lambda n: [P(2, 3, n, 9)], {0: 2}, sizes=(9, 3, 4))
 
 
+@pytest.mark.skipif(torch.torch_version.TorchVersion(torch.__version__) < "2.12", reason="the C++ of torch 2.11's attention by plain operators calls a matmul of plain sizes")
 def test_attention_by_plain_operators_leaves_its_width_open():
     mode = FakeMode(ShapeEnv())
     q = mode.from_real(P(5, 4, 3, 2), source="L['q']", dynamic_dims={0})
