@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import threading
+import time
 import traceback
 import warnings
 import weakref
@@ -18,8 +19,9 @@ import lamina_dynamo
 from lamina_dynamo import calls, convert, disable, optimize, reset
 from lamina_dynamo.cache import caches_alive
 from lamina_dynamo.control import Observed
+from lamina_dynamo.eval_frame import hook_enabled
 from lamina_dynamo.native import RUN_EAGER
-from lamina_dynamo.runtime import Options, compile_callable
+from lamina_dynamo.runtime import Options, compile_callable, frame_callback
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import CompilerError, Unsupported, UserError
 from lamina_dynshape.support.logs import log
@@ -673,6 +675,22 @@ def test_what_is_dropped_after_a_break_dies():
     compiled = optimize(program, _eagerly)
     for _ in range(2):
         assert compiled(torch.ones(1), 2)[:2] == program(torch.ones(1), 2)[:2] == (True, True)
+
+
+def test_what_a_collection_calls_is_no_part_of_the_program():
+    times = []
+
+    def callback(phase, info):
+        times.append(time.perf_counter())
+
+    counters.clear()
+    gc.callbacks.append(callback)
+    try:
+        with hook_enabled(frame_callback(Options(_eagerly))):
+            gc.collect()
+    finally:
+        gc.callbacks.remove(callback)
+    assert times and not counters["graph_breaks"]
 
 
 def test_breaks_in_a_loop_do_not_nest():

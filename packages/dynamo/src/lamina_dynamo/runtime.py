@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import os
 import threading
 import types
@@ -208,7 +209,7 @@ def frame_callback(options: Options) -> Callable[[types.FunctionType, tuple[Any,
 
 def _on_frame(options: Options, fn: types.FunctionType, slots: tuple[Any, ...], code: types.CodeType) -> Any:
     ext = extension()
-    if is_skipped_code(code) or code is not fn.__code__:
+    if is_skipped_code(code) or code is not fn.__code__ or any(fn is callback for callback in gc.callbacks):  # a collection comes at any moment
         return ext.SKIP
     if _intercepted():
         return None
