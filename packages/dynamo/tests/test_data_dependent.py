@@ -175,6 +175,39 @@ def test_constants_are_evaluated_whatever_their_size():
     assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0)) and counters["graphs"]["captured"] == 1
 
 
+def half(x):
+    return torch.div(x.shape[1], 2, rounding_mode="trunc") - 1
+
+
+SIZES_IN_TENSORS = {
+    "new_zeros": lambda x: x.new_zeros((2, half(x) + 1, 3)),
+    "reshape": lambda x: x.reshape(2, half(x) + 1, -1),
+    "unflatten": lambda x: x.unflatten(1, (half(x) + 1, -1)),
+    "narrow": lambda x: x.narrow(1, 0, half(x)),
+    "slice": lambda x: x[:, : half(x)] + torch.zeros(1, half(x), 1),
+    "index": lambda x: x[:, half(x)],
+    "unfold": lambda x: x.unfold(1, half(x), 1),
+    "backwards": lambda x: x.sum() * torch.div(-x.shape[1] - 1, 3, rounding_mode="trunc") + torch.arange(torch.div(-x.shape[1], -3, rounding_mode="trunc")),
+}
+
+
+@pytest.mark.parametrize("name", SIZES_IN_TENSORS)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_sizes_that_come_in_tensors_are_the_numbers_they_were_computed_from(name, dynamic):
+    fn, graphs = SIZES_IN_TENSORS[name], []
+
+    def backend(gm, example_inputs):
+        graphs.append(gm)
+        return gm.forward
+
+    fast = lamina_dynamo.optimize(fn, backend, dynamic=dynamic, fullgraph=True)
+    for length in (8, 12):
+        x = torch.randn(2, length, 2)
+        torch.testing.assert_close(fast(x), fn(x))
+    held = [n.meta["val"] for gm in graphs for n in gm.graph.nodes]
+    assert not [v for v in held if isinstance(v, torch.SymInt) and str(v).lstrip("-").startswith("u")]
+
+
 def test_a_view_of_a_constant_that_was_written_is_no_constant():
     def program(x):
         base = torch.zeros(2)

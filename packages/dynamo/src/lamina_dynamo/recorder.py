@@ -101,6 +101,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, cap: Capture) -> None:
         super().__init__()
         self.cap = cap
+        cap.mode.number_of = self._read
         self.graph = cap.graph
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
         self.step_of: dict[fx.Node, int] = {}  # node -> root instruction that made it
@@ -119,6 +120,7 @@ class Recorder(TorchFunctionMode):
         self.modes: list[Any] = []  # the program's modes, innermost last
         self.is_direct = not torch._C._is_torch_function_enabled()  # overrides of arguments are not asked
         self.switched: list[int] = []  # root steps at which the modes and switches that are open now were entered
+        self.read: dict[int, Any] = {}  # id(fake) -> number, of the tensors that the C++ of the operator that runs read as numbers
         self.failure: Exception | None = None  # the last exception of an operator on fakes, whose text is not eager's
 
     @classmethod
@@ -213,6 +215,7 @@ class Recorder(TorchFunctionMode):
 
     def _run_on_fakes(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
         """(function, arguments as they are to be recorded, result)."""
+        self.read.clear()
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
         if func in _FACTORIES:  # a tensor among their arguments is a number
@@ -233,6 +236,9 @@ class Recorder(TorchFunctionMode):
                 raise
             args, kwargs = plain_numbers((args, kwargs))
             out = self._run_on_plain_numbers(func, args, kwargs)
+        if self.read:  # sizes given as tensors
+            args, kwargs = fx.node.map_aggregate((args, kwargs), lambda a: self.read.get(id(a), a))
+            self.read.clear()
         return func, args, kwargs, out
 
     def _run_on_plain_numbers(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -254,6 +260,12 @@ class Recorder(TorchFunctionMode):
         known = self._constant(node)
         return self._of_sizes(node) if known is None else known
 
+    def _read(self, t: Any) -> Any:
+        number = self.number(t)
+        if number is not None:
+            self.read[id(t)] = number
+        return number
+
     def _constant(self, node: fx.Node) -> Any:
         """The Python number that a node yields whatever the inputs, else None."""
         nodes: dict[fx.Node, Any] = {}
@@ -274,8 +286,9 @@ class Recorder(TorchFunctionMode):
             return None
         if node.target is torch.scalar_tensor:
             return self._of_sizes(node.args[0]) if isinstance(node.args[0], fx.Node) else node.args[0]
-        function = _ON_SIZES.get(str(getattr(node.target, "__name__", node.target)).strip("_"))
-        if function is None or node.kwargs:
+        name, rounding = str(getattr(node.target, "__name__", node.target)).strip("_"), node.kwargs.get("rounding_mode")
+        function = _DIVISIONS.get(rounding) if name == "div" else _ON_SIZES.get(name)
+        if function is None or node.kwargs.keys() - {"rounding_mode"}:
             return self._constant(node)
         args = [self._of_sizes(a) if isinstance(a, fx.Node) else a for a in node.args]
         return function(*args) if all(isinstance(a, (torch.SymInt, int)) for a in args) else None
@@ -535,6 +548,7 @@ _ON_SIZES = {
     **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "floordiv", "mod", "eq", "ne", "lt", "le", "gt", "ge")},
     **dict.fromkeys(("min", "minimum"), torch.sym_min), **dict.fromkeys(("max", "maximum"), torch.sym_max), "floor_divide": operator.floordiv, "remainder": operator.mod,
 }  # fmt: skip
+_DIVISIONS = {"floor": operator.floordiv, "trunc": lambda a, b: a // b if (a >= 0) == (b >= 0) else -(-a // b)}
 _UNDEFINED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _PURE_DUNDERS = frozenset({"__len__", "__bool__", "__contains__", "__repr__", "__format__", "__hash__", "__int__", "__float__", "__index__", "__get__", "__reversed__", "__iter__", "__dir__", "__str__", "__complex__"})
 _WRITING_DUNDERS = frozenset({"__setitem__"})

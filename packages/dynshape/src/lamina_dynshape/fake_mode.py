@@ -8,6 +8,7 @@ composite, by PyTorch's Meta kernel on concrete sizes. `counters["fake"]` counts
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class FakeMode(TorchDispatchMode):
         self._inference_memory: set[int] = set()  # storage keys of inference tensors
         self.constants: list[tuple[torch.Tensor, FakeTensor]] = []
         self.known: Constants | None = None  # made with the first literal tensor
+        self.number_of: Callable[[FakeTensor], Any] | None = None  # what a recorder knows of a fake of one element: a number, or None
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
