@@ -84,6 +84,27 @@ def test_properties_and_class_methods_through_super():
     follows(lambda x: (d.all(), x + 1), putting(base, p=property(lambda self: 10)), putting(base, c=classmethod(lambda cls: 20)), putting(base, s=staticmethod(lambda: 30)), putting(base, data=40), putting(base, p=50))
 
 
+def test_a_metaclass_that_answers_itself_and_asks_type_for_the_rest():
+    class ByName(type):
+        def __getattribute__(cls, name):
+            return 62 if name == "side" else type.__getattribute__(cls, name)
+
+    class BySuper(type):
+        def __getattribute__(cls, name):
+            return 63 if name == "side" else super().__getattribute__(name)
+
+    class A(metaclass=ByName):
+        a = 3
+
+    class B(metaclass=BySuper):
+        a = 4
+
+    def program(x):
+        return x * A.a + A.side + B.a * B.side, hasattr(A, "late"), hasattr(B, "late")
+
+    assert lamina_dynamo.optimize(program, "eager", fullgraph=True)(torch.ones(1)) == program(torch.ones(1)) == (317, False, False)
+
+
 def test_a_metaclass():
     class Meta(type):
         pass

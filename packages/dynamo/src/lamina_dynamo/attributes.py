@@ -25,7 +25,7 @@ from .source import AttrSource, CallSource, CodeSource, ConstantSource, Instance
 if TYPE_CHECKING:
     from .session import Capture
 
-__all__ = ["MODULE_TABLES", "TENSOR_NAMES", "TensorSuper", "class_lookup", "generic_attr", "guard_held", "guard_mro", "has_attr", "has_method", "instance_lookup", "load_attr", "module_descriptor", "raw_dict", "tensor_attr", "tensor_class_lookup"]
+__all__ = ["MODULE_TABLES", "TENSOR_NAMES", "TensorSuper", "class_lookup", "generic_attr", "guard_held", "guard_mro", "has_attr", "has_method", "instance_lookup", "load_attr", "module_descriptor", "raw_dict", "tensor_attr", "tensor_class_lookup", "type_attr"]
 
 K = GuardKind
 _FUNCTION = types.FunctionType
@@ -116,7 +116,7 @@ def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
     if isinstance(obj, types.ModuleType):
         return _module_attr(cap, obj, name)
     if isinstance(obj, type):
-        return _type_attr(cap, obj, name)
+        return type_attr(cap, obj, name)
     if t is super or t is TensorSuper:
         return _super_attr(cap, obj, name)
     if t is _FUNCTION or t is types.MethodType:
@@ -398,8 +398,8 @@ def module_descriptor(m: types.ModuleType, name: str) -> Any:
     return found if type(getattr(type(found), "__set__", None)) is _FUNCTION else None
 
 
-def _type_attr(cap: Capture, cls: type, name: str) -> Any:
-    """type.__getattribute__: data descriptors of the metaclass, the class and its bases, the rest of the metaclass, its `__getattr__`."""
+def type_attr(cap: Capture, cls: type, name: str, hooked: bool = True) -> Any:
+    """type.__getattribute__ (or, if `hooked`, the one that the metaclass defines): data descriptors of the metaclass, the class and its bases, the rest of the metaclass, its `__getattr__`."""
     over = cap.overlay.get(id(cls))
     if over is not None and name in over:
         return over[name]
@@ -410,7 +410,7 @@ def _type_attr(cap: Capture, cls: type, name: str) -> Any:
     above = class_lookup(cap, meta, name) if meta is not type else MISSING
     if meta is not type:
         getter = class_lookup(cap, meta, "__getattribute__")
-        if type(getter[0]) is _FUNCTION and not _is_stdlib(getter[1]):
+        if hooked and type(getter[0]) is _FUNCTION and not _is_stdlib(getter[1]):
             return cap.call(getter[0], (cls, name))
         if above is not MISSING and (above[1] in type.__mro__ or _is_stdlib(above[1])):
             above = MISSING

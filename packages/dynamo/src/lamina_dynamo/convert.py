@@ -286,10 +286,12 @@ def _capturing(cap: Capture) -> Any:
     """The modes of a capture; PyTorch's state is put back."""
     cap.entry_state = state_guard()
     start_state(cap)
+    cap.mode.number_of = cap.recorder.read_number
     with cap.mode, cap.recorder:
         try:
             yield
         finally:
+            cap.mode.number_of = None  # fakes outlive the capture, and hold their mode
             leave_state(cap)  # in here: inference mode gives back the whole dispatch state that it found
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .attributes import generic_attr, load_attr
+from .attributes import generic_attr, load_attr, type_attr
 from .construct import PURE_C_MODULES, instantiate
 from .control import MISSING, native, observe, unsupported
 from .draws import derived
@@ -166,7 +166,9 @@ def call_slot(cap: Capture, name: str, fn: Any, owner: Any, args: Any, kwargs: A
     if name == "__delattr__":
         return generic_delete(cap, owner, *args)
     if name == "__getattribute__":
-        if isinstance(owner, (type, types.ModuleType)):
+        if isinstance(owner, type):
+            return type_attr(cap, owner, *args, hooked=False)
+        if isinstance(owner, types.ModuleType):
             return load_attr(cap, owner, *args)
         found = generic_attr(cap, owner, type(owner), *args)
         if found is MISSING:

@@ -101,7 +101,6 @@ class Recorder(TorchFunctionMode):
     def __init__(self, cap: Capture) -> None:
         super().__init__()
         self.cap = cap
-        cap.mode.number_of = self._read
         self.graph = cap.graph
         self.nodes: dict[int, fx.Node] = {}  # id(fake) -> node that yields it
         self.step_of: dict[fx.Node, int] = {}  # node -> root instruction that made it
@@ -260,7 +259,8 @@ class Recorder(TorchFunctionMode):
         known = self._constant(node)
         return self._of_sizes(node) if known is None else known
 
-    def _read(self, t: Any) -> Any:
+    def read_number(self, t: Any) -> Any:
+        """The number in a tensor that C++ reads where it takes a size, else None."""
         number = self.number(t)
         if number is not None:
             self.read[id(t)] = number
