@@ -364,15 +364,3 @@ def test_a_break_while_a_function_is_made_follows_the_new_cells():
                 x = torch.full((n,), float(n))
                 torch.testing.assert_close(compiled(x), makes_a_generator(x))
         reset()
-
-
-def names_next_to_a_stack(x):
-    return [x, sorted(locals())]
-
-
-def test_a_stack_that_outlives_a_break_is_no_local():
-    code = names_next_to_a_stack.__code__
-    for at in range(breaks.length(code)):
-        with breaks.breaking_at(code, {at}):
-            assert optimize(names_next_to_a_stack, lambda gm, examples: gm.forward)(X)[1] == ["x"]
-        reset()

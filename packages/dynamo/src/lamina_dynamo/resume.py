@@ -232,7 +232,7 @@ def _prologue(code: types.CodeType, state: State, target: Asm, first: int) -> li
         if kind == EMPTY:
             out.append(Asm("PUSH_NULL"))
             continue
-        out += [Asm("LOAD_FAST", arg), Asm("DELETE_FAST", arg)]  # `locals()` does not show it, and the stack alone keeps it alive
+        out.append(Asm("LOAD_FAST", arg))
         arg += 1
         if kind == SLOT:
             out += [Asm("PUSH_EXC_INFO"), Asm("POP_TOP")]
