@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
-from lamina_dynshape import DataDependent, FakeTensor
+from lamina_dynshape import FakeTensor
 from lamina_dynshape.composites import is_symbolic_refusal, symbolic_form
 from lamina_primops.regions import Region
 from torch.overrides import TorchFunctionMode
@@ -217,19 +217,10 @@ class Recorder(TorchFunctionMode):
         self.read.clear()
         if self.cap.has_outside_tensor(args) or (kwargs and self.cap.has_outside_tensor(tuple(kwargs.values()))):
             args, kwargs = self.cap.lift_arguments(args, kwargs)
-        if func in _FACTORIES:  # a tensor among their arguments is a number
-            args = tuple([self._plain_number(a) if isinstance(a, torch.Tensor) else a for a in args])
         run = symbolic_form(func)
         try:
             with torch._C.DisableTorchFunctionSubclass():
                 out = run(*args, **kwargs)
-        except DataDependent:  # a tensor where the operator wants a number
-            numbers = [self._plain_number(a) for a in args[1:]]
-            if all(a is b for a, b in zip(numbers, args[1:])):
-                raise
-            args = (args[0], *numbers)
-            with torch._C.DisableTorchFunctionSubclass():
-                out = func(*args, **kwargs)
         except RuntimeError as error:
             if not is_symbolic_refusal(error):
                 raise
@@ -306,10 +297,6 @@ class Recorder(TorchFunctionMode):
             found[node] = None
             return True
         return False
-
-    def _plain_number(self, a: Any) -> Any:
-        known = self.number(a) if isinstance(a, torch.Tensor) else None
-        return a if known is None else known
 
     def note(self, func: Any, args: Any, kwargs: Any, out: Any, *, allowed: bool = False) -> Any:
         """Record a call that gave `out`; -> `out` with every tensor a fake. `allowed`: a function that is not PyTorch's."""
@@ -543,7 +530,6 @@ class Recorder(TorchFunctionMode):
 _PYTHON_METHODS = {v: k for k, v in sorted(vars(torch.Tensor).items()) if type(v) is FunctionType}
 _WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm", "native_batch_norm"})
 _RANDOM = frozenset({"scaled_dot_product_attention", "gumbel_softmax", "multi_head_attention_forward"})  # next to operators that PyTorch tags
-_FACTORIES = frozenset({torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.arange, torch.eye, torch.linspace})
 _ON_SIZES = {
     **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "floordiv", "mod", "eq", "ne", "lt", "le", "gt", "ge")},
     **dict.fromkeys(("min", "minimum"), torch.sym_min), **dict.fromkeys(("max", "maximum"), torch.sym_max), "floor_divide": operator.floordiv, "remainder": operator.mod,

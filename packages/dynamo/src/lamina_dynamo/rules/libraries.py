@@ -141,7 +141,8 @@ def _effective_level(cap: Any, args: Any, kwargs: Any) -> int:
 
 def _rely_on_level(cap: Any, logger: Any) -> None:
     """Guards what decides whether records are emitted: levels up to the first that is set, and what is switched off."""
-    _rely_on(cap, logger, "disabled"), _rely_on(cap, logger.manager, "_disable")
+    _rely_on(cap, logger, "disabled")
+    _rely_on(cap, logger.manager, "_disable")
     _rely_on(cap, logger, "level")
     while not logger.level and logger.parent is not None:
         cap.guards.add(instance_attr(ConstantSource(logger), "parent"), GuardKind.ID, logger.parent)

@@ -13,10 +13,10 @@ from lamina_dynshape.shape_rules.registry import rule
 
 @rule("_local_scalar_dense", "item")
 def _item(mode: Any, x: Any) -> Any:
-    if x.constant is not None:
-        return x.constant.item()
     if mode.number_of is not None and (number := mode.number_of(x)) is not None:
         return number
+    if x.constant is not None:
+        return x.constant.item()
     if not mode.has_unbacked():
         raise DataDependent("data-dependent value: item()", saw=repr(x), hint="keep the value in a tensor, or move this out of the compiled region")
     return mode.unbacked_value(x.scalar_type)
