@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lamina_dynshape import env_of
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.logs import log
 from lamina_dynshape.support.paths import cache_dir, write_atomic
@@ -64,12 +65,8 @@ def _describe(val: Any) -> str:
 
 def environment(gm: torch.fx.GraphModule) -> Any:
     """The shape environment of the graph's symbols, or None."""
-    for n in gm.graph.nodes:
-        val = n.meta.get("val")
-        for x in (val, *(val.shape if isinstance(val, torch.Tensor) else ())):
-            if isinstance(x, (torch.SymInt, torch.SymFloat)):
-                return x.node.env
-    return None
+    values = [n.meta.get("val") for n in gm.graph.nodes]
+    return env_of(*values, *(size for v in values if isinstance(v, torch.Tensor) for size in v.shape))
 
 
 def _knowledge(gm: torch.fx.GraphModule) -> str:
