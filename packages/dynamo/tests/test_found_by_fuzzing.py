@@ -84,6 +84,10 @@ def class_of_the_frame(x):
 def locals_after_a_break(x):
     a = 1; graph_break()
     return sorted(locals())
+def locals_after_a_break_in_an_expression(x):
+    one = [x + 1, graph_break(), sorted(locals())]
+    try: raise ValueError(1)
+    except ValueError as e: return one, [graph_break(), sorted(locals())], str(e)
 def bound_by_super(x):
     class L(list):
         def append(self, v): SEEN.append("own")

@@ -9,7 +9,7 @@ Keeps:   a frame that cannot break at its loop is captured again with the loop u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CellType
 from typing import Any
@@ -90,13 +90,13 @@ class Seen:
     sizes: dict[str, set[int]] = field(default_factory=dict)  # symbolic dimensions of tensors
 
 
-def note_break(options: Any, code: Any, at_loop: bool, values: Mapping[str, Any]) -> None:
-    """A frame of this code breaks, with these values of its local variables."""
+def note_break(options: Any, code: Any, at_loop: bool, values: Iterable[tuple[str, Any]]) -> None:
+    """A frame of this code breaks, with these values of its local variables and of the numbers that came in them."""
     from .lift import _contents
 
     seen = options.seen.get(code) or options.seen.put(code, Seen())
     seen.loop |= at_loop
-    for name, held in values.items():
+    for name, held in values:
         v = _contents(held) if type(held) is CellType else held
         if _is_symbolic(v):
             seen.symbolic.add(name)

@@ -99,7 +99,8 @@ def emit_break(cap: Any, cg: Codegen, frame: Frame, options: Any) -> list[str]:
         at += 1
     start = _start(program, at)
     values = _values_by_name(frame)
-    note_break(options, code, program.instructions[at].op == "FOR_ITER", values)
+    numbers = [(cap.number_source[n].local, v) for n, v in cap.symbolic_numbers.items() if type(cap.number_source[n]) is LocalSource]
+    note_break(options, code, program.instructions[at].op == "FOR_ITER", [*values.items(), *numbers])
     cells = _cell_names(code)
     live = live_locals(program, start)
     names = all_names(code)
@@ -232,7 +233,7 @@ def _prologue(code: types.CodeType, state: State, target: Asm, first: int) -> li
         if kind == EMPTY:
             out.append(Asm("PUSH_NULL"))
             continue
-        out.append(Asm("LOAD_FAST", arg))
+        out += [Asm("LOAD_FAST", arg), Asm("DELETE_FAST", arg)]  # `locals()` does not show it
         arg += 1
         if kind == SLOT:
             out += [Asm("PUSH_EXC_INFO"), Asm("POP_TOP")]
@@ -415,8 +416,13 @@ def _leave(code: types.CodeType, state: State, entry: State, globals_: Any, opti
     """Instructions that empty the stack into temporaries and leave the call of the resume function to the caller."""
     slot = {n: i for i, n in enumerate(varnames)}
     out: list[Asm] = []
+    consts.append(None)
     for i in range(len(state.stack) - 1, -1, -1):
-        out.append(Asm("POP_EXCEPT", 0, line) if state.stack[i] == SLOT else Asm("STORE_FAST", slot[f".temp{i}"], line))
+        if state.stack[i] == SLOT:
+            out += [Asm("LOAD_CONST", len(consts) - 1), Asm("PUSH_EXC_INFO"), Asm("POP_TOP")]  # leaves what is being handled
+            out += [Asm("STORE_FAST", slot[state.stack_names[i]]), Asm("POP_EXCEPT")]
+        else:
+            out.append(Asm("STORE_FAST", slot[f".temp{i}"]))
     # Weakly: code objects are invisible to the garbage collector, and this one is held, through the options, by what it would hold.
     # Whoever runs it holds the options, and they the callable.
     consts.append(weakref.proxy(_resume_callable(code, state, globals_, options)))
