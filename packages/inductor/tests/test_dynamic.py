@@ -57,6 +57,23 @@ def test_one_compilation_for_all_sizes(name):
         assert_same(call(x, w), want if isinstance(want, tuple) else (want,), tol=2e-4)
 
 
+def test_real_numbers_of_sizes_are_what_python_computes():
+    """They are computed once per call with the C library's functions, and kernels and results get their bits."""
+    from lamina_dynshape.real_functions import GRAPH_FUNCTIONS
+
+    def real(n):
+        half = n / 2.5
+        ones = [GRAPH_FUNCTIONS[f](1 / n) for f in ("acos", "asin", "atan", "atanh", "cos", "cosh", "exp", "expm1", "log", "log10", "log1p", "log2", "sin", "sinh", "sqrt", "tan", "tanh", "asinh")]
+        twos = [GRAPH_FUNCTIONS[f](half, 1.75) for f in ("atan2", "copysign", "fmod", "mod", "floordiv", "pow", "min", "max")]
+        return sum(ones) + sum(twos) + GRAPH_FUNCTIONS["acosh"](half)
+
+    call, _ = compile_dynamic(lambda x: (x * real(x.size(0)), real(x.size(0))), torch.randn(7, 3, dtype=torch.float64), [0])
+    for n in (7, 3, 16, 101):
+        x = torch.ones(n, 3, dtype=torch.float64)
+        y, number = call(x)
+        assert number == real(n) and (y == number).all()
+
+
 def test_a_stored_graph_is_used_where_what_it_was_compiled_under_holds(monkeypatch, tmp_path):
     monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
     fn = lambda n, x: (torch.renorm(x, 2, 0, n / 4.0),)  # the rule takes the bound as a plain number

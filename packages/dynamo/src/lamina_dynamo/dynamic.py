@@ -7,18 +7,19 @@ Keeps:   `dynamic=None`: static at first, symbolic for what was seen to change, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lamina_dynshape import DimPolicy, ShapeEnv
 from lamina_dynshape.boolean import expr_text
-from lamina_dynshape.expr import as_expr
+from lamina_dynshape.expr import Symbol, as_expr
 from lamina_dynshape.float_expr import FloatRelation
 from lamina_dynshape.marks import dim_marks
 
 from .guards import Guard, GuardKind, shape_guard
 from .loops import symbolic_dims
-from .source import AttrSource, ConstantSource, CallSource, SizeSource, Source, StrideSource
+from .source import AttrSource, CallSource, ConstantSource, RowSource, SizeSource, Source, StrideSource
 
 __all__ = ["Dynamic", "DynamicPolicy"]
 
@@ -98,24 +99,23 @@ class DynamicPolicy:
         return self.varies(name, v)
 
 
+@dataclass(frozen=True)
 class _RealTest:
-    """A condition on one float as a pure function for `CallSource`. One object per condition: sources are interned by identity."""
+    """A condition on real numbers as a pure function, for `CallSource`, of a row of numbers: the first, and what `sources` reach."""
 
-    _made: dict[FloatRelation, _RealTest] = {}
+    condition: FloatRelation
+    symbols: tuple[Symbol, ...]
+    sources: tuple[Source, ...]
 
-    def __init__(self, condition: FloatRelation) -> None:
-        self.condition, self.symbol = condition, condition.real
-        self.__name__ = f"({condition})"
+    @property
+    def __name__(self) -> str:
+        return f"({self.condition}) of "
 
-    def __call__(self, x: float) -> bool:
+    def __call__(self, row: tuple[Any, ...]) -> bool:
         try:
-            return self.condition.evaluate({self.symbol: x})
+            return self.condition.evaluate(dict(zip(self.symbols, row)))
         except (ArithmeticError, ValueError):  # where Python raises, the trace does not hold
             return False
-
-    @classmethod
-    def of(cls, condition: FloatRelation) -> _RealTest:
-        return cls._made.setdefault(condition, cls(condition))
 
 
 class Dynamic:
@@ -205,8 +205,11 @@ class Dynamic:
         return out
 
     def _real_guard(self, c: FloatRelation, stack: tuple[Any, ...]) -> Guard:
-        """A condition on one Python float."""
-        return Guard(CallSource(_RealTest.of(c), self.symbol_input(c.real)[0]), GuardKind.BOOL, True, stack)
+        """A condition that is evaluated as it is."""
+        symbols = tuple(sorted(c.free_symbols, key=lambda s: s.name))
+        first, *others = [self.symbol_input(s)[0] for s in symbols]
+        test = _RealTest(c, symbols, tuple(others))
+        return Guard(CallSource(test, RowSource(first, test)), GuardKind.BOOL, True, stack)
 
     def _guard(self, text: str, symbols: Any, more: dict[str, Source], stack: tuple[Any, ...] = ()) -> Guard:
         return shape_guard(text, {**{s.name: self.symbol_input(s)[0] for s in symbols}, **more}, stack)

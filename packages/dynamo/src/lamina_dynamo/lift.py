@@ -109,13 +109,17 @@ class Lifting:
 
     # ---- kinds -------------------------------------------------------------------------------------------------------
     def _lift_number(self, v: Any, source: Source) -> Any:
-        ordinary = abs(v) < 1 << 62 if type(v) is int else math.isfinite(v) and v != 0  # zeros have a sign that no condition tells
         varies = self.policy.varies(source.name(), v) or self.policy.dynamic is not False and was_symbolic(self, source)
-        if varies and ordinary and type(source) is not ConstantSource:
-            self.guard(source, K.TYPE, type(v))
-            return self.symbolic_number(v, source)
+        if varies and type(source) is not ConstantSource:
+            return self.lift_changing(v, source)
         self.guard(source, K.EQUALS, v)
         return v
+
+    def lift_changing(self, v: Any, source: Source) -> Any:
+        """A number that may be another one at each call."""
+        ordinary = abs(v) < 1 << 62 if type(v) is int else math.isfinite(v) and v != 0  # zeros have a sign that no condition tells
+        self.guard(source, K.TYPE if ordinary else K.EQUALS, type(v) if ordinary else v)
+        return self.symbolic_number(v, source) if ordinary else v
 
     def _lift_proxy(self, v: Any, source: Source) -> Any:
         """A view of our dictionary in place of the outside one."""

@@ -18,7 +18,7 @@ import torch
 from .attributes import generic_attr, load_attr, type_attr
 from .construct import PURE_C_MODULES, instantiate
 from .control import MISSING, native, observe, unsupported
-from .draws import derived
+from .computed_numbers import of_numbers
 from .stores import generic_delete, generic_store, store_attr
 from .texts import OpenText, format_text, joined
 
@@ -104,7 +104,7 @@ def call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         unsupported("distributed", "a function of torch.distributed", saw=fn.__name__)
     if module.startswith("torch") and fn.__name__.lstrip("_").startswith("set_"):
         unsupported("global-state", "changing PyTorch's state in a way that is not modelled", saw=fn.__name__)
-    if module == "math" and (drawn := derived(cap, fn, args, kwargs or {})) is not MISSING:
+    if module == "math" and (drawn := of_numbers(cap, fn, args, kwargs or {})) is not MISSING:
         return drawn
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))

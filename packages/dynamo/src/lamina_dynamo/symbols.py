@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from lamina_dynshape import boolean as B
 from lamina_dynshape import expr_of
-from lamina_dynshape.float_expr import GRAPH_FUNCTIONS, FloatRelation
+from lamina_dynshape.float_expr import FloatRelation
+from lamina_dynshape.real_functions import GRAPH_FUNCTIONS
 from lamina_dynshape.sym_node import FloatNode, _Node
 from torch import fx
 
@@ -54,12 +55,10 @@ class _Builder:
             return found
         if e.op == "int":
             made = self._op(torch.sym_float, self.build(e.args[0]))
-        elif e.op in GRAPH_FUNCTIONS:
-            made = self._op(GRAPH_FUNCTIONS[e.op], *[self.real(FloatNode(a, node.env)) for a in e.args])
         elif e.op == "real":
             made = self.cap.size_placeholder(e.args[0])
         else:
-            return node.guard_float()
+            made = self._op(GRAPH_FUNCTIONS[e.op], *[self.real(FloatNode(a, node.env)) for a in e.args])
         self.cap.size_nodes[e] = made
         return made
 

@@ -11,25 +11,20 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-
 from lamina_dynshape.boolean import BoolExpr, _constant
 from lamina_dynshape.expr import Expr, Product, Symbol, emax
 from lamina_dynshape.interning import NodeTable
 
-__all__ = ["FloatExpr", "FloatRelation", "GRAPH_FUNCTIONS", "float_const", "float_of", "float_op", "float_relation"]
+__all__ = ["FUNCTIONS", "FloatExpr", "FloatRelation", "float_const", "float_of", "float_op", "float_relation"]
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "mod": operator.mod,
-    "floordiv": operator.floordiv, "pow": operator.pow, "neg": operator.neg, "abs": abs, "sqrt": math.sqrt, "sin": math.sin,
-    "cos": math.cos, "tan": math.tan, "asin": math.asin, "acos": math.acos, "atan": math.atan, "sinh": math.sinh, "cosh": math.cosh,
-    "tanh": math.tanh, "log2": math.log2, "exp": math.exp, "min": min, "max": max, "log": math.log,
-}
-# What a graph calls for a function of real numbers; one that is missing here is evaluated when the graph is made.
-GRAPH_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: _FUNCTIONS[name] for name in ("add", "sub", "mul", "truediv", "mod", "floordiv", "pow", "neg")},
-    "abs": operator.abs, "sqrt": torch.sym_sqrt, "min": torch.sym_min, "max": torch.sym_max,
-}
+    "floordiv": operator.floordiv, "pow": operator.pow, "neg": operator.neg, "abs": abs, "min": min, "max": max,
+    # Python takes these from the C library, as generated code does.
+    "acos": math.acos, "acosh": math.acosh, "asin": math.asin, "asinh": math.asinh, "atan": math.atan, "atan2": math.atan2, "atanh": math.atanh,
+    "copysign": math.copysign, "cos": math.cos, "cosh": math.cosh, "exp": math.exp, "expm1": math.expm1, "fmod": math.fmod, "log": math.log,
+    "log10": math.log10, "log1p": math.log1p, "log2": math.log2, "sin": math.sin, "sinh": math.sinh, "sqrt": math.sqrt, "tan": math.tan, "tanh": math.tanh,
+}  # fmt: skip
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "mod": "%", "floordiv": "//", "pow": "**"}
 _COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
 _COMPARE_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -52,7 +47,7 @@ class FloatExpr:
             return values[self.args[0]]
         if self.op == "int":
             return float(self.args[0].evaluate(values))
-        return _FUNCTIONS[self.op](*(a.evaluate(values) for a in self.args))
+        return FUNCTIONS[self.op](*(a.evaluate(values) for a in self.args))
 
     def leaves(self) -> Iterator[FloatExpr]:
         """The constants, integers and symbols it is computed from."""
@@ -153,7 +148,7 @@ def float_of(e: Expr) -> FloatExpr:
 
 def float_op(op: str, *args: FloatExpr) -> FloatExpr:
     if all(a.op == "const" for a in args):
-        return float_const(float(_FUNCTIONS[op](*(a.args[0] for a in args))))
+        return float_const(float(FUNCTIONS[op](*(a.args[0] for a in args))))
     if op == "truediv" and args[0] is args[1] and args[0].op == "int":  # not zero, or Python has raised
         return float_const(1.0)
     if op == "sqrt" and args[0].op == "int" and (root := _square_root(args[0].args[0])) is not None:
@@ -180,13 +175,6 @@ class FloatRelation(BoolExpr):
     @property
     def parts(self) -> tuple[Any, ...]:
         return self.a, self.b
-
-    @property
-    def real(self) -> Symbol | None:
-        """The symbol, where the comparison is about one real number from outside alone."""
-        symbols = {e for a in (self.a, self.b) for e in a.leaves() if e.op != "const"}
-        only = next(iter(symbols), None)
-        return only.args[0] if only is not None and len(symbols) == 1 and only.op == "real" else None
 
     def evaluate(self, values: Mapping[Symbol, int]) -> bool:
         return _COMPARE[self.op](self.a.evaluate(values), self.b.evaluate(values))

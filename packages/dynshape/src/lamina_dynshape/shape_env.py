@@ -301,10 +301,8 @@ class ShapeEnv:
         if self.unbacked_in(condition):
             raise self._no_value(condition)
         answer = condition.evaluate(self._hint_values)
-        if _compares_reals(condition) and not _tests_real(condition):
-            for s in sorted(condition.free_symbols, key=lambda s: s.name):
-                self.make_constant(s)
-            return answer
+        if isinstance(condition, (B.And, B.Or)) and _compares_reals(condition):  # guards on real numbers stand alone
+            return (all if isinstance(condition, B.And) else any)(self.evaluate(o) for o in condition.operands)
         self.guard(condition if answer else B.negate(condition))
         return answer
 
@@ -355,7 +353,7 @@ class ShapeEnv:
         """Python's exception for a divisor (Expr or FloatExpr) that is zero; that it is not is a guard where it could be."""
         real = not isinstance(divisor, Expr)
         condition = float_relation("ne", divisor, float_const(0.0)) if real else B.ne(divisor, 0)
-        if not self.unbacked_in(divisor) and (not _compares_reals(condition) or _tests_real(condition)) and not self.evaluate(condition):
+        if not self.unbacked_in(divisor) and not self.evaluate(condition):
             raise ZeroDivisionError("float division by zero" if real else "integer division or modulo by zero")
 
     def expect_true(self, condition: BoolExpr, message: str = "") -> bool:
@@ -527,11 +525,6 @@ def _compares_reals(condition: BoolExpr) -> bool:
     if isinstance(condition, (B.And, B.Or)):
         return any(map(_compares_reals, condition.operands))
     return isinstance(condition, FloatRelation)
-
-
-def _tests_real(condition: BoolExpr) -> bool:
-    """Whether a condition is about one real number from outside alone: such a guard is checked as it is."""
-    return isinstance(condition, FloatRelation) and condition.real is not None
 
 
 _OWN = ("/lamina_dynshape/", "/torch/")

@@ -342,6 +342,10 @@ class FloatNode(_Node):
             return self.wrap_float(round(self.guard_float(), digits.guard_int()))
         return self.env.node(integer(round(self.guard_float())))
 
+    def function(self, name: str, *others: FloatNode) -> FloatNode:
+        """A function of `float_expr.FUNCTIONS`; the caller has seen that it is defined there."""
+        return FloatNode(F.float_op(name, self.expr, *(o.expr for o in others)), self.env)
+
     def is_integer(self) -> BoolNode:
         fraction = self.expr.rational
         if fraction is not None:
@@ -353,7 +357,7 @@ def _float_arithmetic(name: str) -> Any:
     def method(self: FloatNode, *others: FloatNode) -> FloatNode:
         if name in ("truediv", "floordiv", "mod"):
             self.env.refuse_zero(others[0].expr.args[0] if others[0].expr.op == "int" else others[0].expr)
-        return FloatNode(F.float_op(name, self.expr, *(o.expr for o in others)), self.env)
+        return self.function(name, *others)
 
     return method
 

@@ -11,6 +11,7 @@ import operator
 from typing import Any
 
 import torch
+from lamina_dynshape.real_functions import GRAPH_FUNCTIONS
 
 __all__ = ["DIALECTS", "META_KEYS", "ROLES", "SYMBOLIC_FUNCTIONS", "TENSOR_GLUE", "VERSION", "is_symbolic_function"]
 
@@ -33,7 +34,7 @@ SYMBOLIC_FUNCTIONS = frozenset(
         operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.truediv, operator.pow, operator.abs,
         operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_, operator.not_,
         torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float, torch.sym_sqrt, torch.sym_not, torch.sym_ite,
-        math.floor, math.ceil, math.trunc, math.sqrt,
+        math.floor, math.ceil, math.trunc, math.sqrt, *GRAPH_FUNCTIONS.values(),
     }
 )  # fmt: skip
 # Reads of sizes from a tensor, and of one result out of several.

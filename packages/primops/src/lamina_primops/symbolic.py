@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from lamina_dynshape import boolean
 from lamina_dynshape.expr import Expr, Symbol
-from lamina_dynshape.float_expr import GRAPH_FUNCTIONS, FloatRelation
+from lamina_dynshape.float_expr import FloatRelation
+from lamina_dynshape.real_functions import GRAPH_FUNCTIONS
 from lamina_dynshape.sym_node import BoolNode, FloatNode
 from lamina_dynshape.support.errors import InternalError
 from torch import fx
@@ -100,19 +101,17 @@ class SymbolNodes:
         return self._real(value.node) if isinstance(value, torch.SymFloat) else self._truth(value.node)
 
     def _real(self, node: Any) -> Any:
-        """A real number; where no graph function computes it, its value now, which specialises the sizes."""
+        """A real number."""
         e = node.expr
         if e.op == "const":
             return e.args[0]
         if e not in self._others:
             if e.op == "int":
                 self._others[e] = self._call(torch.SymFloat(node), torch.sym_float, self._of_expr(e.args[0]))
-            elif e.op in GRAPH_FUNCTIONS:
-                self._others[e] = self._call(torch.SymFloat(node), GRAPH_FUNCTIONS[e.op], *[self._real(FloatNode(a, node.env)) for a in e.args])
             elif e.op == "real":
                 raise InternalError(f"no node yields the number {e}")
             else:
-                return node.guard_float()
+                self._others[e] = self._call(torch.SymFloat(node), GRAPH_FUNCTIONS[e.op], *[self._real(FloatNode(a, node.env)) for a in e.args])
         return self._others[e]
 
     def _truth(self, node: Any) -> Any:

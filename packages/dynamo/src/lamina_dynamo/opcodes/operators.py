@@ -13,11 +13,11 @@ from ..arrays import as_tensor_key
 from ..assumptions import assume
 from ..attributes import class_lookup, guard_mro, tensor_class_lookup
 from ..bytecode import Instruction
-from ..control import native, observe, unsupported, values
+from ..computed_numbers import of_operator
+from ..control import MISSING, native, observe, unsupported, values
 from ..draws import refuse_to_decide
 from ..frames import Frame
 from ..lift import is_torch_owned
-from ..control import MISSING
 from ..texts import OpenText, is_open, joined, percent
 from . import handler
 
@@ -53,7 +53,8 @@ def binary(cap: Any, op: Any, a: Any, b: Any) -> Any:
     """`a op b` with special methods written in Python interpreted."""
     if type(a) in _SIMPLE and type(b) in _SIMPLE:
         cap.refuse_opaque(a, b)
-        return native(op, a, b)
+        found = of_operator(cap, op, a, b)
+        return native(op, a, b) if found is MISSING else found
     if op in (operator.add, operator.iadd) and type(b) is OpenText and type(a) is str:  # C's str would refuse it
         return joined((a, b))
     name = _DUNDER.get(op) or f"__{op.__name__.strip('_')}__"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import builtins
 import functools
-import math
 import operator
 import sys
 import types
 from typing import Any
 
 import torch
+from lamina_dynshape.real_functions import MATH_FUNCTIONS, is_defined
 
 from ..attributes import TensorSuper, class_lookup, guard_mro, has_attr, load_attr
 from ..instance_dict import instance_dict
 from ..stores import delete_attr, store_attr
 from ..calls import rule
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
+from ..computed_numbers import of_numbers
 from ..draws import derived
 from ..frames import NULL
 from ..guards import GuardKind
@@ -202,7 +203,7 @@ def bool_(cap: Any, args: Any, kwargs: Any) -> bool:
 def int_(cap: Any, args: Any, kwargs: Any) -> Any:
     if len(args) == 1 and not kwargs:
         v = args[0]
-        if type(v) is torch.SymFloat and (drawn := derived(cap, int, args, {})) is not MISSING:
+        if type(v) is torch.SymFloat and (drawn := of_numbers(cap, int, args, {})) is not MISSING:
             return drawn
         if type(v) is torch.SymInt or type(v) is torch.SymFloat:
             return native(torch.sym_int, v)
@@ -484,19 +485,24 @@ def make_printable(cap: Any, v: Any) -> Any:
     return cap.printable(v) if not isinstance(v, dict) else {k: cap.printable(x) for k, x in v.items()}
 
 
-@rule(math.sqrt)
-def square_root(cap: Any, args: Any, kwargs: Any) -> Any:
-    """Of a symbolic number it stays symbolic; C would read the value."""
-    if len(args) == 1 and type(args[0]) in (torch.SymInt, torch.SymFloat) and args[0].node.has_hint() and native(bool, args[0] >= 0):
-        return torch.sym_sqrt(args[0])
-    drawn = derived(cap, math.sqrt, args, kwargs)
-    return native(math.sqrt, *args, **kwargs) if drawn is MISSING else drawn
+def _of_real_numbers(fn: Any, graph_function: Any) -> None:
+    @rule(fn)
+    def of_real_numbers(cap: Any, args: Any, kwargs: Any) -> Any:
+        """Of symbolic numbers it stays symbolic; C would read the values."""
+        symbolic = [x for x in args if type(x) in (torch.SymInt, torch.SymFloat)]
+        if symbolic and all(x.node.has_hint() for x in symbolic) and all(type(x) in (int, float, torch.SymInt, torch.SymFloat) for x in args) and native(is_defined, fn, *args):
+            return native(graph_function, *args)
+        drawn = of_numbers(cap, fn, args, kwargs)
+        return native(fn, *args, **kwargs) if drawn is MISSING else drawn
+
+
+for _fn, _graph_function in MATH_FUNCTIONS.items():
+    _of_real_numbers(_fn, _graph_function)
 
 
 @rule(round)
 def round_(cap: Any, args: Any, kwargs: Any) -> Any:
-    drawn = derived(cap, round, args, kwargs)
-    if drawn is not MISSING:
+    if type(args[0]) is torch.SymFloat and (drawn := of_numbers(cap, round, args, kwargs)) is not MISSING:
         return drawn
     method = python_method(cap, args[0], "__round__")
     return native(round, *args, **kwargs) if method is None else cap.call(method, (args[0], *args[1:], *kwargs.values()))

@@ -13,7 +13,6 @@ import torch
 from lamina_dynshape.expr import Expr, Symbol
 from lamina_dynshape.float_expr import FloatExpr
 from lamina_dynshape.support.counters import counters
-from lamina_dynshape.support.errors import Unsupported
 
 from ..ir.buffers import Buffer, StridedView
 from ..ir.extern import ExternKernel
@@ -258,6 +257,10 @@ def write_graph(graph: LoopGraph, units: list[Unit], *, drops_inputs: bool = Fal
         if b.kind == "intermediate":
             b.kind = "output"
     in_kinds = _inputs(w, graph)
+    for k, (e, bits) in enumerate(graph.computed.items()):
+        text = _real_text(w, e)  # first: it may define sizes
+        w.sizes.append(f"  const i64 real{k} = lm_bits<i64>((double)({text}));")
+        w.names[bits] = f"real{k}"
     inputs = [x for x in graph.inputs if isinstance(x, Buffer) and x not in outputs] if drops_inputs else []
     _plan(w, graph, calls, outputs)
     n_calls = 0
@@ -430,22 +433,21 @@ def _outputs(w: _EntryWriter, graph: LoopGraph) -> tuple[str, list[Any]]:
     return kinds, objects
 
 
-_REAL = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": "({} / {})", "neg": "(-{})"} | {
-    name: f"__builtin_{c}({', '.join(['{}'] * n)})" for name, c, n in (("pow", "pow", 2), ("abs", "fabs", 1), ("sqrt", "sqrt", 1), ("min", "fmin", 2), ("max", "fmax", 2))
+_REAL = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": "({} / {})", "neg": "(-{})", "mod": "lm_remainder({}, {})", "floordiv": "lm_floordiv({}, {})"} | {
+    name: f"__builtin_{c}({', '.join(['{}'] * n)})" for name, c, n in (("abs", "fabs", 1), ("min", "fmin", 2), ("max", "fmax", 2), *[(f, f, 2) for f in ("atan2", "copysign", "fmod", "pow")])
 }  # fmt: skip
 
 
 def _real_text(w: _EntryWriter, e: FloatExpr) -> str:
-    """A real number that the graph returns, in C++."""
+    """A real number, in C++: the functions of the C library have Python's names."""
     if e.op == "const":
         return constant(e.args[0], torch.float64)
     if e.op == "int":
         return f"(double){w.expr(e.args[0])}"
     if e.op == "real":
         return f"lm_bits<double>({w.expr(e.args[0])})"
-    if e.op not in _REAL:
-        raise Unsupported("symbolic real number as a result", saw=str(e), code="symbolic_real")
-    return _REAL[e.op].format(*[_real_text(w, a) for a in e.args])
+    args = [_real_text(w, a) for a in e.args]
+    return _REAL[e.op].format(*args) if e.op in _REAL else f"__builtin_{e.op}({args[0]})"
 
 
 def _kernels_text(kernels: dict[str, str], linkage: str) -> str:

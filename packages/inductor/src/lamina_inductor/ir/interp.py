@@ -133,6 +133,8 @@ def interpret_loops(graph: LoopGraph, inputs: Sequence[Any]) -> tuple[Any, ...]:
             storage[x] = value.detach().as_strided((extent,), (1,)).clone()
         elif isinstance(x, Expr) and not x.is_const:
             sizes[x] = real_bits(value) if x in graph.reals else value
+    numbers = {s: real_of_bits(n) if s in graph.reals else n for s, n in sizes.items()}
+    sizes |= {bits: real_bits(e.evaluate(numbers)) for e, bits in graph.computed.items()}
     for n in graph.nodes:
         for b in (n.outputs if isinstance(n, ExternKernel) else n.effect.buffers):
             if b not in storage:
@@ -141,7 +143,6 @@ def interpret_loops(graph: LoopGraph, inputs: Sequence[Any]) -> tuple[Any, ...]:
             _extern(n, storage, sizes)
         else:
             _node(n, storage, sizes)
-    numbers = {s: real_of_bits(n) if s in graph.reals else n for s, n in sizes.items()}
     return tuple(_view(v, storage, sizes) if isinstance(v, StridedView) else v.evaluate(numbers) if isinstance(v, (Expr, FloatExpr)) else v for v in graph.outputs)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from lamina_dynshape.expr import Expr, symbol
+from lamina_dynshape.float_expr import FloatExpr
 
 from .body import Val, topological
 from .buffers import Buffer, StridedView
@@ -155,6 +156,7 @@ class LoopGraph:
     hints: dict[Expr, int] = field(default_factory=dict)      # symbol -> size in this call
     ranges: dict[Expr, tuple[int | None, int | None]] = field(default_factory=dict)
     reals: set[Expr] = field(default_factory=set)             # inputs that are the bits of a float64
+    computed: dict[FloatExpr, Expr] = field(default_factory=dict)  # real numbers of which kernels get the bits, as symbols
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def fresh(self, prefix: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lamina_dynshape import expr as _expr
 from lamina_dynshape.expr import Expr, symbol
+from lamina_dynshape.float_expr import FloatExpr, float_const, float_of, float_op, float_symbol
 
 from .body import Recorder, Val
 from .buffers import Buffer, StridedView, as_expr, as_exprs
@@ -23,6 +24,8 @@ def print_loops(graph: LoopGraph) -> str:
         lines.append(f'{b.name} = g.buffer("{b.name}", "{str(b.dtype)[6:]}", ({_tuple(b.size)}), ({_tuple(b.stride)}), "{b.kind}")')
     for x in graph.inputs:
         lines.append(f"g.input({x.name if isinstance(x, Buffer) else x}{', real=True' if x in graph.reals else ''})")
+    for e, bits in graph.computed.items():
+        lines.append(f"{bits} = g.real({str(bits)!r}, {_real(e)})")
     for n in graph.nodes:
         lines.append("")
         lines += _extern(n) if isinstance(n, ExternKernel) else _node(n)
@@ -37,6 +40,12 @@ def print_loops(graph: LoopGraph) -> str:
 
 def _tuple(xs: Any) -> str:
     return "".join(f"{x}, " for x in xs)
+
+
+def _real(e: FloatExpr) -> str:
+    if e.op in ("const", "int", "real"):
+        return {"const": "float_const", "int": "float_of", "real": "float_symbol"}[e.op] + f"({_number(e.args[0]) if e.op == 'const' else e.args[0]})"
+    return f"float_op({e.op!r}, {', '.join(map(_real, e.args))})"
 
 
 def _extern(n: ExternKernel) -> list[str]:
@@ -108,6 +117,10 @@ class _Builder:
         if real:
             self.graph.reals.add(self.graph.inputs[-1])  # type: ignore[arg-type]
 
+    def real(self, name: str, e: FloatExpr) -> Expr:
+        bits = self.graph.computed[e] = symbol(name)
+        return bits
+
     def extern(self, name: str) -> None:
         self.graph.nodes.append(self.externs[name])
 
@@ -130,9 +143,8 @@ def parse_loops(text: str, *, externs: dict[str, ExternKernel] | None = None, sy
     """Rebuild a printed graph. `externs` supplies library calls by name; `symbols` names the sizes."""
     g = _Builder(externs or {})
     scope: dict[str, Any] = {"g": g, "torch": torch, "Store": Store, "Reduce": Reduce, "Scan": Scan, "Scatter": Scatter}
+    scope |= {"float_const": float_const, "float_of": float_of, "float_op": float_op, "float_symbol": float_symbol}
     scope.update({k: getattr(_expr, k) for k in ("floordiv", "mod", "emin", "emax", "integer")})
     scope.update({s: symbol(s) for s in symbols})
     exec(compile(text, "<loop graph>", "exec"), scope)  # noqa: S102  (text that `print_loops` wrote)
     return g.graph
-
-

@@ -69,7 +69,7 @@ def _variables(graph: LoopGraph) -> Iterator[str]:
 
 @rule("indices use known variables")
 def _free(graph: LoopGraph) -> Iterator[str]:
-    sizes = {s for x in graph.inputs if isinstance(x, Expr) for s in x.free_symbols}
+    sizes = {s for x in graph.inputs if isinstance(x, Expr) for s in x.free_symbols} | set(graph.computed.values())
     for n in _loops(graph):
         known = {v for v, _ in n.all_vars} | set(n.indirects) | sizes
         for e in [n.effect.index, *(a for v in n.values for a in v.args if isinstance(a, Expr)), *(s for _, s in n.all_vars)]:

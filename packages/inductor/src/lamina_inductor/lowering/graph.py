@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from lamina_dynshape import hint_of
 from lamina_dynshape.expr import Expr, integer, symbol
-from lamina_dynshape.float_expr import float_symbol
+from lamina_dynshape.float_expr import FloatExpr, float_symbol
+from lamina_dynshape.support.errors import Unsupported
 
 from ..config import config
 from ..ir.buffers import ONE, ZERO, Buffer, StridedView, as_exprs, contiguous_strides, dense_strides, stride_order
 from ..ir.extern import ExternKernel
-from ..ir.nodes import LoopGraph, real_bits
+from ..ir.nodes import LoopGraph, real_bits, real_of_bits
 from . import build
 from .registry import RULES
 from .symbols import expr_of, symbol_ranges
@@ -227,6 +228,19 @@ class GraphLowering:
         self.graph.ranges[bits] = None, None
         self.graph.hints[bits] = real_bits(hint_of(val))
         return e
+
+    def real(self, e: FloatExpr) -> Expr:
+        """A symbol for the bits of a real number that is computed at the start of each call. Raises Unsupported where an operator of the graph makes it."""
+        for leaf in e.leaves():
+            if leaf.op == "real" and leaf.args[0] not in self.graph.reals:
+                raise Unsupported("symbolic real number in a kernel", saw=str(e), code="symbolic_real")
+        if e.op == "real":
+            return e.args[0]
+        if e not in self.graph.computed:
+            bits = self.graph.computed[e] = symbol(self.graph.fresh("real"))
+            self.graph.ranges[bits] = None, None
+            self.graph.hints[bits] = real_bits(e.evaluate({s: real_of_bits(n) if s in self.graph.reals else n for s, n in self.graph.hints.items()}))
+        return self.graph.computed[e]
 
     def _constant(self, node: torch.fx.Node) -> Any:
         t = self.gm

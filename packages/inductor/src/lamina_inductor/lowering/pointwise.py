@@ -7,7 +7,6 @@ from typing import Any
 import lamina_primops.prims  # noqa: F401  (registers torch.ops.lamina)
 import torch
 from lamina_dynshape.float_expr import FloatExpr
-from lamina_dynshape.support.errors import Unsupported
 
 from ..ir.ops import OPS, ops
 from .registry import lowering
@@ -40,35 +39,12 @@ def scalar(g: Any, value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (bool, int, float)):
         return lambda: ops.constant(value, dtype)
     if isinstance(value, FloatExpr):
-        check_real(g, value)
-        return lambda: _converted(_real(value), dtype)
+        if value.op == "const":
+            return lambda: ops.constant(value.args[0], dtype)
+        bits = g.real(value)
+        return lambda: _converted(ops.bitcast(ops.index_expr(bits, torch.int64), torch.float64), dtype)
     e = g.expr(value)
     return lambda: ops.index_expr(e, dtype)
-
-
-_REAL = {
-    "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow", "neg": "neg", "abs": "abs", "sqrt": "sqrt", "min": "minimum",
-    "max": "maximum",
-}  # fmt: skip
-
-
-def check_real(g: Any, e: FloatExpr) -> None:
-    """Refuse what loop bodies cannot compute of a symbolic real number."""
-    if e.op not in ("const", "int", "real", *_REAL) or e.op == "real" and e.args[0] not in g.graph.reals:
-        raise Unsupported("symbolic real number in a kernel", saw=str(e), code="symbolic_real")
-    for a in e.args if e.op in _REAL else ():
-        check_real(g, a)
-
-
-def _real(e: FloatExpr) -> Any:
-    """The value of a symbolic real number, in float64 as Python computes it."""
-    if e.op == "const":
-        return ops.constant(e.args[0], torch.float64)
-    if e.op == "int":
-        return ops.index_expr(e.args[0], torch.float64)
-    if e.op == "real":
-        return ops.bitcast(ops.index_expr(e.args[0], torch.int64), torch.float64)
-    return getattr(ops, _REAL[e.op])(*map(_real, e.args))
 
 
 def _converted(value: Any, dtype: torch.dtype) -> Any:
