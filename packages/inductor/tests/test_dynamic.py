@@ -74,6 +74,24 @@ def test_real_numbers_of_sizes_are_what_python_computes():
         assert number == real(n) and (y == number).all()
 
 
+def test_conditions_on_sizes_are_results():
+    def fn(x):
+        n, half = x.size(0), x.size(0) / 2.5
+        return x + 1, n > 4, n != 7, half < 3.1, torch.sym_not((n >= 4) & (half < 6)), (n < 4) | (n % 3 == 1)
+
+    call, compiled = compile_dynamic(fn, torch.randn(7, 3), [0])
+    for n in (7, 3, 4, 16):
+        got, expected = call(torch.randn(n, 3))[1:], fn(torch.randn(n, 3))[1:]
+        assert list(map(str, got)) == list(map(str, expected)) and all(type(v) is bool for v in got)
+
+
+def test_a_graph_of_numbers_alone():
+    env = ShapeEnv()
+    n = env.create_number(5, "n")
+    compiled = compile_prims(lower(trace(lambda n: (n * 2 + 1, n > 3), [n])))
+    assert [compiled(k) for k in (5, 2)] == [(11, True), (5, False)]
+
+
 def test_a_stored_graph_is_used_where_what_it_was_compiled_under_holds(monkeypatch, tmp_path):
     monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
     fn = lambda n, x: (torch.renorm(x, 2, 0, n / 4.0),)  # the rule takes the bound as a plain number

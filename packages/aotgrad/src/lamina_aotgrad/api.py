@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lamina_dynshape import FakeMode, fake_mode_of
+from lamina_dynshape import FakeMode, env_of, fake_mode_of
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import Unsupported
 from lamina_dynshape.support.logs import artifact, enabled, log
@@ -109,7 +109,7 @@ def _fakes(target: Any, example_inputs: Sequence[Any]) -> list[Any]:
         holders = [n for n in target.graph.nodes if n.op == "placeholder"]
         if all("val" in n.meta for n in holders) and holders:
             return [n.meta["val"] for n in holders]
-    mode = fake_mode_of(*example_inputs) or FakeMode()  # fakes may be given, with symbolic sizes for instance
+    mode = fake_mode_of(*example_inputs) or FakeMode(env_of(*example_inputs))  # fakes may be given, with symbolic sizes for instance
     return [mode.from_real(x) if isinstance(x, Tensor) else x for x in example_inputs]
 
 

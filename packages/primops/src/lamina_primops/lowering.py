@@ -238,14 +238,11 @@ class _Lowering:
 
 
 def _fake_mode(gm: fx.GraphModule) -> Any:
-    from lamina_dynshape import FakeMode, fake_mode_of
+    """The mode of the graph's tensors; where it only computes numbers, a new one in their environment."""
+    from lamina_dynshape import FakeMode, env_of, fake_mode_of
 
-    for node in gm.graph.nodes:
-        val = node.meta.get("val")
-        mode = fake_mode_of(*val) if isinstance(val, (tuple, list)) else fake_mode_of(val)
-        if mode is not None:
-            return mode
-    return FakeMode()
+    values = [v for n in gm.graph.nodes for val in [n.meta.get("val")] for v in (val if isinstance(val, (tuple, list)) else (val,))]
+    return fake_mode_of(*values) or FakeMode(env_of(*values))
 
 
 def _agree(a: Any, b: Any) -> bool:

@@ -269,9 +269,9 @@ def trace(fn: Callable[..., Any], fake_args: Sequence[Any], *, decompositions: M
     `fake_args`: fake tensors of one mode, SymInts, numbers. `decompositions` are applied while tracing. In-place ops raise `Unsupported`: run
     functionalization above for those.
     """
-    from lamina_dynshape import FakeMode, fake_mode_of
+    from lamina_dynshape import FakeMode, env_of, fake_mode_of
 
-    mode = fake_mode_of(*fake_args) or FakeMode()
+    mode = fake_mode_of(*fake_args) or FakeMode(env_of(*fake_args))
     tracer = Tracer(mode)
     for i, a in enumerate(fake_args):
         if isinstance(a, torch.Tensor) or is_symbolic(a):

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lamina_dynshape.boolean import TRUE, And, BoolExpr, Or, Relation
 from lamina_dynshape.expr import Expr, Symbol
-from lamina_dynshape.float_expr import FloatExpr
+from lamina_dynshape.float_expr import FloatExpr, FloatRelation
 from lamina_dynshape.support.counters import counters
 
 from ..ir.buffers import Buffer, StridedView
@@ -425,6 +426,10 @@ def _outputs(w: _EntryWriter, graph: LoopGraph) -> tuple[str, list[Any]]:
             kinds += "f"
             w.line(f"int_out[{n_int}] = lm_bits<i64>((double)({_real_text(w, v)}));")
             n_int += 1
+        elif isinstance(v, BoolExpr):
+            kinds += "b"
+            w.line(f"int_out[{n_int}] = {_truth_text(w, v)};")
+            n_int += 1
         else:
             kinds += "o"
             objects.append(v)
@@ -436,6 +441,20 @@ def _outputs(w: _EntryWriter, graph: LoopGraph) -> tuple[str, list[Any]]:
 _REAL = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": "({} / {})", "neg": "(-{})", "mod": "lm_remainder({}, {})", "floordiv": "lm_floordiv({}, {})"} | {
     name: f"__builtin_{c}({', '.join(['{}'] * n)})" for name, c, n in (("abs", "fabs", 1), ("min", "fmin", 2), ("max", "fmax", 2), *[(f, f, 2) for f in ("atan2", "copysign", "fmod", "pow")])
 }  # fmt: skip
+
+
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "eq": "==", "ne": "!="}
+
+
+def _truth_text(w: _EntryWriter, e: BoolExpr) -> str:
+    """A condition, in C++."""
+    if isinstance(e, Relation):
+        return f"({w.expr(e.e)} {_SIGNS[e.kind]} 0)"
+    if isinstance(e, FloatRelation):
+        return f"({_real_text(w, e.a)} {_SIGNS[e.op]} {_real_text(w, e.b)})"
+    if isinstance(e, (And, Or)):
+        return f"({(' && ' if isinstance(e, And) else ' || ').join(_truth_text(w, o) for o in e.operands)})"
+    return str(int(e is TRUE))
 
 
 def _real_text(w: _EntryWriter, e: FloatExpr) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lamina_dynshape.boolean import BoolExpr
 from lamina_dynshape.expr import Expr
 from lamina_dynshape.float_expr import FloatExpr
 from lamina_dynshape.support.errors import Unsupported
@@ -143,7 +144,7 @@ def interpret_loops(graph: LoopGraph, inputs: Sequence[Any]) -> tuple[Any, ...]:
             _extern(n, storage, sizes)
         else:
             _node(n, storage, sizes)
-    return tuple(_view(v, storage, sizes) if isinstance(v, StridedView) else v.evaluate(numbers) if isinstance(v, (Expr, FloatExpr)) else v for v in graph.outputs)
+    return tuple(_view(v, storage, sizes) if isinstance(v, StridedView) else v.evaluate(numbers) if isinstance(v, (Expr, FloatExpr, BoolExpr)) else v for v in graph.outputs)
 
 
 def _view(v: StridedView, storage: dict[Buffer, torch.Tensor], sizes: dict) -> torch.Tensor:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from lamina_dynshape.boolean import BoolExpr
 from lamina_dynshape.expr import Expr, symbol
 from lamina_dynshape.float_expr import FloatExpr
 
@@ -146,12 +147,12 @@ class LoopNode:
 
 @dataclass(eq=False)
 class LoopGraph:
-    """Buffers and nodes of one graph. `outputs` are views of buffers, integers as `Expr`, or None."""
+    """Buffers and nodes of one graph. `outputs` are views of buffers, numbers and conditions as expressions, or constants."""
 
     inputs: list[Buffer | Expr] = field(default_factory=list)
     constants: list[tuple[Buffer, torch.Tensor]] = field(default_factory=list)
     nodes: list[LoopNode | ExternKernel] = field(default_factory=list)
-    outputs: list[StridedView | Expr | None] = field(default_factory=list)
+    outputs: list[StridedView | Expr | FloatExpr | BoolExpr | None] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     hints: dict[Expr, int] = field(default_factory=dict)      # symbol -> size in this call
     ranges: dict[Expr, tuple[int | None, int | None]] = field(default_factory=dict)

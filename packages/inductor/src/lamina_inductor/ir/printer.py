@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from lamina_dynshape import expr as _expr
+from lamina_dynshape.boolean import And, BoolExpr, Or, Relation, conj, disj, eq, ge, ne
 from lamina_dynshape.expr import Expr, symbol
-from lamina_dynshape.float_expr import FloatExpr, float_const, float_of, float_op, float_symbol
+from lamina_dynshape.float_expr import FloatExpr, FloatRelation, float_const, float_of, float_op, float_relation, float_symbol
 
 from .body import Recorder, Val
 from .buffers import Buffer, StridedView, as_expr, as_exprs
@@ -34,7 +35,7 @@ def print_loops(graph: LoopGraph) -> str:
         if isinstance(v, StridedView):
             lines.append(f"g.output({v.buffer.name}, ({_tuple(v.size)}), ({_tuple(v.stride)}), {v.offset})")
         else:
-            lines.append(f"g.output({v!r})")
+            lines.append(f"g.output({_condition(v) if isinstance(v, BoolExpr) else _real(v) if isinstance(v, FloatExpr) else repr(v)})")
     return "\n".join(lines) + "\n"
 
 
@@ -46,6 +47,16 @@ def _real(e: FloatExpr) -> str:
     if e.op in ("const", "int", "real"):
         return {"const": "float_const", "int": "float_of", "real": "float_symbol"}[e.op] + f"({_number(e.args[0]) if e.op == 'const' else e.args[0]})"
     return f"float_op({e.op!r}, {', '.join(map(_real, e.args))})"
+
+
+def _condition(e: BoolExpr) -> str:
+    if isinstance(e, Relation):
+        return f"{e.kind}({e.e})"
+    if isinstance(e, FloatRelation):
+        return f"float_relation({e.op!r}, {_real(e.a)}, {_real(e.b)})"
+    if isinstance(e, (And, Or)):
+        return f"{'conj' if isinstance(e, And) else 'disj'}({', '.join(map(_condition, e.operands))})"
+    return str(e)
 
 
 def _extern(n: ExternKernel) -> list[str]:
@@ -143,7 +154,7 @@ def parse_loops(text: str, *, externs: dict[str, ExternKernel] | None = None, sy
     """Rebuild a printed graph. `externs` supplies library calls by name; `symbols` names the sizes."""
     g = _Builder(externs or {})
     scope: dict[str, Any] = {"g": g, "torch": torch, "Store": Store, "Reduce": Reduce, "Scan": Scan, "Scatter": Scatter}
-    scope |= {"float_const": float_const, "float_of": float_of, "float_op": float_op, "float_symbol": float_symbol}
+    scope |= {f.__name__: f for f in (float_const, float_of, float_op, float_symbol, float_relation, conj, disj, eq, ge, ne)}
     scope.update({k: getattr(_expr, k) for k in ("floordiv", "mod", "emin", "emax", "integer")})
     scope.update({s: symbol(s) for s in symbols})
     exec(compile(text, "<loop graph>", "exec"), scope)  # noqa: S102  (text that `print_loops` wrote)

@@ -130,7 +130,7 @@ class GraphLowering:
             return integer(val) if isinstance(val, int) and not isinstance(val, bool) else val
         if isinstance(val, torch.SymInt):
             return self.expr(val)
-        if isinstance(val, torch.SymFloat):
+        if isinstance(val, (torch.SymFloat, torch.SymBool)):
             return val.node.expr
         if node.target is operator.getitem:
             return self.env[node.args[0]][node.args[1]]

@@ -39,7 +39,7 @@ struct Entry {
   EntryFn fn;
   Py_ssize_t n_in, n_out, n_const, n_tensor, n_int, n_int_out;
   char* in_kind;                   // 't' tensor, 'i' integer, 'f' float64 (its bits, among the integers), '-' not used
-  char* out_kind;                  // 't' tensor, 'i' integer, 'f' float64 (its bits), 'o' constant object
+  char* out_kind;                  // 't' tensor, 'i' integer, 'f' float64 (its bits), 'b' bool, 'o' constant object
   PyObject* constants;             // tuple of tensors, handed over after the tensor inputs
   PyObject* objects;               // tuple: outputs of kind 'o'
   PyObject* callbacks;             // tuple of callables(tensors tuple, sizes tuple) -> tuple of tensors
@@ -185,6 +185,8 @@ static PyObject* run(Entry* e, PyObject* const* args, Py_ssize_t n, PyObject* bo
         aoti_torch_delete_tensor_object(out[h++]);
       } else if (e->out_kind[i] == 'i') {
         o = PyLong_FromLong(int_out[io++]);
+      } else if (e->out_kind[i] == 'b') {
+        o = PyBool_FromLong(int_out[io++]);
       } else if (e->out_kind[i] == 'f') {
         double x;
         memcpy(&x, &int_out[io++], sizeof x);
@@ -279,7 +281,7 @@ static PyObject* make(PyObject*, PyObject* args) {
   e->fn = (EntryFn)address;
   e->in_kind = strdup(in_kind); e->out_kind = strdup(out_kind);
   e->n_in = (Py_ssize_t)strlen(in_kind); e->n_out = (Py_ssize_t)strlen(out_kind);
-  e->n_tensor = count(in_kind, 't'); e->n_int = count(in_kind, 'i') + count(in_kind, 'f'); e->n_int_out = count(out_kind, 'i') + count(out_kind, 'f');
+  e->n_tensor = count(in_kind, 't'); e->n_int = count(in_kind, 'i') + count(in_kind, 'f'); e->n_int_out = count(out_kind, 'i') + count(out_kind, 'f') + count(out_kind, 'b');
   e->n_const = PyTuple_GET_SIZE(constants);
   Py_INCREF(constants); e->constants = constants;
   Py_INCREF(objects); e->objects = objects;
