@@ -2,7 +2,7 @@
 
 Between: a function of a torch graph -> `symbolic_form`, which whoever runs the graph on fakes calls instead.
 Keeps:   the same operators as the C++ composite runs, in its order; what neither is symbolic nor asks for values runs the original.
-Source:  ATen/native/UpSample*.cpp, ATen/native/RNN.cpp, ATen/native/Correlation.cpp, ATen/native/SpectralOps.cpp, ATen/native/LinearAlgebra.cpp (matmul, up to torch
+Source:  ATen/native/UpSample*.cpp, ATen/native/AffineGridGenerator.cpp, ATen/native/PackedSequence.cpp, ATen/native/RNN.cpp, ATen/native/Correlation.cpp, ATen/native/SpectralOps.cpp, ATen/native/LinearAlgebra.cpp (matmul, up to torch
          2.11), ATen/native/Linear.cpp, torch/nn/functional.py (which arguments mean what).
 """
 
@@ -169,6 +169,42 @@ def _linspace(start: Any, end: Any, steps: Any, **options: Any) -> Any:
         return at + start
     step = (end - start) / (steps - 1)
     return torch.where(at < steps // 2, start + step * at, end - step * (steps - 1 - at))
+
+
+@_form(torch.nn.functional.affine_grid)
+@_form(torch.affine_grid_generator)
+def _affine_grid(theta: Tensor, size: Sequence[Any], align_corners: bool | None = None) -> Any:
+    """Products with the coordinates (x, y, (z,) 1) of every result element."""
+    batch, inner = size[0], list(size[2:])
+    if len(inner) not in (2, 3) or theta.shape != (batch, len(inner), len(inner) + 1) or not theta.is_floating_point():
+        return NotImplemented
+    if align_corners is None or any(n <= 0 or (align_corners and n == 1) for n in size):  # eager warns or raises
+        return NotImplemented
+    axes = [_from_minus_one(theta, n, align_corners).view(n, *[1] * (len(inner) - 1 - d)).expand(inner) for d, n in enumerate(inner)]
+    base = torch.stack([*axes[::-1], torch.ones_like(axes[0])], -1).view(1, -1, len(inner) + 1).expand(batch, -1, -1)
+    return base.bmm(theta.transpose(1, 2)).view(batch, *inner, len(inner))
+
+
+def _from_minus_one(like: Tensor, steps: Any, align_corners: bool) -> Tensor:
+    """Places from -1 to 1: of the corners, or of the middles of the elements."""
+    if steps == 1:
+        return like.new_zeros(1)
+    places = symbolic_form(torch.linspace)(-1, 1, steps, dtype=like.dtype, device=like.device)
+    return places if align_corners else places * (steps - 1) / steps
+
+
+# ---- sequences -----------------------------------------------------------------------------------------------------------
+@_form(torch._C._nn.pad_sequence)
+def _pad_sequence(sequences: Sequence[Tensor], batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right") -> Any:
+    """(length, ...) each, filled up to the longest."""
+    first = sequences[0]
+    if padding_side not in ("left", "right") or any(s.shape[1:] != first.shape[1:] or s.dtype is not first.dtype for s in sequences):
+        return NotImplemented
+    longest = functools.reduce(torch.sym_max, [s.shape[0] for s in sequences])
+    inner = [0, 0] * (first.dim() - 1)
+    missing = [longest - s.shape[0] for s in sequences]
+    padded = [torch.nn.functional.pad(s, [*inner, *((n, 0) if padding_side == "left" else (0, n))], value=padding_value) for s, n in zip(sequences, missing, strict=True)]
+    return torch.stack(padded, 0 if batch_first else 1)
 
 
 # ---- spectra -------------------------------------------------------------------------------------------------------------
