@@ -519,6 +519,29 @@ def write_of_an_input_that_is_not_saved(compile: Compile) -> list[Any]:
     return [*out, w.grad]
 
 
+def a_policy_step_that_checks_its_distribution(compile: Compile) -> list[Any]:
+    net = _net()
+    opt = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+
+    def step(x: Tensor) -> Tensor:
+        policy = torch.distributions.Categorical(logits=net(x))
+        loss = -policy.log_prob(policy.sample()).mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.detach()
+
+    compiled, outs = compile(step), []
+    for n, bad in ((4, False), (6, True), (6, False), (3, True), (3, False)):
+        x = torch.randn(n, 4)
+        if bad:
+            with pytest.raises(ValueError, match=r"(?s)Expected parameter logits .* to satisfy the constraint .*nan"):
+                compiled(x * torch.nan)
+        else:
+            outs.append(compiled(x))
+    return [*outs, torch.rand(2), *net.parameters(), *_grads(net)]
+
+
 CASES = [value for value in list(globals().values()) if getattr(value, "__annotations__", {}).get("compile") == "Compile"]
 
 

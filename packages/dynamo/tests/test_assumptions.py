@@ -10,6 +10,9 @@ from lamina_dynshape.support.counters import counters
 from torch.distributions import Bernoulli, Normal
 
 
+X = torch.tensor([1.0, 2.0, 3.0])
+
+
 def of_a_number(x, n):
     i = x.max().item()
     if i > n:
@@ -76,6 +79,35 @@ def test_not_where_the_graph_wrote_an_input():
             except ValueError:
                 assert start == 9.0
         torch.testing.assert_close(mine, eager)
+
+
+def test_before_the_graph_writes_an_input():
+    """Training steps: the checks are in the graph, and where one fails nothing was written."""
+
+    def step(state, x):
+        chances = Normal(state["w"] * x, torch.ones(3))
+        loss = -chances.log_prob(x + torch.rand(3)).sum()
+        if x.max().item() > 5:
+            raise ValueError("too large")
+        if not x.isfinite().all():
+            raise ValueError("not finite")
+        torch._check_tensor_all(x != 0)
+        loss.backward()
+        with torch.no_grad():
+            state["w"] -= 0.1 * state["w"].grad
+        state["w"].grad.zero_()
+        return loss.detach()
+
+    graphs = []
+    compiled = lamina_dynamo.optimize(step, lambda gm, examples: graphs.append(gm) or gm.forward)
+    counters.clear()
+    outcomes = []
+    for run in (compiled, step):
+        state = {"w": torch.ones(3, requires_grad=True)}
+        state["w"].grad = torch.zeros(3)
+        seen = [observe(lambda x, _: run(state, x), x) for x in (X, X * 9, X, X * torch.tensor([1, 0, 1]), X - torch.inf, X)]
+        outcomes.append(str((seen, state)))
+    assert outcomes[0] == outcomes[1] and len(graphs) == 1 and not counters["graph_breaks"]
 
 
 def test_a_way_for_compilers_that_fails_is_not_taken():

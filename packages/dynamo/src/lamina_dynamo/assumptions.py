@@ -2,7 +2,8 @@
 
 Between: a conditional jump (`opcodes/operators.py`, `condition`) -> checks of the entry (`convert._checks`).
 Keeps:   where a check fails, the original function runs from its start, with the random numbers it would have drawn: what it raises, and
-         whether it is caught, is the program's own. Hence only in graphs that have changed nothing by then.
+         whether it is caught, is the program's own. Hence only where nothing has changed by then: after a graph that writes to no memory from
+         outside, or in the graph, before it does. A backend whose writes come at the end keeps that, as does one that runs call by call.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 import torch
 
 from .bytecode import Instruction
+from .control import CHECK_FAILED
 from .frames import Frame
 
 __all__ = ["Assuming", "assume", "leads_to_raise"]
 
 MAX_STRAIGHT = 150
-_MARK = "lamina: a branch that was taken not to be taken"
 
 
 def leads_to_raise(f: Frame, index: int) -> bool:
@@ -33,10 +34,10 @@ def leads_to_raise(f: Frame, index: int) -> bool:
 def assume(f: Frame, condition: Any, jump: Instruction) -> bool | None:
     """Truth of a jump's condition where its other outcome only raises, None where it must be decided otherwise.
 
-    A tensor is looked at after the graph. A symbolic truth is checked in the graph, before what relies on it.
+    A symbolic truth is checked in the graph, before what relies on it.
     """
     cap, jumps_if = f.cap, "TRUE" in jump.op
-    if cap.no_checks or not (_is_open_tensor(cap, condition) or _is_open_symbol(cap, condition)):
+    if not cap.can_check or not (_is_open_tensor(cap, condition) or _is_open_symbol(cap, condition)):
         return None
     if leads_to_raise(f, jump.index + 1):
         truth = jumps_if
@@ -45,9 +46,9 @@ def assume(f: Frame, condition: Any, jump: Instruction) -> bool | None:
     else:
         return None
     if isinstance(condition, torch.Tensor):
-        cap.checks.append((condition, truth))
+        cap.check(condition, truth)
         return truth
-    cap.assert_true(condition if truth else torch.sym_not(condition), _MARK)
+    cap.assert_true(condition if truth else torch.sym_not(condition), CHECK_FAILED)
     cap.assumed = True
     return truth
 
@@ -73,6 +74,6 @@ class Assuming:
         try:
             return (*self._compiled(*args), True)
         except RuntimeError as error:
-            if _MARK not in str(error):
+            if CHECK_FAILED not in str(error):
                 raise
         return (*self._none, False)

@@ -6,6 +6,7 @@ Keeps:   an exception of the *program* is always wrapped in `Observed`; anything
 
 from __future__ import annotations
 
+import enum
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,7 +16,7 @@ from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupport
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CannotCheck", "CannotRebuild", "CopyDict", "FreshLeaves", "HookOutside", "HookStays", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CHECK_FAILED", "CannotCheck", "CannotRebuild", "Checking", "CopyDict", "FreshLeaves", "HookOutside", "HookStays", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
 
 
 class Observed(Exception):
@@ -42,8 +43,19 @@ class CannotRebuild(BaseException):
         self.step, self.reason = step, reason
 
 
+CHECK_FAILED = "lamina: a branch that was taken not to be taken"  # what a check in the graph raises
+
+
+class Checking(enum.Enum):
+    """When a condition is looked at that the path relies on, and only the running program can decide."""
+
+    AFTER = enum.auto()   # the graph, which changed nothing
+    INSIDE = enum.auto()  # the graph, before it writes to memory from outside; conditions met after such writes break it
+    NEVER = enum.auto()   # they all break the graph
+
+
 class CannotCheck(BaseException):
-    """The graph changes its inputs, so a condition cannot be checked after it: capture again and break at conditions."""
+    """Conditions cannot be checked as this capture meant to: capture again, with the next of `Checking`."""
 
 
 class NotYet(BaseException):

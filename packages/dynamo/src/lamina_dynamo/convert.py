@@ -28,7 +28,7 @@ from torch import fx
 from . import loops, native
 from .aliasing import apart_guards
 from .assumptions import Assuming
-from .control import CannotCheck, CannotRebuild, CopyDict, FreshLeaves, HookOutside, HookStays, NotYet, Observed, RestartCapture, Unsupported, refusal
+from .control import CannotCheck, CannotRebuild, Checking, CopyDict, FreshLeaves, HookOutside, HookStays, NotYet, Observed, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, Unread, run_root, where_of
 from .generators import InterpretedGenerator
@@ -200,13 +200,14 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     break_at: int | None = None
     reason: Unsupported | None = None
     tried: set[int] = set()
-    no_checks, unbacked, fresh, unroll, stuck, hooks_stay = False, True, False, False, False, False
+    unbacked, fresh, unroll, stuck, hooks_stay = True, False, False, False, False
+    checking = Checking.AFTER
     copied: dict[int, Any] = {}
     outside_hooks: frozenset[int] = frozenset()
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
         cap.outside_hooks, cap.hooks_stay = outside_hooks, hooks_stay
-        cap.fresh_leaves, cap.no_checks, cap.mode.allow_unbacked, cap.copied_dicts, cap.unroll = fresh, no_checks, unbacked, copied, unroll
+        cap.fresh_leaves, cap.checking, cap.mode.allow_unbacked, cap.copied_dicts, cap.unroll = fresh, checking, unbacked, copied, unroll
         with stage("capture"), _deep_recursion():
             try:
                 with _capturing(cap):
@@ -223,7 +224,7 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 where = where_of(e.frame) if e.frame else UserLocation(code.co_filename, code.co_firstlineno, code.co_qualname)
                 raise _UserException(_exception_text(e.exc), where) from e.exc
             except CannotCheck:
-                no_checks = True
+                checking = Checking.INSIDE if checking is Checking.AFTER else Checking.NEVER
                 continue
             except FreshLeaves:
                 fresh = True
@@ -381,14 +382,14 @@ def _refuse_abandoned(cap: Capture) -> None:
 
 
 def _checks(cap: Capture, cg: Codegen) -> list[str]:
-    """Lines that run the original where a condition that the path relies on does not hold. Only where the graph changed nothing yet.
+    """Lines that run the original where a condition that the path relies on does not hold.
 
     A graph with checks of its own also yields whether they held (see `Assuming`).
     """
     if not cap.checks and not cap.assumed:
         return []
     elsewhere = any(inp.real.device.type != "cpu" for inp in cap.inputs.values())  # with a generator of its own
-    if cap.recorder.writes_inputs or cap.left or cap.recorder.impure and elsewhere:
+    if cap.checking is Checking.AFTER and cap.recorder.writes_inputs or cap.left or cap.recorder.impure and elsewhere:
         raise CannotCheck
     code = cap.root_function.__code__
     named = code.co_argcount + code.co_kwonlyargcount

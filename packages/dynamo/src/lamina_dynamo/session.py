@@ -19,7 +19,7 @@ from lamina_dynshape.expr import Symbol
 from lamina_dynshape.sym_node import BoolNode
 from torch import fx
 
-from .control import DELETED, MISSING, STANDS_FOR, native, unsupported
+from .control import CHECK_FAILED, Checking, DELETED, MISSING, STANDS_FOR, native, unsupported
 from .dynamic import Dynamic, DynamicPolicy
 from .guards import GuardKind, GuardSet
 from .lift import Lifting, _contents, _items
@@ -104,7 +104,8 @@ class Capture(Lifting, Protocols, Dynamic):
         self.entry_devices: tuple[Any, ...] = ()
         self.why_symbolic: dict[str, str] = {}
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
-        self.no_checks = self.assumed = False
+        self.checking = Checking.AFTER
+        self.assumed = False  # whether the graph has checks
         self.was_asked = False
         self.locks = Locks()
         self.streams: dict[int, Any] = {}  # id(generator of Python or NumPy) -> what the frame asked of it
@@ -198,10 +199,28 @@ class Capture(Lifting, Protocols, Dynamic):
         """What a shape rule took to hold of unbacked numbers is checked after the graph, and may be known from here on."""
         asserts = self.mode.shape_env.runtime_asserts
         for a in asserts[self.asserts_seen :]:
-            if self.no_checks or self.recorder.scope is not None:
+            if not self.can_check:
                 unsupported("data-dependent-size", "a size that must equal another and depends on data", saw=str(a.expr))
-            self.checks.append((torch.SymBool(BoolNode(a.expr, self.mode.shape_env)), True))
+            self.check(torch.SymBool(BoolNode(a.expr, self.mode.shape_env)), True)
         self.asserts_seen = len(asserts)
+
+    @property
+    def can_check(self) -> bool:
+        """Whether the path may rely on a condition that only the running program can decide."""
+        written = self.checking is Checking.INSIDE and self.recorder.writes_inputs
+        return self.checking is not Checking.NEVER and not written and self.recorder.scope is None
+
+    def check(self, condition: Any, truth: bool) -> None:
+        """The path relies on this truth of a tensor or symbolic number; where it does not hold, the original runs in place of all this."""
+        if self.checking is Checking.AFTER:
+            self.checks.append((condition, truth))
+            return
+        self.assumed = True
+        if isinstance(condition, torch.Tensor):
+            held = condition if truth else self.recorder.run(torch.logical_not, (condition,), {})
+            self.recorder.emit(torch._assert_async, (held, CHECK_FAILED), {}, None)
+        else:
+            self.recorder.emit(torch.ops.aten._assert_scalar.default, (condition if truth else torch.sym_not(condition), CHECK_FAILED), {}, None)
 
     def assert_true(self, condition: torch.SymBool, message: str) -> None:
         """A condition on what only the running program knows: a check in the graph, and known to hold from here on."""

@@ -160,11 +160,11 @@ for _fn in (torch._check_index, torch._check_value, torch._check_type, torch._ch
 
 @rule(torch._check_tensor_all)
 def check_tensor_all(cap: Any, args: Any, kwargs: Any) -> None:
-    """A condition on a tensor's values is checked after the graph: where it fails, the original runs, and raises."""
+    """A condition on a tensor's values: where it fails, the original runs, and raises."""
     condition = args[0] if args else kwargs.get("cond")
-    if not isinstance(condition, torch.Tensor) or condition.dtype is not torch.bool or cap.no_checks or cap.recorder.scope is not None:
+    if not isinstance(condition, torch.Tensor) or condition.dtype is not torch.bool or not cap.can_check:
         unsupported("data-dependent-branch", "a check of a tensor's values", saw=cap.describe(condition))
-    cap.checks.append((cap.call(torch.all, (condition,)), True))
+    cap.check(cap.call(torch.all, (condition,)), True)
 
 
 @function_rule(_T.__iter__)
