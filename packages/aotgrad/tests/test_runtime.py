@@ -180,6 +180,19 @@ class TestModules:
         same(lambda x: (F.dropout(x, 0.3), torch.randn_like(x)), lambda: [X(30)], graph=graph)
         same(lambda x: (F.dropout(x, 0.3), torch.rand(3)), lambda: [X(30)])
 
+    @pytest.mark.parametrize("draw", [lambda t: F.dropout(t, 0.3), lambda t: (t + 0).bernoulli_(0.3), lambda t: (t + 0).normal_(), lambda t: torch.rand_like(t)])
+    def test_draws_in_other_layouts(self, same, draw):
+        """Which element gets which number depends on the layout and on the processor's vendor."""
+        same(lambda x: draw(x.permute(2, 0, 1) * 2), lambda: [X(4, 5, 6)])
+        same(lambda x: draw(x.mT.exp()).sum(0), lambda: [P(4, 5, 6)])
+
+    def test_bernoulli_in_memory_with_gaps(self, same):
+        def f(x):
+            x[:, ::2].t().bernoulli_(0.5)
+            return x + 1
+
+        same(f, lambda: [X(7, 8)])
+
     def test_attention(self, same):
         def f(q, k, v):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
