@@ -362,6 +362,24 @@ def second_backward_raises(compile: Compile) -> list[Any]:
     return [x.grad]
 
 
+def results_of_which_some_are_differentiated_already(compile: Compile) -> list[Any]:
+    x, w = _leaf(5, 4), _leaf(4)
+
+    def step(x: Tensor) -> tuple[Tensor, ...]:
+        shifted = x + w
+        loss = shifted.sin().sum()
+        loss.backward()
+        return loss, shifted * 2, shifted.exp()
+
+    compiled = compile(step)
+    for _ in range(2):
+        loss, doubled, exponents = compiled(x)
+        (doubled.sum() + exponents.sum()).backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            (loss + doubled.sum()).backward()
+    return [loss, doubled, exponents, x.grad, w.grad]
+
+
 def accumulation(compile: Compile) -> list[Any]:
     net = _net()
     compiled = compile(net)

@@ -289,6 +289,21 @@ class TestGradients:
         with pytest.raises(RuntimeError, match="second time"):
             y.backward()
 
+    def test_results_that_the_program_differentiated_already(self):
+        def step(x, w):
+            shifted = x + w
+            loss = shifted.sin().sum()
+            (grad,) = torch.autograd.grad(loss, [w])
+            return loss, shifted * 2, grad
+
+        x, w = P(5, 4), P(4)
+        compiled = aot_function(step, [x, w], fw_compiler=run_graph)  # raises Unsupported where eager would have to run
+        loss, doubled, _ = compiled(x, w)
+        doubled.sum().backward()
+        torch.testing.assert_close((x.grad, w.grad), (torch.full((5, 4), 2.0), torch.full((4,), 10.0)))
+        with pytest.raises(RuntimeError, match="second time"):
+            compiled(x, w)[0].backward()
+
     def test_accumulation(self):
         from lamina_aotgrad import aot_eager
 

@@ -570,20 +570,27 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
         tangents.append(wrap(fake))
     inputs = [run.leaves[i] for i in signature.requires_grad]
     run.tracer.in_backward = True
-    engine = torch.autograd.Variable._execution_engine
-    try:
-        found = engine.run_backward(
-            tuple(t for _, t in ends), tuple(tangents), False, False, tuple(inputs), True, accumulate_grad=False
-        )
-    except RuntimeError as error:
-        if _SPENT in str(error) and all(_is_spent(t, tangent, inputs) for (_, t), tangent in zip(ends, tangents, strict=True)):
-            signature.backward_error = str(error)
-            return []
-        # eager raises the same only if the program is differentiated: leave it to eager
-        raise Unsupported("backward that fails while tracing", saw=str(error).partition("\n")[0]) from error
+    pulled = [(t, tangent) for (_, t), tangent in zip(ends, tangents, strict=True)]
+    found = None
+    while found is None:
+        try:
+            found = _pull([pair for i, pair in enumerate(pulled) if i not in signature.spent], inputs)
+        except RuntimeError as error:
+            spent = [i for i, pair in enumerate(pulled) if _SPENT in str(error) and _is_spent(*pair, inputs)]
+            if signature.spent or not spent:  # eager raises the same only if the program is differentiated: leave it to eager
+                raise Unsupported("backward that fails while tracing", saw=str(error).partition("\n")[0]) from error
+            signature.spent, signature.backward_error = spent, str(error)
     pairs = [(i, g) for i, g in zip(signature.requires_grad, found, strict=True) if g is not None]
     signature.grad_inputs = [i for i, _ in pairs]
     return [run.node_of(g) for _, g in pairs]
+
+
+def _pull(pairs: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Gradients of the inputs from (output, tangent) pairs. The graph is kept: where this fails, parts of it are tried again."""
+    if not pairs:
+        return [None] * len(inputs)
+    outputs, tangents = zip(*pairs, strict=True)
+    return torch.autograd.Variable._execution_engine.run_backward(outputs, tangents, True, False, tuple(inputs), True, accumulate_grad=False)
 
 
 _SPENT = "backward through the graph a second time"
@@ -592,7 +599,7 @@ _SPENT = "backward through the graph a second time"
 def _is_spent(output: Tensor, tangent: Tensor, inputs: Sequence[Tensor]) -> bool:
     """Whether the graph took gradients of this output already, and let go of what they need: `loss` after `loss.backward()`."""
     try:
-        torch.autograd.Variable._execution_engine.run_backward((output,), (tangent,), True, False, tuple(inputs), True, accumulate_grad=False)
+        _pull([(output, tangent)], inputs)
     except RuntimeError as error:
         return _SPENT in str(error)
     return False

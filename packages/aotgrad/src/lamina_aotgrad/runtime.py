@@ -196,7 +196,7 @@ class _Plan:
 
     __slots__ = (
         "backward", "compile_backward", "differentiable", "edges", "error", "forward", "no_gradients", "num_outputs", "repeated",
-        "saved", "saved_symbols", "tangents",
+        "saved", "saved_symbols", "spent", "tangents",
     )  # fmt: skip
 
     def __init__(self, forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature) -> None:
@@ -206,7 +206,7 @@ class _Plan:
         self.num_outputs = signature.num_outputs
         self.differentiable = tuple(signature.differentiable)
         self.edges = tuple(signature.grad_inputs or signature.requires_grad[:1])
-        self.error = signature.backward_error
+        self.error, self.spent = signature.backward_error, tuple(signature.spent)
         self.no_gradients = not signature.grad_inputs  # one edge all the same: outputs have a history
         self.repeated = tuple(signature.repeated)
         tensors = len(signature.saved) - signature.num_saved_symbols
@@ -262,7 +262,7 @@ class _CompiledGraph(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         plan = ctx.plan
-        if plan.error is not None:
+        if plan.error is not None and any(grads[i] is not None for i in plan.spent):
             raise RuntimeError(plan.error)
         if plan.no_gradients and not plan.repeated:
             return (None, None, None)

@@ -83,7 +83,8 @@ class GraphSignature:
     grad_inputs: list[int] = field(default_factory=list)    # inputs that get a gradient (None gradients left out)
     requires_grad: list[int] = field(default_factory=list)  # inputs that take part in autograd, when gradients are on
     repeated: list[int] = field(default_factory=list)       # inputs that the backward writes: it takes them last, and returns their values last
-    backward_error: str | None = None                       # what differentiating the outputs raises, as in eager
+    spent: list[int] = field(default_factory=list)          # positions in `differentiable` of outputs that the program differentiated already
+    backward_error: str | None = None                       # what differentiating them raises, as in eager
     saved: list[Any] = field(default_factory=list)          # fake tensor or SymInt per value kept for the backward
     num_saved_symbols: int = 0                              # of these, the last ones are symbolic numbers
     saved_sources: list[SavedSource] = field(default_factory=list)  # where the runtime finds each saved value after the forward
