@@ -105,6 +105,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.why_symbolic: dict[str, str] = {}
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
         self.no_checks = self.assumed = False
+        self.texts_decide = self.shows_numbers = False  # whether texts of numbers that change are wanted now; whether one was made for later
         self.was_asked = False
         self.locks = Locks()
         self.streams: dict[int, Any] = {}  # id(generator of Python or NumPy) -> what the frame asked of it
