@@ -1,7 +1,9 @@
 """Texts of values that only the run knows, print and logging: as in eager, in eager's order, in one graph; where a text decides something, a break."""
 
+import functools
 import logging
 import sys
+import warnings
 
 import lamina_dynamo
 import pytest
@@ -270,3 +272,64 @@ def test_attributes_of_the_compiled_function():
     for _ in range(3):
         fast(torch.ones(2))
     assert program.calls == 3 and torch.equal(program.last, torch.full((2,), 2.0))
+
+
+@functools.lru_cache(None)
+def logged_once(text):
+    log.warning(text)
+
+
+def keyed(x, kept={}):  # noqa: B006  (what the text decides)
+    key = f"{x.shape[0]}x{x.shape[1]}"
+    if key not in kept:
+        kept[key] = len(kept)
+    return x + kept[key]
+
+
+def broken_between(x):
+    text = f"before {x.shape[0]}"
+    lamina_dynamo.graph_break()
+    print(text, len(text))
+    return x + 1
+
+
+TEXTS_OF_SIZES = {
+    "printed": (lambda x: (print(f"{x.shape[0]:>4} of", x.shape, [x.shape[0]], (x.numel(),), {"n": x.shape[0]}), x + 1)[1], 2),
+    "logged": (lambda x: (log.warning(f"{x.shape[0] / 2:.3f} %s %d", x.shape, x.shape[0]), x + 1)[1], 2),
+    "below the level": (lambda x: (log.debug(f"{tuple(x.shape)}"), x + 1)[1], 2),
+    "logged once": (lambda x: (logged_once(f"length {x.shape[0] // 2}"), x + 1)[1], 2),
+    "warned": (lambda x: (warnings.warn(f"length {x.shape[0]}", stacklevel=1), x + 1)[1], 2),
+    "returned": (lambda x: (f"{x.shape[0]}" + "!", "%d-%s" % (x.shape[0], x.shape[1]), x + 1), 2),
+    "raised and caught": (lambda x: raised_and_caught(x), 2),
+    "decides": (keyed, 5),
+    "its length decides": (lambda x: x + len(f"{x.shape[0]}"), 5),
+    "around a break": (broken_between, None),
+}
+
+
+def raised_and_caught(x):
+    try:
+        if x.shape[0] > 1:
+            raise ValueError(f"too long: {x.shape[0]}")
+    except ValueError:
+        return x - 1
+
+
+@pytest.mark.parametrize("program, most", TEXTS_OF_SIZES.values(), ids=TEXTS_OF_SIZES)
+def test_texts_of_sizes_that_change(program, most, capsys, caplog):
+    def calls(fn):
+        logged_once.cache_clear()
+        keyed.__defaults__[0].clear()
+        caplog.clear()
+        out = []
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            for n in (3, 4, 5, 12, 4):
+                result = fn(torch.ones(n, 2))
+                out.append([v if isinstance(v, str) else v.tolist() for v in (result if isinstance(result, tuple) else (result,))])
+        return out, [str(w.message) for w in warned], [r.getMessage() for r in caplog.records], capsys.readouterr().out
+
+    graphs = []
+    want = calls(program)
+    assert calls(lamina_dynamo.optimize(program, lambda gm, example_inputs: graphs.append(gm) or gm.forward)) == want
+    assert most is None or len(graphs) <= most

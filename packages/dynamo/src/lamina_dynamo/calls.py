@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from .attributes import class_lookup, load_attr
 from .binding import bind
 from .construct import call_type
-from .control import native, observe, unsupported, values
+from .control import MISSING, native, observe, unsupported, values
 from .draws import GENERATORS, derived
 from .frames import Frame, run
 from .guards import GuardKind
@@ -29,8 +29,9 @@ from .locks import LOCKS
 from .loops import append, refuse_growing, refuse_steps
 from .native_calls import REFUSED_MODULES, call_c_method, call_class_builtin, call_descriptor, call_module_function, call_slot, is_communication
 from .peer import STAND_INS
-from .control import MISSING
+from .side_effects import add_effect
 from .source import CallSource, ClosureSource, CodeSource, ConstantSource
+from .texts import OpenText, is_open
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -121,7 +122,7 @@ def _call_cached(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any]) -> An
         return call(cap, fn.__wrapped__, args, kwargs)
     args, kwargs = values(args), values(kwargs)
     for key in (*args, *kwargs.values()):
-        if not _is_constant(key):
+        if not _is_constant(key) and type(key) is not OpenText:
             _key_by_identity(cap, fn, key)
     if id(fn) in cap.own or cap.source_of(fn) is None and id(fn.__wrapped__) in cap.own:
         unsupported("cached-function", "functools.lru_cache made in the compiled function", saw=fn.__wrapped__.__qualname__, hint="make it outside")
@@ -131,6 +132,9 @@ def _call_cached(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any]) -> An
         value = call(cap, fn.__wrapped__, args, kwargs)
     finally:
         cap.once = outer
+    if cap.changes() == before and value is None and is_open(cap, (*args, *kwargs.values())):  # a text that is logged once
+        add_effect(cap, "logging", fn, args, kwargs)
+        return None
     if cap.changes() != before or not _is_constant(value):
         unsupported("cached-function", "a function under functools.lru_cache that has effects, or gives an object", saw=fn.__wrapped__.__qualname__, hint="call it outside")
     return native(fn, *args, **kwargs)

@@ -203,10 +203,11 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
     unbacked, fresh, unroll, stuck, hooks_stay = True, False, False, False, False
     checking = Checking.AFTER
     copied: dict[int, Any] = {}
+    texts_decide, broke_with_texts = False, None
     outside_hooks: frozenset[int] = frozenset()
     for _ in range(MAX_RESTARTS):
         cap = Capture(options, policy)
-        cap.outside_hooks, cap.hooks_stay = outside_hooks, hooks_stay
+        cap.outside_hooks, cap.hooks_stay, cap.texts_decide = outside_hooks, hooks_stay, texts_decide
         cap.fresh_leaves, cap.checking, cap.mode.allow_unbacked, cap.copied_dicts, cap.unroll = fresh, checking, unbacked, copied, unroll
         with stage("capture"), _deep_recursion():
             try:
@@ -247,7 +248,12 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 step, why = r.step, r.reason
                 stuck = reason is not None and reason.code == loops.CODE
             finally:
+                shows_numbers = not texts_decide and cap.shows_numbers
                 cap.release()
+        if shows_numbers and broke_with_texts is None:  # does it break because a number's text is left for later?
+            texts_decide, broke_with_texts = True, (step, why.code)
+            continue
+        texts_decide &= broke_with_texts != (step, why.code)
         if stuck or why.code == loops.CODE and (step is None or step in tried):
             unroll, stuck, break_at, reason = True, False, None, None
             tried.clear()

@@ -7,6 +7,8 @@ Keeps:   `dynamic=None`: static at first, symbolic for what was seen to change, 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +113,13 @@ class _RealTest:
     def __name__(self) -> str:
         return f"({self.condition}) of "
 
+    @functools.cached_property
+    def _holds(self) -> Callable[..., bool]:
+        return self.condition.compiled(self.symbols)
+
     def __call__(self, row: tuple[Any, ...]) -> bool:
         try:
-            return self.condition.evaluate(dict(zip(self.symbols, row)))
+            return self._holds(*row)
         except (ArithmeticError, ValueError):  # where Python raises, the trace does not hold
             return False
 

@@ -106,6 +106,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.checks: list[tuple[Any, bool]] = []  # (tensor, truth that the path relies on), checked after the graph
         self.checking = Checking.AFTER
         self.assumed = False  # whether the graph has checks
+        self.texts_decide = self.shows_numbers = False  # whether texts of numbers that change are wanted now; whether one was made for later
         self.was_asked = False
         self.locks = Locks()
         self.streams: dict[int, Any] = {}  # id(generator of Python or NumPy) -> what the frame asked of it

@@ -96,12 +96,20 @@ def joined(parts: Any, between: str = "") -> Any:
 
 
 def is_open(cap: Any, v: Any, depth: int = 0) -> bool:
-    """Whether only the run knows the text of a value: a tensor, a number computed from one, a text or a plain container of such."""
+    """Whether only the run knows the text of a value: a tensor, a number that changes, a text or a plain container of such."""
     if isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return not v.node.has_hint()
-    if type(v) in (list, tuple, dict) and depth < MAX_NESTING:
+        return not v.node.has_hint() or _changes(cap, v)
+    if type(v) in (list, tuple, dict, torch.Size) and depth < MAX_NESTING:
         return any(is_open(cap, x, depth + 1) for x in (v.values() if type(v) is dict else v))
     return isinstance(v, (torch.Tensor, OpenText))
+
+
+def _changes(cap: Any, v: Any) -> bool:
+    """Whether a number is another one at other calls, and its text need not be known now. Where a text turns out to decide something, the frame is captured again."""
+    if cap.texts_decide or not getattr(v.node.expr, "free_symbols", ()):
+        return False
+    cap.shows_numbers = True
+    return True
 
 
 def shown(cap: Any, v: Any, function: Any, *args: Any) -> OpenText:
@@ -110,7 +118,7 @@ def shown(cap: Any, v: Any, function: Any, *args: Any) -> OpenText:
         return v
     if isinstance(v, torch.Tensor):
         _refuse_unlike(cap, v, function is format and v.dim() == 0)
-    if type(v) in (list, tuple, dict):
+    if type(v) in (list, tuple, dict, torch.Size):
         if any(args):
             unsupported("tensor-text", "a container formatted by a specification")
         return _container(cap, v)
@@ -119,14 +127,16 @@ def shown(cap: Any, v: Any, function: Any, *args: Any) -> OpenText:
 
 def _container(cap: Any, v: Any, depth: int = 0) -> Any:
     def repr_of(x: Any) -> Any:
-        return cap.call(repr, (x,)) if not is_open(cap, x) else _container(cap, x, depth + 1) if type(x) in (list, tuple, dict) else shown(cap, x, repr)
+        return cap.call(repr, (x,)) if not is_open(cap, x) else _container(cap, x, depth + 1) if type(x) in (list, tuple, dict, torch.Size) else shown(cap, x, repr)
 
     if depth > MAX_NESTING:
         unsupported("tensor-text", "a container of tensors that contains itself")
     if type(v) is dict:
         return joined(["{", joined([joined((repr_of(k), ": ", repr_of(x))) for k, x in v.items()], ", "), "}"])
     items = joined([repr_of(x) for x in v], ", ")
-    return joined(["[", items, "]"] if type(v) is list else ["(", items, ",)" if len(v) == 1 else ")"])
+    if type(v) is not tuple:
+        return joined(["[", items, "]"] if type(v) is list else ["torch.Size([", items, "])"])
+    return joined(["(", items, ",)" if len(v) == 1 else ")"])
 
 
 def _refuse_unlike(cap: Any, t: Any, as_number: bool) -> None:
@@ -152,7 +162,7 @@ def percent(cap: Any, text: str, args: Any) -> OpenText:
     for a in args if type(args) is tuple else args.values() if type(args) is dict else (args,):
         if isinstance(a, torch.Tensor):
             _refuse_unlike(cap, a, False)
-        elif not is_open(cap, a) and type(a) not in (int, float, str, bool, type(None)) or type(a) in (list, dict, tuple):
+        elif not is_open(cap, a) and type(a) not in (int, float, str, bool, type(None)) or type(a) in (list, dict, tuple, torch.Size):
             unsupported("tensor-text", "the text of a tensor's value beside that of an object", saw=type(a).__qualname__)
     return OpenText((Piece(operator.mod, (text, args)),))
 

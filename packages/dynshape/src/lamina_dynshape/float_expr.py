@@ -164,6 +164,17 @@ def _square_root(e: Expr) -> Expr | None:
     return math.prod(factors[2::2], start=factors[0])
 
 
+def _program(e: FloatExpr, name: Callable[[Symbol], str]) -> str:
+    from lamina_dynshape.boolean import expr_text
+
+    if e.op in ("const", "real"):
+        return f"({e.args[0]!r})" if e.op == "const" else name(e.args[0])
+    if e.op == "int":
+        return f"float({expr_text(e.args[0], name)})"
+    args = [_program(a, name) for a in e.args]
+    return f"({f' {_SIGNS[e.op]} '.join(args)})" if e.op in _SIGNS else f"{e.op}({', '.join(args)})"
+
+
 class FloatRelation(BoolExpr):
     """Comparison of real numbers; decided by evaluation only."""
 
@@ -178,6 +189,12 @@ class FloatRelation(BoolExpr):
 
     def evaluate(self, values: Mapping[Symbol, int]) -> bool:
         return _COMPARE[self.op](self.a.evaluate(values), self.b.evaluate(values))
+
+    def compiled(self, symbols: tuple[Symbol, ...]) -> Callable[..., bool]:
+        """`evaluate` as a function of the symbols' values: some ten times faster."""
+        names = {s: f"x{i}" for i, s in enumerate(symbols)}
+        sides = [_program(e, names.__getitem__) for e in (self.a, self.b)]
+        return eval(f"lambda {', '.join(names.values())}: {f' {_COMPARE_SIGNS[self.op]} '.join(sides)}", {**FUNCTIONS, "inf": math.inf, "nan": math.nan})  # noqa: S307  (text of our own)
 
     def map(self, function: Any) -> BoolExpr:
         return float_relation(self.op, self.a.map(function), self.b.map(function))
