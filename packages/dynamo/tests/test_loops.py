@@ -238,3 +238,56 @@ def test_strides_of_a_dimension_of_size_one_may_be_anything():
 def test_the_stride_of_a_dimension_of_size_one_is_seen():
     calls = Calls(lambda x: x * x.stride(0))
     calls.made([(torch.empty_strided((1, 3), (n, 1)).fill_(1),) for n in (3, 5, 1, 0, 9, 7)])
+
+
+class Record:
+    def __init__(self) -> None:
+        self.log, self.other = [], []
+
+
+APPENDS = {  # name: (what a call does with lists from outside, captures in six calls)
+    "numbers": (lambda s, x: s.log.append(x.shape[0]), 2),
+    "tensors": (lambda s, x: s.log.append(x.sum()), 2),
+    "held by another name": (lambda s, x: ((log := s.log), log.append(1), s.log.append(log is None), log)[-1], 2),
+    "returned": (lambda s, x: (s.log.append(4), {"log": s.log, "row": (s.log, 1)})[1], 2),
+    "replaced": (lambda s, x: (s.log.append(4), setattr(s, "log", []), s.log.append(1))[1], 2),
+    "put into another": (lambda s, x: (s.log.append(4), s.other.append(s.log))[1], 2),
+    "one list by two names": (lambda s, x: (s.log.append(4), s.other.append(s.log), setattr(s, "other", s.log))[1], 6),
+    "length": (lambda s, x: (len(s.log), s.log.append(1))[0], 6),
+    "truth": (lambda s, x: ("some" if s.log else "none", s.log.append(1))[0], 6),
+    "last item": (lambda s, x: (s.log.append(7), s.log[-1])[1], 6),
+    "iteration": (lambda s, x: ([i for i in s.log], [*s.log], s.log.append(1))[:2], 6),
+    "membership": (lambda s, x: (3 in s.log, s.log == [1, 1], s.log.append(1))[:2], 6),
+    "text": (lambda s, x: (f"{s.log}", "%s" % s.log, s.log.append(1))[:2], 6),
+    "native functions": (lambda s, x: (s.log.append(x.sum()), torch.stack(s.log), sum(s.log))[1:], 6),
+    "other methods": (lambda s, x: (s.log.extend([1, 2]), s.log.pop(), s.log.copy())[1:], 6),
+}
+
+
+@pytest.mark.parametrize("name", APPENDS)
+def test_lists_from_outside_that_are_only_appended_to(name):
+    use, captures = APPENDS[name]
+    made, counts = [], []
+    counters.clear()
+    for wrap in (lambda f: f, lambda f: optimize(f, lambda gm, examples: counts.append(1) or gm.forward)):
+        record = Record()
+        call, seen = wrap(lambda x: (use(record, x), x * 2)), []
+        for i in range(6):
+            out = call(torch.ones(3 + i % 2))
+            seen.append(str((out, vars(record), record.log is record.other, out[0] is record.log)))
+        made.append(seen)
+    assert made[0] == made[1]
+    assert len(counts) <= captures and not counters["graph_breaks"]
+
+
+def test_a_list_that_is_read_in_one_branch_only():
+    record = Record()
+
+    def fn(x, flag):
+        record.log.append(x.sum())
+        return torch.stack(record.log).sum() if flag else x
+
+    calls = optimize(fn, lambda gm, examples: gm.forward)
+    for i, flag in enumerate((False, False, False, True, False, True)):
+        out = calls(torch.ones(2), flag)
+        assert len(record.log) == i + 1 and (not flag or out == 2 * (i + 1))

@@ -16,7 +16,7 @@ from lamina_dynshape.support.errors import InternalError, LaminaError, Unsupport
 
 from .reasons import REASONS
 
-__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CHECK_FAILED", "CannotCheck", "CannotRebuild", "Checking", "CopyDict", "FreshLeaves", "HookOutside", "HookStays", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
+__all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "NotYet", "Observed", "CHECK_FAILED", "CannotCheck", "CannotRebuild", "Checking", "CopyDict", "FreshLeaves", "HookOutside", "ReadsList", "HookStays", "RestartCapture", "Unsupported", "native", "observe", "plain_numbers", "refusal", "unsupported", "values"]
 
 
 class Observed(Exception):
@@ -56,6 +56,14 @@ class Checking(enum.Enum):
 
 class CannotCheck(BaseException):
     """Conditions cannot be checked as this capture meant to: capture again, with the next of `Checking`."""
+
+
+class ReadsList(BaseException):
+    """A list from outside that was taken to be only appended to is read: capture again, knowing what it holds."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 class NotYet(BaseException):

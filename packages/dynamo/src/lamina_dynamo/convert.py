@@ -28,7 +28,7 @@ from torch import fx
 from . import loops, native
 from .aliasing import apart_guards
 from .assumptions import Assuming
-from .control import CannotCheck, CannotRebuild, Checking, CopyDict, FreshLeaves, HookOutside, HookStays, NotYet, Observed, RestartCapture, Unsupported, refusal
+from .control import CannotCheck, CannotRebuild, Checking, CopyDict, FreshLeaves, HookOutside, HookStays, NotYet, Observed, ReadsList, RestartCapture, Unsupported, refusal
 from .dynamic import DynamicPolicy
 from .frames import BREAK, NULL, Frame, Unread, run_root, where_of
 from .generators import InterpretedGenerator
@@ -229,6 +229,9 @@ def _convert(fn: types.FunctionType, slots: tuple[Any, ...], options: Any, polic
                 continue
             except FreshLeaves:
                 fresh = True
+                continue
+            except ReadsList as r:
+                policy.read_lists.add(r.name)
                 continue
             except HookStays:
                 hooks_stay = True

@@ -27,6 +27,7 @@ __all__ = ["Dynamic", "DynamicPolicy"]
 
 
 CHANGED = "it changed between calls"
+_GREW = -1
 
 
 class DynamicPolicy:
@@ -38,6 +39,8 @@ class DynamicPolicy:
         self.layouts: dict[str, tuple[int | None, ...]] = state.setdefault("strides", {})
         self.presumed: set[str] = state.setdefault("presumed", set())  # inputs that first came when sizes had changed
         self.numbers: dict[str, Any] = state.setdefault("numbers", {})
+        self.lengths: dict[str, int] = state.setdefault("lengths", {})  # of lists from outside; _GREW: was seen to change
+        self.read_lists: set[str] = state.setdefault("read lists", set())
         self._written: set[str] = state.setdefault("class attributes", set())
         self._written_before = frozenset(self._written)
 
@@ -91,6 +94,12 @@ class DynamicPolicy:
         old = self.numbers.get(name, v)
         self.numbers[name] = v if type(old) is type(v) and old == v else CHANGED
         return self.dynamic is not False and self.numbers[name] is CHANGED
+
+    def only_grows(self, name: str, v: list[Any]) -> bool:
+        """Whether a list from outside was seen to get longer, and is only appended to as far as is known; notes its length."""
+        if self.lengths.setdefault(name, len(v)) < len(v):
+            self.lengths[name] = _GREW
+        return self.lengths[name] == _GREW and name not in self.read_lists
 
     def items_vary(self, names: list[str], v: tuple[Any, ...], name: str) -> bool:
         """Whether a tuple was seen to change; then its items are looked at one by one, each against what it was."""

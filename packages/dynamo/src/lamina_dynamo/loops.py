@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from lamina_dynshape import FakeTensor, expr_of
 
-from .control import unsupported
-from .source import CellSource, LocalSource
+from .control import ReadsList, unsupported
+from .source import CellSource, ConstantSource, LocalSource
 
 __all__ = ["CODE", "SymbolicRange", "append", "grows", "Seen", "note_break", "range_of_loop", "refuse_growing", "refuse_steps", "refuse_unrolling", "symbolic_dims", "was_symbolic"]
 
@@ -131,7 +131,12 @@ def was_symbolic(cap: Any, source: Any) -> bool:
 
 
 def grows(cap: Any, v: list[Any], source: Any) -> bool:
-    """Whether a list of tensors in a local variable was seen to have different lengths by the resume functions around a loop; notes its length."""
+    """Whether nothing need be known of a list from outside: it was seen to get longer and is only appended to, or it holds tensors, in a local variable,
+    and was seen to have different lengths by the resume functions around a loop. Notes its length.
+    """
+    if type(source) not in (LocalSource, ConstantSource) and cap.policy.only_grows(source.name(), v):
+        cap.log_of[id(v)] = source.name()
+        return True
     seen = _seen(cap, source)
     if seen is None or not seen.loop or type(source) is not LocalSource or not all(isinstance(x, torch.Tensor) for x in v):
         return False
@@ -152,6 +157,8 @@ def append(cap: Any, fn: Any, args: Any, kwargs: Any) -> bool:
 def refuse_growing(cap: Any, values: Any, depth: int = 0) -> None:
     """Nothing may be computed from what a growing list holds now."""
     for v in values:
+        if id(v) in cap.log_of:
+            raise ReadsList(cap.log_of[id(v)])
         if id(v) in cap.growing:
             unsupported("growing-list", "a list that a loop fills", saw=f"{len(v)} items")
         if depth < 2 and type(v) in (list, tuple):

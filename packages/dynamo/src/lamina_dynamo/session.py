@@ -55,6 +55,7 @@ class Capture(Lifting, Protocols, Dynamic):
         self.named: dict[str, Source] = {}
         self.sources: dict[int, Source] = {}
         self.keep: dict[int, Any] = {}
+        self.log_of: dict[int, str] = {}  # those of the next that are taken to be only appended to wherever they are used: id -> name
         self.growing: dict[int, Any] = {}  # by id: outside lists that a loop fills, of which nothing is known
         self.appended: list[tuple[Any, Any]] = []  # (growing list, what the frame appended to it), in order
         self.unroll = False  # loops over symbolic lengths, since the frame cannot break there
