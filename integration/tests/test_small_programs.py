@@ -468,3 +468,26 @@ def test_a_backward_pass_inside_the_function_runs_our_frames_as_they_are():
         close(compiled(model, optimizers[0], x, y), step(twin, optimizers[1], x, y))
     for p, q in zip(model.parameters(), twin.parameters()):
         close(p, q)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Adamax", "Adagrad"])
+def test_optimizers_compute_with_their_step_counts_in_double(name, foreach):
+    """Eager makes Python's numbers of the counts, which are tensors in single precision."""
+    outcomes = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model, x = nn.Linear(6, 5).double(), torch.randn(8, 6, dtype=torch.float64)
+        opt = getattr(torch.optim, name)(model.parameters(), lr=0.05, foreach=foreach)
+
+        def step(model=model, x=x, opt=opt):
+            opt.zero_grad()
+            model(x).square().mean().backward()
+            opt.step()
+
+        run = lamina.compile(step, backend="aot_eager") if compiled else step
+        for _ in range(3):
+            run()
+        outcomes.append([*model.parameters(), *[v for s in opt.state.values() for v in s.values()]])
+    torch.testing.assert_close(*outcomes, rtol=1e-13, atol=1e-13)
+    assert lamina.counters.total("graph_breaks") == 0

@@ -1,4 +1,4 @@
-"""Rules for what optimizers call: of `torch._foreach_*`, one node per tensor instead of one per list, so that backends see plain operators."""
+"""Rules for what optimizers call: of `torch._foreach_*`, one node per tensor instead of one per list, so that backends see plain operators; the numbers among their states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from torch.optim.optimizer import _get_value
+
+from ..calls import rule
 from ..recorder import FUNCTION_RULES, Recorder, function_rule
 
 _SCALED = ("addcmul", "addcdiv", "addcmul_", "addcdiv_")  # their last positional argument is the keyword `value` of the tensor method
@@ -52,6 +55,17 @@ def scaled(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(kwargs.get("value"), torch.Tensor):
         return _one(rec, func.__name__, list(args), dict(kwargs))
     return rec.run(func, args, kwargs)
+
+
+@rule(_get_value)
+def number_of_a_state(cap: Any, args: Any, kwargs: Any) -> Any:
+    """A step count, a rate: a number of Python in eager, which computes in double precision from it. Compilers are given the tensor: one in double precision."""
+    (x,) = args
+    if not isinstance(x, torch.Tensor):
+        return x
+    if not cap.asked_compiling():
+        return cap.call(torch.Tensor.item, (x,), {})
+    return cap.call(torch.Tensor.double, (x,), {}) if x.is_floating_point() and x.dim() == 0 else x
 
 
 def _register() -> None:
