@@ -30,7 +30,7 @@ not supported: data-dependent branch
   code:  data-dependent-branch
 ```
 
-A condition that only raises (an assertion, a check of arguments) is no break: it is checked after the graph.
+A condition that only raises (an assertion, a check of arguments) is no break: it is checked after the graph, or inside where the graph writes to memory from outside, before it does.
 
 | code | what was met | what to do |
 |---|---|---|
