@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import pathlib
 import re
 import sys
 import warnings
@@ -88,6 +89,16 @@ def locals_after_a_break_in_an_expression(x):
     one = [x + 1, graph_break(), sorted(locals())]
     try: raise ValueError(1)
     except ValueError as e: return one, [graph_break(), sorted(locals())], str(e)
+class Slotted:
+    __slots__ = ("hidden", "__private", "unset")
+    def __init__(self, v): self.__private = v
+    def private(self): return self.__private
+class Hiding(Slotted):
+    __slots__ = ()
+    @property
+    def hidden(self): return "a property where the base has a slot"
+def slots_of_an_object_after_a_break(x): o = Hiding(x); graph_break(); return o.private() + 1, o.hidden, hasattr(o, "unset")
+def path_after_a_break(x): p = pathlib.PurePosixPath("a/b") / "c.py"; graph_break(); return str(p), p.suffix, p.parent.name
 def bound_by_super(x):
     class L(list):
         def append(self, v): SEEN.append("own")

@@ -365,7 +365,7 @@ class Codegen:
         for s in slots:
             x = _slot_value(v, s)
             if x is not MISSING:
-                self.emit(f"{self.constant(object.__setattr__)}({name}, {s!r}, {self.value(x)})")
+                self.emit(f"{self.constant(s.__set__)}({name}, {self.value(x)})")
         return name
 
     def _contents(self, v: Any, base: type, name: str) -> None:
@@ -462,16 +462,13 @@ def _give_traceback(exc: BaseException) -> None:
         exc.__context__ = context
 
 
-def _slots_of(k: type) -> list[str]:
-    slots = k.__dict__.get("__slots__", ())
-    slots = (slots,) if isinstance(slots, str) else slots
-    return [s for s in slots if s not in ("__dict__", "__weakref__") and isinstance(k.__dict__.get(s), types.MemberDescriptorType)]
+def _slots_of(k: type) -> list[types.MemberDescriptorType]:
+    """The slots that a class adds; a derived class may have something else under their names."""
+    return [d for d in vars(k).values() if isinstance(d, types.MemberDescriptorType)] if "__slots__" in vars(k) else []
 
 
-def _slot_value(v: Any, name: str) -> Any:
+def _slot_value(v: Any, slot: types.MemberDescriptorType) -> Any:
     try:
-        return object.__getattribute__(v, name)
+        return slot.__get__(v)
     except AttributeError:
         return MISSING
-
-
