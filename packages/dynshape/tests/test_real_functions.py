@@ -6,7 +6,7 @@ import pytest
 import torch
 from lamina_dynshape import ShapeEnv
 from lamina_dynshape.expr import symbol
-from lamina_dynshape.float_expr import FUNCTIONS, FloatExpr, float_const, float_of, float_op, float_relation, float_symbol
+from lamina_dynshape.float_expr import FUNCTIONS, FloatExpr, FloatRelation, float_const, float_of, float_op, float_relation, float_symbol
 from lamina_dynshape.real_functions import GRAPH_FUNCTIONS, MATH_FUNCTIONS, is_defined
 
 UNARY = sorted(n for n in FUNCTIONS if n in vars(math) and n not in ("atan2", "copysign", "fmod", "pow"))
@@ -57,3 +57,9 @@ def test_a_condition_on_reals_and_sizes_keeps_them_free(env):
     assert torch.sym_sqrt(n) * z > 1.0 and (n * z > 2.5 or n == 4)
     assert len(env.guards) == 2
     assert not any(env.is_constant(s) for s in env.symbols)
+
+
+def test_a_positive_power_is_zero_where_its_base_is(env):
+    n = env.create_symbol(5, "n")
+    assert (n**0.5 != 0.0) and not (n**0.25 == 0.0)
+    assert not any(isinstance(g.expr, FloatRelation) for g in env.guards)

@@ -213,6 +213,8 @@ def _integer_relation(op: str, a: FloatExpr, b: FloatExpr) -> BoolExpr | None:
     """The same comparison without floats, where both sides are fractions: guards are checked in integers."""
     from lamina_dynshape import boolean
 
+    if op in ("eq", "ne") and b.op == "const" and b.args[0] == 0 and _is_positive_power(a):
+        a = a.args[0]
     left = a.rational
     if left is None:
         return None
@@ -229,6 +231,12 @@ def _integer_relation(op: str, a: FloatExpr, b: FloatExpr) -> BoolExpr | None:
     if op in ("lt", "ge"):  # e < 2.5 is e < 3
         return getattr(boolean, op)(e, math.ceil(value))
     return getattr(boolean, op)(e, math.floor(value))
+
+
+def _is_positive_power(a: FloatExpr) -> bool:
+    """Whether a number is zero where the integer that it is a power of is."""
+    power = a.op == "sqrt" or a.op == "pow" and a.args[1].op == "const" and a.args[1].args[0] > 0
+    return power and a.args[0].op == "int"
 
 
 def float_relation(op: str, a: FloatExpr, b: FloatExpr) -> BoolExpr:
