@@ -35,7 +35,7 @@ def inference_callable(compiled: Compiled, signature: GraphSignature, *, writes_
     def run(*args: Any) -> tuple[Any, ...]:
         return finish(args, call(*args))
 
-    return run
+    return torch.enable_grad()(run) if signature.turns_gradients_on else run
 
 
 def _unwrapped(compiled: Compiled) -> Compiled:

@@ -443,6 +443,8 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
             elif inp is not None:
                 sources.append(inp.source)
                 examples.append(inp.real)
+                if inp.fake.requires_grad and not inp.real.requires_grad:  # it got a history in the frame: the backend finds it without
+                    n.meta["val"] = inp.fake.detach()
             else:
                 source, value = cap.size_inputs[n]
                 sources.append(source)
