@@ -470,6 +470,52 @@ def test_a_backward_pass_inside_the_function_runs_our_frames_as_they_are():
         close(p, q)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("view", [lambda y: y, lambda y: y.t(), lambda y: y[1], lambda y: y[:, ::2]])
+def test_values_that_are_computed_twice_share_no_memory(backend, view):
+    """Common subexpressions are one value of the graph, but two tensors of the program."""
+    for w in (torch.randn(4), torch.randn(4, requires_grad=True)):
+        for program in (lambda x, w: (view((x * w).exp()), (x * w).exp()), lambda x, w: ((x * w).exp(), view((x * w).exp()))):
+            a, b = lamina.compile(program, backend=backend)(torch.randn(3, 4), w)
+            before = a.detach().clone()
+            with torch.no_grad():
+                b.mul_(3)
+            assert torch.equal(a, before)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_what_is_computed_before_an_input_gets_a_history(backend):
+    def program(x, w):
+        before = x.clone()
+        x.add_(w)
+        return before, x * 2
+
+    def run(fn):
+        x, w = torch.ones(3), torch.full((3,), 2.0, requires_grad=True)
+        before, after = fn(x, w)
+        (before + after).sum().backward()
+        return before.requires_grad, after.requires_grad, x.requires_grad, w.grad
+
+    compiled = lamina.compile(program, backend=backend)
+    for _ in range(2):
+        assert run(compiled)[:3] == run(program)[:3] == (False, True, True)
+        close(run(compiled)[3], run(program)[3])
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_view_made_after_a_break_without_gradients(backend):
+    def program(x, w):
+        with torch.no_grad():
+            x.mul_(2)
+            lamina.graph_break()
+        return w[0]
+
+    for _ in range(2):
+        w = torch.ones(3, 2, requires_grad=True)
+        lamina.compile(program, backend=backend)(torch.ones(2), w).sum().backward()
+        close(w.grad, torch.tensor([[1.0, 1], [0, 0], [0, 0]]))
+
+
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "Adamax", "Adagrad"])
 def test_optimizers_compute_with_their_step_counts_in_double(name, foreach):

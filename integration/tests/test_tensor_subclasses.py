@@ -9,73 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import lamina
+from integration.wrapper_programs import IN_PARTS, WHOLE, ScaledInt8, TwoTensor, flat, randn, two
 
 BACKENDS = ["aot_eager", "inductor"]
-
-
-class TwoTensor(Tensor):
-    """A pair of tensors that every operator runs on, one after the other."""
-
-    @staticmethod
-    def __new__(cls, a: Tensor, b: Tensor) -> TwoTensor:
-        return Tensor._make_wrapper_subclass(cls, a.shape, strides=a.stride(), dtype=a.dtype, device=a.device, requires_grad=a.requires_grad)
-
-    def __init__(self, a: Tensor, b: Tensor) -> None:
-        self.a, self.b = a, b
-
-    def __repr__(self) -> str:
-        return f"TwoTensor({self.a}, {self.b})"
-
-    def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        return ["a", "b"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner: dict[str, Tensor], meta: Any, size: Any, stride: Any) -> TwoTensor:
-        return TwoTensor(inner["a"], inner["b"])
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def on(side: str) -> Any:
-            pick = lambda v: getattr(v, side) if isinstance(v, TwoTensor) else [pick(x) for x in v] if isinstance(v, (list, tuple)) else v
-            return func(*pick(args), **{k: pick(v) for k, v in (kwargs or {}).items()})
-
-        a, b = on("a"), on("b")
-        if isinstance(a, (list, tuple)):
-            return type(a)(TwoTensor(x, y) if isinstance(x, Tensor) else x for x, y in zip(a, b, strict=True))
-        return TwoTensor(a, b) if isinstance(a, Tensor) else a
-
-
-class ScaledInt8(Tensor):
-    """A matrix of int8 with one scale per row, which operators see as float32."""
-
-    @staticmethod
-    def __new__(cls, data: Tensor, scale: Tensor) -> ScaledInt8:
-        return Tensor._make_wrapper_subclass(cls, data.shape, strides=data.stride(), dtype=scale.dtype, device=data.device, requires_grad=False)
-
-    def __init__(self, data: Tensor, scale: Tensor) -> None:
-        self.data8, self.scale = data, scale
-
-    def __repr__(self) -> str:
-        return f"ScaledInt8({tuple(self.shape)})"
-
-    @classmethod
-    def of(cls, weight: Tensor) -> ScaledInt8:
-        scale = weight.abs().amax(1, keepdim=True) / 127
-        return cls((weight / scale).round().to(torch.int8), scale)
-
-    def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        return ["data8", "scale"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner: dict[str, Tensor], meta: Any, size: Any, stride: Any) -> ScaledInt8:
-        return ScaledInt8(inner["data8"], inner["scale"])
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.detach.default:
-            return ScaledInt8(args[0].data8, args[0].scale)
-        plain = lambda v: v.data8 * v.scale if isinstance(v, ScaledInt8) else v
-        return func(*[plain(a) for a in args], **{k: plain(v) for k, v in (kwargs or {}).items()})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -132,13 +68,6 @@ def test_a_subclass_made_inside(backend):
     torch.testing.assert_close(lamina.compile(fn, backend=backend)(x), fn(x))
 
 
-def test_gradients_are_the_reason():
-    make = lambda: TwoTensor(torch.ones(2), torch.ones(2)).requires_grad_()
-    lamina.counters.clear()
-    lamina.compile(lambda x: x + 1, backend="eager")(make())
-    assert lamina.counters["graph_breaks"]["tensor-subclass"] == 1
-    with pytest.raises(lamina.exc.Unsupported, match="subclass"):
-        lamina.compile(lambda x: x + 1, backend="eager", fullgraph=True)(make())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -198,5 +127,62 @@ def test_dtensor(backend):
         x = dist.distribute_tensor(torch.randn(4, 3), mesh, [dist.Shard(0)])
         fn = lambda x: (x * 2 + 1).relu()
         torch.testing.assert_close(lamina.compile(fn, backend=backend)(x).to_local(), fn(x).to_local())
+        lamina.counters.clear()
+        w = dist.distribute_tensor(torch.randn(3), mesh, [dist.Replicate()]).requires_grad_()
+        trained = lambda w: (x * w).sin().sum()
+        found = []
+        for f in (trained, lamina.compile(trained, backend=backend)):
+            w.grad = None
+            f(w).backward()
+            found.append(w.grad)
+        assert type(found[1]) is type(found[0])
+        torch.testing.assert_close(found[1].to_local(), found[0].to_local())
+        assert lamina.counters["graph_breaks"]["tensor-subclass"]
     finally:
         c10d.destroy_process_group()
+
+
+# ---- programs on wrappers ----------------------------------------------------------------------------------------------
+def assert_same(mine: Any, eager: Any) -> None:
+    assert type(mine) is type(eager)
+    if isinstance(eager, list):
+        assert len(mine) == len(eager)
+        for m, e in zip(mine, eager, strict=True):
+            assert_same(m, e)
+    elif isinstance(eager, Tensor):
+        assert mine.stride() == eager.stride()
+        torch.testing.assert_close(mine, eager)
+    else:
+        assert mine == eager
+
+
+def check(program: Any, compile: Any) -> None:
+    """Values, gradients and classes as in eager, twice."""
+    torch.manual_seed(0)
+    want = flat(program(lambda fn: fn))
+    lamina.counters.clear()
+    for _ in range(2):
+        torch.manual_seed(0)
+        assert_same(flat(program(compile)), want)
+
+
+@pytest.mark.parametrize("program", WHOLE)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_whole(backend, program):
+    check(WHOLE[program], lambda fn: lamina.compile(fn, backend=backend, fullgraph=True))
+    assert not lamina.counters["graph_breaks"] and all(reason.startswith("aten.") for reason in lamina.counters["fallbacks"])
+
+
+@pytest.mark.parametrize("program", IN_PARTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_in_parts(backend, program):
+    check(IN_PARTS[program], lambda fn: lamina.compile(fn, backend=backend))
+    assert lamina.counters["graph_breaks"] or lamina.counters["fallbacks"], "no reason recorded"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gradient_of_a_class_that_the_frame_never_met_is_an_error(backend):
+    x = randn(3, requires_grad=True)
+    y = lamina.compile(lambda x: x * 2, backend=backend)(x)
+    with pytest.raises(RuntimeError, match="gradients of other classes than TwoTensor"):
+        (y * two(3)).sum().backward()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lamina_dynshape import DataDependent, FakeMode, FakeTensor, fake_mode_of
+from lamina_dynshape import DataDependent, FakeMode, FakeTensor, fake_mode_of, is_wrapper_class
 from lamina_dynshape.support.counters import counters
 from lamina_dynshape.support.errors import InternalError, Unsupported
 
@@ -212,3 +212,27 @@ def test_literals_keep_their_value(mode):
         m.bernoulli_()
         with pytest.raises(DataDependent):
             m[0].item()
+
+
+def test_a_wrapper_answers_for_itself():
+    seen = []
+
+    class Wrapper(torch.Tensor):
+        @staticmethod
+        def __new__(cls, inner):
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return Wrapper(func(*[a.inner if isinstance(a, Wrapper) else a for a in args]))
+
+    mode = FakeMode()
+    x = mode.from_real(torch.ones(2))
+    with mode:
+        out = Wrapper(x) + x
+    assert type(out) is Wrapper and type(out.inner) is FakeTensor and seen == [torch.ops.aten.add.Tensor]
+    assert is_wrapper_class(Wrapper) and not is_wrapper_class(FakeTensor) and not is_wrapper_class(torch.nn.Parameter)

@@ -54,6 +54,16 @@ def test_a_clone_of_an_output_is_a_second_tensor():
     assert a.data_ptr() != b.data_ptr()
 
 
+@pytest.mark.parametrize("program", [lambda x, own: ((y := x * 2), own(y.t())), lambda x, own: ((y := x * 2)[0], own(y))])
+def test_a_clone_that_is_asked_for_by_name_is_no_view_of_another_output(program):
+    own = lambda t: t.clone(memory_format=torch.preserve_format)
+    lowered = lower(trace(lambda x: program(x, own), fakes(X)))
+    assert "restride" in prims_of(lowered)
+    a, b = interpret(lowered, X)
+    assert a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr()
+    assert "restride" not in prims_of(lower(trace(lambda x: program(x, torch.clone), fakes(X))))
+
+
 def test_the_same_output_twice_stays_one():
     def f(x):
         y = x.exp()

@@ -11,6 +11,7 @@ from helpers import aten, fakes, prims_of, same_as_eager
 from lamina_dynshape import FakeMode, ShapeEnv
 from lamina_dynshape.support.errors import InternalError, Unsupported
 from lamina_primops import Frame, TraceMode, Tracer, interpret, lower, print_graph, trace, verify
+from lamina_primops.wrappers import inner_of, take_apart, wrap_of
 
 X = torch.randn(3, 4)
 
@@ -207,3 +208,45 @@ def test_a_custom_op_without_results_stays_in_every_stage():
         gm = trace(lambda x: (torch.ops.lamina_test.note(x), x + 1)[1], fakes(X))
         assert calls(gm) == ["lamina_test.note.default", "aten.add.Tensor"]
         assert "lamina_test.note.default" in calls(lower(gm, to="prims"))
+
+
+class Pair(torch.Tensor):
+    @staticmethod
+    def __new__(cls, a, b):
+        return torch.Tensor._make_wrapper_subclass(cls, a.shape, strides=a.stride(), dtype=a.dtype)
+
+    def __init__(self, a, b):
+        self.a, self.b = a, b
+
+    def __tensor_flatten__(self):
+        return ["a", "b"], "context"
+
+    @staticmethod
+    def __tensor_unflatten__(inner, context, size, stride):
+        return Pair(inner["a"], inner["b"])
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return Pair(*[func(*[getattr(v, side) if isinstance(v, Pair) else v for v in args], **(kwargs or {})) for side in ("a", "b")])
+
+
+def test_operators_on_a_wrapper_are_those_that_its_class_calls():
+    gm = trace(lambda a, b: take_apart(torch.add(Pair(a, b), 1))[1], fakes(torch.ones(2), torch.ones(2)))
+    assert calls(gm) == ["aten.add.Tensor", "aten.add.Tensor"]
+
+
+def test_wrappers_are_taken_apart_and_put_together():
+    x, y, z = torch.ones(2), torch.zeros(2), torch.ones(3)
+    structure, parts = take_apart(Pair(Pair(x, y), y))
+    assert all(a is b for a, b in zip(parts, (x, y, y), strict=True)) and structure.is_static
+    made = structure.build(iter(parts))
+    assert type(made.a) is Pair and made.a.b is y and made.b is y
+    assert take_apart(x) == (None, [x])
+    assert structure.matches(take_apart(made)[0])
+    assert not structure.matches(take_apart(made.a)[0]) and not structure.matches(None) and not structure.matches(take_apart(Pair(Pair(z, z), z))[0])
+
+
+def test_a_wrapper_of_inner_tensors_is_a_node():
+    a, b = torch.ones(2, requires_grad=True), torch.zeros(2)
+    made = wrap_of(Pair, ("a", "b"), "context")((2,), (1,), a, b)
+    assert type(made) is Pair and not made.a.requires_grad and inner_of(made, "b") is b

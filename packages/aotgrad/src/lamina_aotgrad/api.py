@@ -5,6 +5,7 @@ Between: a `torch`-dialect graph and a backend's compilers -> a callable with th
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from lamina_dynshape.support.logs import artifact, enabled, log
 from lamina_dynshape.support.memory import compilation
 from lamina_dynshape.support.timers import stage
 from lamina_dynshape.support.verifylevel import verify_level
+from lamina_primops.wrappers import take_apart
 from torch import Tensor, fx
 
 from .joint import Joint, trace_joint
@@ -76,10 +78,12 @@ def aot_function(
     fakes = _fakes(target, example_inputs)
     eager = target.forward if isinstance(target, fx.GraphModule) else _flat(target)
 
-    def build(joint: Joint) -> Callable[..., Any]:
+    def build(joint: Joint, retrace: Callable[[], Joint] | None) -> Callable[..., Any]:
         _check(joint.graph_module, "03_aten_joint.py")
         if joint.has_backward:
-            return _compile_training(joint, fw_compiler, bw_compiler or fw_compiler, partition)
+            if isinstance(target, fx.GraphModule) and not target.meta.get("beside_wrappers"):
+                retrace = None  # the captured graph need not outlive the compilation
+            return _compile_training(joint, fw_compiler, bw_compiler or fw_compiler, partition, eager, retrace)
         compiler = inference_compiler or fw_compiler
         writes = keep_inference_input_mutations and getattr(compiler, "supports_input_mutation", False)
         return _compile_inference(joint, compiler, writes)
@@ -87,10 +91,11 @@ def aot_function(
     def compile_for(groups: tuple[Group, ...]) -> Callable[..., Any]:
         with stage("aot trace"):
             joint = trace_joint(target, fakes, groups=groups)
-        return with_bases(build(joint), groups)
+        return with_bases(build(joint, lambda: trace_joint(target, fakes, groups=groups)), groups)
 
     joint, groups = _trace(target, fakes)
-    return overlap_dispatch(with_bases(build(joint), groups), groups, joint.signature, compile_for, eager)
+    built = build(joint, lambda: trace_joint(target, fakes, groups=groups or None))
+    return overlap_dispatch(with_bases(built, groups), groups, joint.signature, compile_for, eager)
 
 
 def _trace(target: Any, fakes: list[Any]) -> tuple[Joint, tuple[Group, ...]]:
@@ -110,7 +115,15 @@ def _fakes(target: Any, example_inputs: Sequence[Any]) -> list[Any]:
         if all("val" in n.meta for n in holders) and holders:
             return [n.meta["val"] for n in holders]
     mode = fake_mode_of(*example_inputs) or FakeMode(env_of(*example_inputs))  # fakes may be given, with symbolic sizes for instance
-    return [mode.from_real(x) if isinstance(x, Tensor) else x for x in example_inputs]
+    return [_fake(mode, x) if isinstance(x, Tensor) else x for x in example_inputs]
+
+
+def _fake(mode: FakeMode, x: Tensor) -> Tensor:
+    """The fake of a real tensor; of a wrapper, one of its class around the fakes of what is inside."""
+    structure, parts = take_apart(x)
+    if structure is None:
+        return mode.from_real(x)
+    return structure.build(iter([mode.from_real(part) for part in parts])).requires_grad_(x.requires_grad)
 
 
 def _flat(fn: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
@@ -150,7 +163,10 @@ def _compile_inference(joint: Joint, compiler: Compiler, writes: bool) -> Callab
     return inference_callable(compiled, signature, writes_inputs=writes)
 
 
-def _compile_training(joint: Joint, fw_compiler: Compiler, bw_compiler: Compiler, partition: Partitioner) -> Callable[..., Any]:
+def _compile_training(
+    joint: Joint, fw_compiler: Compiler, bw_compiler: Compiler, partition: Partitioner, eager: Callable[..., Any],
+    retrace: Callable[[], Joint] | None,
+) -> Callable[..., Any]:
     signature = joint.signature
     writes = getattr(fw_compiler, "supports_input_mutation", False)
     if not writes:
@@ -159,8 +175,25 @@ def _compile_training(joint: Joint, fw_compiler: Compiler, bw_compiler: Compiler
     del joint.graph_module  # nobody reads it again, and it is as large as the two
     _check(forward, "04_aten_forward.py")
     _check(backward, "05_aten_backward.py")
+    by_operators = _by_operators(signature, partition, retrace) if retrace is not None else lambda: None
     call, compile_backward = _compile_both(forward, backward, signature, fw_compiler, bw_compiler)
-    return training_callable(call, compile_backward, signature, writes_inputs=writes)
+    return training_callable(call, compile_backward, signature, eager, by_operators, writes_inputs=writes)
+
+
+def _by_operators(signature: GraphSignature, partition: Partitioner, retrace: Callable[[], Joint]) -> Callable[[], Any]:
+    """A function that gives the backward run operator by operator, traced once more, or None: gradients of wrapper classes are for a graph that knows none."""
+
+    def make() -> Any:
+        if signature.wrappers or signature.made or signature.autocast or signature.repeated or signature.turns_gradients_on:
+            return None
+        with compilation(), torch.enable_grad(), stage("aot trace"):
+            joint = retrace()
+            _, backward = partition(joint)
+        if joint.signature.saved_sources != signature.saved_sources:
+            return None
+        return run_graph(backward, (), kind="backward", signature=joint.signature)
+
+    return functools.cache(make)
 
 
 def _compile_both(

@@ -195,9 +195,12 @@ def _frozen(value: Any) -> Any:
 
 
 def copy_of(graph: fx.Graph, value: fx.Node, root: fx.Node) -> fx.Node:
-    """A copy of a view with its strides: a clone packs what has gaps, so of that the root is cloned and the views are made again."""
+    """A copy of a view with its strides: a clone packs what has gaps, so of that the root is cloned and the views are made again.
+
+    The memory format says that the clone stays: a compiler may drop others.
+    """
     source = value if is_dense(value.meta["val"]) or not is_dense(root.meta["val"]) else root
-    copy = add_node(graph, "call_function", aten.clone.default, (source,), {}, "clone")
+    copy = add_node(graph, "call_function", aten.clone.default, (source,), {"memory_format": torch.preserve_format}, "clone")
     copy.meta.update(val=source.meta["val"], stack=value.meta.get("stack", ()))
     copies = {source: copy}
     chain: list[fx.Node] = []

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from lamina_dynshape import FakeMode, env_of, fake_mode_of
+from lamina_dynshape import FakeMode, env_of, fake_mode_of, is_wrapper_class
 from lamina_dynshape.composites import is_symbolic_refusal
 from lamina_dynshape.support.errors import InternalError, Unsupported
 from lamina_primops.tracer import TraceMode, Tracer
@@ -31,8 +31,9 @@ from .functionalize import functionalization, is_functional, storage_id, suspend
 from .outputs import OutputTable
 from .overlap import Group, SharedWrite
 from .repeated import RegionWrites, repeat_writes
-from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
+from .signature import GraphSignature, InputMutation, Made, OutputKind, OutputSpec
 from .views import contiguous_strides, is_dense, memory_root, program_root, view_chain, view_parent
+from .wrappers import Dressed, call_on_wrapper, classes_code, functional_wrapper, opened, split_inputs
 from .writes import WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
@@ -113,11 +114,16 @@ class _Run:
     fake_leaves: set[int] = field(default_factory=set)         # inputs whose fakes are leaves, asked before the modes are on: views may recompute it
     required: set[int] = field(default_factory=set)            # inputs that require gradients at the start
     num_bases: int = 0                                         # the last inputs, which the program does not see
+    has_wrappers: bool = False                                 # tensor subclasses are taken apart in the program
+    dressed: Dressed = field(default_factory=Dressed)
     regions: list[Any] = field(default_factory=list)           # what checkpointed regions write, see `repeated`
 
     def node_of(self, tensor: Tensor) -> fx.Node:
         """The node of a functional tensor's present value."""
-        return self.tracer.node_of(unwrap(tensor))
+        value = unwrap(tensor)
+        if is_wrapper_class(type(value)):
+            raise Unsupported("tensor subclass with __torch_dispatch__ in this place", saw=type(value).__qualname__, code="tensor_subclass")
+        return self.tracer.node_of(value)
 
 
 def trace_joint(
@@ -130,6 +136,7 @@ def trace_joint(
     tuple. `groups`: inputs that share written memory; the graph has a flat base for each, after the inputs. Raises `Unsupported` for what
     cannot be functional (`set_`, `resize_`); without `groups`, `SharedWrite` for a written input whose fake shares memory with another's.
     """
+    plain, wrappers, insides = split_inputs(fakes)
     tensors = [f for f in fakes if isinstance(f, Tensor)]
     grads_on, turned_on = torch.is_grad_enabled() and training is not False, _turns_gradients_on(target)
     if training is None:
@@ -138,11 +145,14 @@ def trace_joint(
     if len(tensors) > 0 and fake_mode_of(*tensors) is None:
         raise InternalError("trace_joint needs fake tensors, got real ones")
     names, roles, sources = _describe_inputs(target, fakes, roles)
-    signature = GraphSignature(roles=list(roles), autocast=torch.is_autocast_enabled("cpu"), turns_gradients_on=training and not grads_on)
+    if wrappers and groups:
+        raise Unsupported("inputs that share written memory beside a tensor subclass", code="tensor_subclass")
+    signature = GraphSignature(roles=[*roles[: len(plain)], *["wrapper"] * len(wrappers)], wrappers=insides, autocast=torch.is_autocast_enabled("cpu"), turns_gradients_on=training and not grads_on)
     tracer = _JointTracer(mode)
     with _plain_grad_mode(grads_on, training):
-        run = _Run(tracer, [_bind(tracer, mode, n, f, r, s) for n, f, r, s in zip(names, fakes, roles, sources, strict=True)])
-        run.fake_leaves = {i for i, f in enumerate(fakes) if isinstance(f, Tensor) and f.is_leaf}
+        run = _Run(tracer, [_bind(tracer, mode, n, f, r, s) for n, f, r, s in zip(names, plain, roles, sources)])
+        run.fake_leaves = {i for i, f in enumerate(plain) if isinstance(f, Tensor) and f.is_leaf}
+        run.has_wrappers = bool(wrappers) or isinstance(target, fx.GraphModule) and any(map(call_on_wrapper, target.graph.nodes))
         for group in groups or ():
             like = fakes[group.members[0]]
             base = mode.empty_strided((group.length,), (1,), dtype=like.dtype, device=like.fake_device)
@@ -150,8 +160,8 @@ def trace_joint(
             run.members.update(group.members)
             run.num_bases += 1
             signature.roles.append("input")
-        with mode, TraceMode(tracer, {torch.ops.aten.allclose.default: _check_of_a_formula}), functionalization():
-            _make_arguments(run, fakes, training, groups or ())
+        with classes_code() if run.has_wrappers else contextlib.nullcontext(), mode, TraceMode(tracer, {torch.ops.aten.allclose.default: _check_of_a_formula}), functionalization():
+            _make_arguments(run, plain, training, groups or (), [functional_wrapper(w, [run.inner[i] for i in at]) for w, at in zip(wrappers, insides, strict=True)])
             with _refusals(), WriteWatch(run.args):
                 try:
                     flat = _flat_tuple(_run_program(target, run))
@@ -161,13 +171,16 @@ def trace_joint(
             with _refusals():
                 table = _classify(run, flat, signature)
             if groups is None:
-                _refuse_shared_writes(run, fakes)
+                _refuse_shared_writes(run, plain)
             _record_mutations(run, signature, table)
             if training:
                 signature.requires_grad = sorted(run.required)
             grads = _backward(run, mode, signature, table) if training else []
+            run.dressed.check()
     signature.rng = any(is_random(n.target) for n in tracer.graph.nodes if n.op == "call_function")
     regions = run.regions if signature.tangents else []
+    if regions and run.has_wrappers:
+        raise Unsupported("write to an input in a checkpointed region, beside a tensor subclass", code="tensor_subclass")
     tracer.output([*table.nodes, *grads, *[n for region in regions for _, before, after in region for n in (before, after)]])
     gm = tracer.graph_module()
     mark_transient(gm.graph, len(run.inner))
@@ -234,7 +247,7 @@ class _Handle(torch.autograd.Function):
         return grad, None
 
 
-def _make_arguments(run: _Run, fakes: Sequence[Any], training: bool, groups: Sequence[Group]) -> None:
+def _make_arguments(run: _Run, fakes: Sequence[Any], training: bool, groups: Sequence[Group], wrappers: Sequence[Tensor]) -> None:
     """Functional tensors for the inputs, leaves or not as the fakes are; those of a group are views of its base."""
     bases = [wrap(inner) for inner in run.inner[len(fakes):]]
     place = {i: (base, offset) for g, base in zip(groups, bases, strict=True) for i, offset in zip(g.members, g.offsets, strict=True)}
@@ -247,8 +260,8 @@ def _make_arguments(run: _Run, fakes: Sequence[Any], training: bool, groups: Seq
                 arg = _Handle.apply(leaf, [fresh()])
         run.leaves.append(leaf)
         run.args.append(arg)
-    run.leaves += bases
-    run.args += bases
+    run.leaves += [*bases, *wrappers]
+    run.args += [*bases, *wrappers]
     run.required = {i for i, t in enumerate(run.leaves) if isinstance(t, Tensor) and t.requires_grad}
     for arg in run.args:
         run.storages.append(storage_id(arg) if isinstance(arg, Tensor) else 0)
@@ -289,7 +302,8 @@ def _run_program(target: Any, run: _Run) -> Any:
         kwargs = fx.node.map_arg(node.kwargs, load) if node.kwargs else {}
         last = run.tracer.graph._root.prev
         if node.op == "call_function":
-            env[node] = node.target(*args, **kwargs)
+            call = call_on_wrapper(node) or node.target
+            env[node] = call(*(run.dressed.up(args) if run.has_wrappers and node.meta.get("allowed") else args), **kwargs)
         elif node.op == "call_method":
             env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
@@ -368,14 +382,39 @@ def _classify(run: _Run, outs: Sequence[Any], signature: GraphSignature) -> Outp
             specs[position] = _view_of_input(run, table, out, owners)
         else:
             groups.setdefault(storage_id(out), []).append(position)
+    for key in [k for k, (p, *more) in groups.items() if not more and is_wrapper_class(type(unwrap(outs[p])))]:
+        (position,) = groups.pop(key)
+        specs[position] = _wrapper_output(run, table, outs[position], signature)
     for positions in groups.values():
         for position, spec in zip(positions, _group(run, table, [outs[p] for p in positions]), strict=True):
             specs[position] = spec
     signature.outputs = [s for s in specs if s is not None]
+    if run.has_wrappers:
+        _refuse_hidden_views(run, table)
     made = {id(out) for out, spec in zip(outs, specs, strict=True) if spec is not None and spec.leaf}
     if made and any(id(leaf) in made for leaf in _leaves_behind(*[o for o in outs if isinstance(o, Tensor)])):
         raise Unsupported("output whose history leads to another output, a leaf that the program made")
     return table
+
+
+def _wrapper_output(run: _Run, table: OutputTable, out: Tensor, signature: GraphSignature) -> OutputSpec:
+    """An output that the runtime makes of what is inside of it."""
+    if out.requires_grad and not run.required or _is_new_leaf(run, out):
+        raise Unsupported("output of a tensor subclass whose history starts inside of the graph", code="tensor_subclass")
+    structure, parts = opened(out)
+    signature.made.append(Made(structure, tuple([table.add(run.tracer.node_of(x), None) for x in parts])))
+    index = -len(signature.made)
+    if out.requires_grad:
+        table.wrappers.append((index, out))
+    return OutputSpec(OutputKind.FRESH, index, requires_grad=out.requires_grad)
+
+
+def _refuse_hidden_views(run: _Run, table: OutputTable) -> None:
+    """What is inside of a wrapper is a functional tensor of its own: that it has the memory of an input, or of another output, shows in the graph alone."""
+    roots = [memory_root(n) for n in table.nodes if isinstance(n.meta["val"], Tensor)]
+    inputs = {memory_root(run.node_of(a)) for a in run.args[: len(run.inner)] if isinstance(a, Tensor)}  # as they are now: some were written
+    if len(set(roots)) < len(roots) or any(r.op == "placeholder" or r in inputs for r in roots):
+        raise Unsupported("output that shares memory through a tensor subclass", code="tensor_subclass")
 
 
 def _view_of_input(run: _Run, table: OutputTable, out: Tensor, owners: Sequence[int]) -> OutputSpec:
@@ -536,6 +575,8 @@ def _same_shape(a: fx.Node, b: fx.Node) -> bool:
 def _refuse_shared_writes(run: _Run, fakes: Sequence[Any]) -> None:
     """A written input must not overlap another one: the copies at the end could not tell them apart."""
     written = {i for i, arg in enumerate(run.args) if isinstance(arg, Tensor) and torch._functionalize_has_data_mutation(arg)}
+    if any(i >= len(run.inner) for i in written):
+        raise Unsupported("write to an input of a tensor subclass", code="tensor_subclass")
     for i in sorted(written):
         for j, other in enumerate(fakes):
             if j != i and isinstance(other, Tensor) and other.storage_key == fakes[i].storage_key:
@@ -556,18 +597,12 @@ def _tangent_strides(val: Tensor) -> tuple[Any, ...]:
 
 def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTable) -> list[fx.Node]:
     """Run the engine from the differentiable outputs to the leaves; nodes of the gradients that are not None."""
-    ends = [(k, t) for k, t in table.differentiable() if t.requires_grad]
+    ends = [*[(k, t) for k, t in table.differentiable() if t.requires_grad], *table.wrappers]
     if not ends:
         return []
     signature.differentiable = [k for k, _ in ends]
-    tangents = []
-    for k, _ in ends:
-        val = table.nodes[k].meta["val"]
-        with suspended():
-            fake = mode.empty_strided(tuple(val.shape), _tangent_strides(val), dtype=val.dtype, device=val.fake_device)
-        run.tracer.placeholder(f"tangent{len(tangents)}", fake, role="tangent")
-        signature.tangents.append(fake)
-        tangents.append(wrap(fake))
+    tangents = [_tangent(run, mode, signature, table.nodes[k].meta["val"]) for k, _ in ends if k >= 0]
+    tangents += [_wrapper_tangent(run, mode, signature, t) for _, t in table.wrappers]
     inputs = [run.leaves[i] for i in signature.requires_grad]
     run.tracer.in_backward = True
     pulled = [(t, tangent) for (_, t), tangent in zip(ends, tangents, strict=True)]
@@ -582,7 +617,43 @@ def _backward(run: _Run, mode: Any, signature: GraphSignature, table: OutputTabl
             signature.spent, signature.backward_error = spent, str(error)
     pairs = [(i, g) for i, g in zip(signature.requires_grad, found, strict=True) if g is not None]
     signature.grad_inputs = [i for i, _ in pairs]
-    return [run.node_of(g) for _, g in pairs]
+    if not run.has_wrappers:
+        return [run.node_of(g) for _, g in pairs]
+    nodes: list[fx.Node] = []
+    for _, g in pairs:
+        structure, parts = opened(g)
+        signature.gradients.append(Made(structure, tuple(range(len(nodes), len(nodes) + len(parts)))))
+        nodes += [run.tracer.node_of(x) for x in parts]
+    return nodes
+
+
+def _tangent(run: _Run, mode: Any, signature: GraphSignature, val: Any) -> Tensor:
+    """The gradient of a plain output, an input of the backward."""
+    if run.has_wrappers:
+        signature.opened.append(Made(None, (len(signature.tangents),)))
+    return wrap(_tangent_fake(run, mode, signature, val))
+
+
+def _tangent_fake(run: _Run, mode: Any, signature: GraphSignature, val: Any) -> Any:
+    with suspended():
+        fake = mode.empty_strided(tuple(val.shape), _tangent_strides(val), dtype=val.dtype, device=val.fake_device)
+    run.tracer.placeholder(f"tangent{len(signature.tangents)}", fake, role="tangent")
+    signature.tangents.append(fake)
+    return fake
+
+
+def _wrapper_tangent(run: _Run, mode: Any, signature: GraphSignature, out: Tensor) -> Tensor:
+    """The gradient of an output of a wrapper class: of the class that `ones_like` gives, which is what `backward()` starts from."""
+    with torch.no_grad():
+        structure, parts = opened(torch.ones_like(out.detach()))
+    if any(type(n) is not int for x in parts for n in (*x.shape, *x.stride())):
+        raise Unsupported("gradient of a tensor subclass around symbolic sizes", code="tensor_subclass")
+    first = len(signature.tangents)
+    fakes = [_tangent_fake(run, mode, signature, x) for x in parts]
+    signature.opened.append(Made(structure, tuple(range(first, first + len(parts)))))
+    with suspended():
+        value = fakes[0] if structure is None else structure.build(iter(fakes))
+    return wrap(value)
 
 
 def _pull(pairs: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:

@@ -22,6 +22,7 @@ class OutputTable:
         self.nodes: list[fx.Node] = []
         self._tensors: list[Tensor | None] = []
         self._index: dict[tuple[fx.Node, int], int] = {}
+        self.wrappers: list[tuple[int, Tensor]] = []  # (negative index, autograd tensor) of the differentiable outputs made of several
 
     def add(self, node: fx.Node, tensor: Tensor | None) -> int:
         """Index of the output `node`; `tensor` is what autograd knows it by."""

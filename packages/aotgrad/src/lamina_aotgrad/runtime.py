@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lamina_dynshape import expr_of
+from lamina_dynshape import expr_of, is_wrapper_class
+from lamina_dynshape.support.counters import counters
 from torch import Tensor
 
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
 from .views import ViewSpec, contiguous_strides, replayer
+from .wrappers import Again, assemble, open_gradients, refuse_gradient, versions_of, watched, with_wrappers
 
 __all__ = ["inference_callable", "training_callable"]
 
@@ -28,14 +30,14 @@ _autocast_enabled = torch._C._is_any_autocast_enabled
 def inference_callable(compiled: Compiled, signature: GraphSignature, *, writes_inputs: bool = False) -> Compiled:
     """A callable for a graph without gradients. `writes_inputs`: the compiled callable has done the plain `mutations` itself."""
     finish = _finisher(signature, writes_inputs)
-    call = _guarded(_unwrapped(compiled), signature)
+    call = with_wrappers(_guarded(_unwrapped(compiled), signature), signature)
     if finish is None:
         return call
 
     def run(*args: Any) -> tuple[Any, ...]:
         return finish(args, call(*args))
 
-    return run
+    return torch.enable_grad()(run) if signature.turns_gradients_on else run
 
 
 def _unwrapped(compiled: Compiled) -> Compiled:
@@ -195,11 +197,11 @@ class _Plan:
     """What one compiled forward and backward need at each call, as index lists."""
 
     __slots__ = (
-        "backward", "compile_backward", "differentiable", "edges", "error", "forward", "no_gradients", "num_outputs", "repeated",
-        "saved", "saved_symbols", "spent", "tangents",
+        "again", "backward", "by_operators", "compile_backward", "differentiable", "edges", "empty", "error", "forward", "gradients", "no_gradients",
+        "num_outputs", "num_saved", "opened", "repeated", "saved", "saved_symbols", "spent", "tangents",
     )  # fmt: skip
 
-    def __init__(self, forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature) -> None:
+    def __init__(self, forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature, eager: Compiled, by_operators: Callable[[], Any]) -> None:
         self.forward = forward
         self.backward: Callable[[list[Any]], Sequence[Any]] | None = None
         self.compile_backward = compile_backward
@@ -211,8 +213,17 @@ class _Plan:
         self.repeated = tuple(signature.repeated)
         tensors = len(signature.saved) - signature.num_saved_symbols
         self.saved = tuple((s.is_input, s.index) for s in signature.saved_sources[:tensors])
+        self.num_saved = tensors
+        self.saved += watched(signature)
         self.saved_symbols = tuple((s.is_input, s.index) for s in signature.saved_sources[tensors:])
         self.tangents = tuple(_TangentSpec(t) for t in signature.tangents)
+        self.opened = tuple(signature.opened) if any(m.structure is not None for m in signature.opened) else ()
+        self.gradients = tuple(signature.gradients)
+        self.by_operators = by_operators
+        self.again = Again(eager, signature, self.edges) if self.opened else None
+        plain = len(signature.roles) - len(signature.wrappers)
+        mixed = any(m.structure is not None for i, m in zip(signature.grad_inputs, signature.gradients) if i < plain)
+        self.empty = None if mixed else lambda k: self.tangents[k].fit(None, None)
 
 
 class _TangentSpec:
@@ -225,7 +236,7 @@ class _TangentSpec:
         self.static = all(type(n) is int for n in (*self.size, *self.stride))
         self.contiguous = [*map(expr_of, self.stride)] == [*map(expr_of, contiguous_strides(self.size))]
 
-    def fit(self, grad: Tensor | None, output: tuple[Any, Any]) -> Tensor:
+    def fit(self, grad: Tensor | None, output: tuple[Any, Any] | None) -> Tensor:
         """`grad` with the traced strides; zeros for None. `output`: size and stride of the forward's output, for symbolic sizes."""
         size, stride = (self.size, self.stride) if self.static else output
         if self.contiguous and not self.static:  # the output itself may be a view with gaps
@@ -251,6 +262,8 @@ class _CompiledGraph(torch.autograd.Function):
             ctx.symbols = [args[k] if is_input else outs[k] for is_input, k in plan.saved_symbols]
         if plan.repeated:
             ctx.repeated = [args[k] for k in plan.repeated]
+        if plan.opened:
+            ctx.inputs = args, versions_of(args)
         results = tuple([outs[k] for k in plan.differentiable])
         ctx.layouts = None
         for spec in plan.tangents:
@@ -267,14 +280,21 @@ class _CompiledGraph(torch.autograd.Function):
         if plan.no_gradients and not plan.repeated:
             return (None, None, None)
         layouts = ctx.layouts
+        if plan.opened:
+            flat = open_gradients(plan.opened, grads, plan.empty)
+            if flat is None:
+                return (None, None, *plan.again.gradients(*ctx.inputs, grads))
+            grads = tuple(flat)
+        elif any(g is not None and type(g) is not Tensor and is_wrapper_class(type(g)) for g in grads):
+            return (None, None, *_of_wrappers(ctx, grads))
         tangents = [
-            spec.fit(g, layouts[i] if layouts else None) for i, (spec, g) in enumerate(zip(plan.tangents, grads, strict=True))
+            spec.fit(g, layouts[i] if layouts and not spec.static else None) for i, (spec, g) in enumerate(zip(plan.tangents, grads, strict=True))
         ]
         if plan.backward is None:
-            plan.backward = _boxed(plan.compile_backward())
+            plan.backward = assemble(_boxed(plan.compile_backward()), plan.gradients)
         if plan.repeated:
             tangents += ctx.repeated
-        box = [*ctx.saved_tensors, *(ctx.symbols if plan.saved_symbols else ()), *tangents]
+        box = [*ctx.saved_tensors[: plan.num_saved], *(ctx.symbols if plan.saved_symbols else ()), *tangents]
         del tangents
         ctx.maybe_clear_saved_tensors()  # unless the graph is retained, the list is now all that holds them
         if not torch.is_grad_enabled() and not _autocast_enabled() and not plan.repeated:
@@ -288,6 +308,20 @@ class _CompiledGraph(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return (None, None, *gradients)
         return (None, None, *_refuse_second_order(gradients))
+
+
+def _of_wrappers(ctx: Any, grads: Sequence[Any]) -> Sequence[Any]:
+    """Gradients where those of the outputs are of wrapper classes, in a graph that was traced for plain ones: the operators are the class's."""
+    plan = ctx.plan
+    backward = plan.by_operators()
+    if backward is None:
+        refuse_gradient(grads)
+    counters["fallbacks"]["aot gradient of another class"] += 1
+    layouts = ctx.layouts or [None] * len(grads)
+    kept = lambda g: g is not None and is_wrapper_class(type(g))
+    tangents = [g if kept(g) else spec.fit(g, layout) for spec, g, layout in zip(plan.tangents, grads, layouts, strict=True)]
+    with torch.no_grad(), torch._C._DisableAutocast():
+        return backward(*ctx.saved_tensors, *(ctx.symbols if plan.saved_symbols else ()), *tangents)
 
 
 # `Function.apply` without its Python half (argument defaults, transforms): both are of no use here.
@@ -312,10 +346,10 @@ def _delayed_error(message: str, count: int) -> Callable[..., Any]:
 
 
 def training_callable(
-    forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature, *, writes_inputs: bool = False
+    forward: Compiled, compile_backward: Callable[[], Compiled], signature: GraphSignature, eager: Compiled, by_operators: Callable[[], Any], *, writes_inputs: bool = False
 ) -> Compiled:
     """A callable whose differentiable outputs hang on one autograd node. The backward is compiled when first needed."""
-    plan = _Plan(_guarded(_unwrapped(forward), signature), compile_backward, signature)
+    plan = _Plan(with_wrappers(_guarded(_unwrapped(forward), signature), signature), compile_backward, signature, eager, by_operators)
     finish = _finisher(signature, writes_inputs) or (lambda args, outs: tuple(outs[: signature.num_outputs]))
     edges, differentiable, count = plan.edges, plan.differentiable, plan.num_outputs
     every_output = differentiable == tuple(range(count))

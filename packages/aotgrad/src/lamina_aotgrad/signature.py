@@ -10,13 +10,16 @@ autograd, then the plain `mutations`, which a backend may write itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+from lamina_primops.wrappers import Structure
+
 from .views import ViewSpec
 
-__all__ = ["GraphSignature", "InputMutation", "OutputAlias", "OutputKind", "OutputSpec", "SavedSource"]
+__all__ = ["GraphSignature", "InputMutation", "Made", "OutputAlias", "OutputKind", "OutputSpec", "SavedSource"]
 
 
 class OutputKind(Enum):
@@ -69,6 +72,19 @@ class SavedSource:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A tensor that the runtime makes of plain ones; without `structure`, the plain tensor itself."""
+
+    structure: Structure | None
+    places: tuple[int, ...]
+
+    def build(self, values: Sequence[Any]) -> Any:
+        if self.structure is None:
+            return values[self.places[0]]
+        return self.structure.build(iter([values[k] for k in self.places]))
+
+
 @dataclass(slots=True)
 class GraphSignature:
     """Roles of the inputs and outputs of a graph; see the module."""
@@ -89,6 +105,10 @@ class GraphSignature:
     num_saved_symbols: int = 0                              # of these, the last ones are symbolic numbers
     saved_sources: list[SavedSource] = field(default_factory=list)  # where the runtime finds each saved value after the forward
     turns_gradients_on: bool = False                        # called with gradients off, which the program turns on
+    wrappers: list[tuple[int, ...]] = field(default_factory=list)  # per wrapper, the last inputs, which compiled graphs do not take: the inputs inside of it
+    made: list[Made] = field(default_factory=list)          # wrappers made of graph outputs; number k of these is graph output -1 - k
+    opened: list[Made] = field(default_factory=list)        # per differentiable output, when there are wrappers: its gradient, of tangents
+    gradients: list[Made] = field(default_factory=list)     # per entry of `grad_inputs`, when one is a wrapper: made of the backward's results
     rng: bool = False                                       # draws random numbers
     autocast: bool = False                                  # traced under autocast: run with autocast off
 

@@ -43,7 +43,7 @@ def _tensors(cap: Any) -> Iterator[Guard]:
     """Inputs, where one is written or given an attribute. A backend sees to inputs that overlap at one call and not at the next
     (they are views as often as not), but takes parameters and buffers for tensors that stay where they are."""
     inputs = list(cap.inputs.values())
-    written = [inp for inp in inputs if inp.fake.storage_key in cap.recorder.mutated]
+    written = [inp for inp in inputs if inp.storage_key in cap.recorder.mutated]
     if any(cap.is_fake(cap.keep[key]) for key in cap.overlay):
         yield from _distinct(inp.source for inp in inputs)
     elif written:

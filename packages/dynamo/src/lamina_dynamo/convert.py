@@ -41,6 +41,7 @@ from .resume import emit_break, origin_of
 from .side_effects import emit_side_effects
 from .sizes import SizeReport, size_report
 from .source import CallSource, CellSource, ConstantSource, LocalSource
+from .wrappers import put_wrappers_last
 from .state import emit_state, inference_outputs, leave_state, preserved, rng_state, start_state, state_left
 
 __all__ = ["Converted", "convert_frame", "listening"]
@@ -432,17 +433,20 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
     out = graph.output(tuple(outs))
     out.meta["val"] = tuple(cg.output_values)
     out.meta["stack"] = ()
+    put_wrappers_last(cap)
     by_node = {inp.node: inp for inp in cap.inputs.values() if inp.node is not None}
     sources, examples = [], []
     for n in graph.nodes:
         if n.op == "placeholder":
             inp = by_node.get(n)
-            if inp is not None and id(inp.fake) in cap.class_of:
+            if inp is not None and id(inp.fake) in cap.class_of and id(inp.fake) not in cap.wrappers:
                 sources.append(_plain_source(cap, inp))
                 examples.append(plain_tensor(inp.real))
             elif inp is not None:
                 sources.append(inp.source)
                 examples.append(inp.real)
+                if inp.fake.requires_grad and not inp.real.requires_grad:  # it got a history in the frame: the backend finds it without
+                    n.meta["val"] = inp.fake.detach()
             else:
                 source, value = cap.size_inputs[n]
                 sources.append(source)
@@ -450,6 +454,7 @@ def _graph_module(cap: Capture, cg: Codegen) -> tuple[fx.GraphModule | None, lis
         elif n.op != "output":
             break
     gm = fx.GraphModule(torch.nn.Module(), graph)
+    gm.meta["beside_wrappers"] = bool(cap.wrappers)
     keep_source(gm)
     if verify_level():
         from lamina_primops import verify

@@ -162,7 +162,7 @@ class Lifting:
 
     def _lift_tensor(self, v: torch.Tensor, source: Source) -> Any:
         from .overrides import class_as_fake
-        from .wrappers import is_wrapper_class, lift_wrapper
+        from .wrappers import can_be_taken_apart, lift_wrapper
 
         with torch._C.DisableTorchFunction():
             if self.is_fake(v):
@@ -171,7 +171,7 @@ class Lifting:
                 unsupported("functorch", "a tensor that outlives its functorch transform")
             if torch.nn.parameter.is_lazy(v):
                 raise NotYet(refusal("lazy-module", "a parameter that the first call of a lazy module makes", saw=source.name()))
-            if is_wrapper_class(type(v)) and self.recorder.scope is None:
+            if can_be_taken_apart(type(v)) and self.recorder.scope is None:
                 return lift_wrapper(self, v, source)
             cls = class_as_fake(v)
             if v.layout is not torch.strided:

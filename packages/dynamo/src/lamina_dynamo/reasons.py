@@ -68,7 +68,7 @@ REASONS: dict[str, Reason] = {
     "global-state": Reason("changing PyTorch's state in a way that is not modelled (the seed of the moment, a device context left that was not entered)", _OUTSIDE),
     "dispatch-state": Reason("switching PyTorch's dispatcher, or a graph break inside of a torch function mode", _OUTSIDE),
     # -- tensors of another kind
-    "tensor-subclass": Reason("a tensor subclass with __torch_dispatch__ where gradients are taken or it is written, one that cannot be taken apart, or one of PyTorch's own", "pass plain tensors and wrap them outside"),
+    "tensor-subclass": Reason("a tensor subclass with __torch_dispatch__ that cannot be taken apart or is one of PyTorch's own (DTensor); writes to memory that it shares with plain tensors where gradients are taken; changes to what autograd keeps with it", "pass plain tensors and wrap them outside"),
     "tensor-layout": Reason("a tensor that is not strided (sparse, nested, mkldnn)", "convert it with to_dense() outside of the compiled function"),
     "tensor-kind": Reason("a tensor without ordinary storage", "pass ordinary tensors"),
     "tensor-class": Reason("making a tensor through a class", "use torch.tensor or a factory function"),

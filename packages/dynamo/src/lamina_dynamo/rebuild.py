@@ -32,7 +32,7 @@ from .state import spent_inference_mode
 from .instance_dict import InstanceDict
 from .source import ConstantSource, LocalSource, Source, cell_source
 from .texts import OpenText, text_expression
-from .wrappers import parts_of
+from .wrappers import again, parts_of
 
 __all__ = ["Codegen"]
 
@@ -151,13 +151,13 @@ class Codegen:
         inp = self.cap.inputs.get(id(v))
         if inp is not None:
             return self.source(inp.source)
-        if id(v) in self.cap.wrapper_of:
+        if id(v) in self.cap.wrappers:
             return self._wrapper(v)
         if id(v) in self.cap.recorder.ended:
             self._refuse(v, type(v), "a tensor that outlives its functorch transform")
         if not self.cap.is_fake(v):
             return self.constant(v)
-        if id(v) not in self.cap.recorder.nodes:
+        if id(v) not in self.cap.recorder.nodes and id(v) not in self.cap.inner:
             self._refuse(v, type(v), "a tensor that the graph did not record")
         expr = self.output(v)
         if id(v) in self.cap.over_arrays and not v.requires_grad:
@@ -173,18 +173,22 @@ class Codegen:
         return expr
 
     def _wrapper(self, v: Any) -> str:
-        """A wrapper subclass: the outside one, or another around the rebuilt inner tensors."""
-        src = self.cap.sources.get(id(v))
-        if src is not None:
-            return self.source(src)
+        """A wrapper subclass that the frame made: around the rebuilt inner tensors."""
+        with torch._C.DisableTorchFunction():
+            if v.requires_grad:
+                return self.output(v)
+        if id(v) in self.cap.view_calls:
+            return self._named(v, lambda: f"{self.constant(again)}({', '.join([self.value(x) for x in self.cap.view_calls[id(v)]])})", None)
+        if id(v) in self.cap.recorder.nodes:  # what autograd knows of it, the graph gives it
+            return self.output(v)
         try:
-            names, context = parts_of(v)
+            names, context, tensors = parts_of(v)
         except Unsupported as why:
             made = self.cap.created.get(id(v))
             raise CannotRebuild(made[1] if made is not None else None, why) from why
         with torch._C.DisableTorchFunction():
-            inner, size, stride = {n: getattr(v, n) for n in names}, tuple(v.shape), tuple(v.stride())
-        text = ", ".join([self.value(x) for x in (inner, context, size, stride)])
+            size, stride = tuple(v.shape), tuple(v.stride())
+        text = ", ".join([self.value(x) for x in (dict(zip(names, tensors, strict=True)), context, size, stride)])
         return self._named(v, lambda: f"{self.constant(type(v).__tensor_unflatten__)}({text})", None)
 
     def _made(self, v: Any, t: type) -> str:

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from .control import InternalError, Unsupported, plain_numbers, refusal, unsupported
 from .overrides import overridden
 from .texts import refuse_write
-from .wrappers import run_on_wrappers
+from .wrappers import inner_node, note_result, refuse_sealed, run_on_wrappers, wrapper_node
 
 if TYPE_CHECKING:
     from .session import Capture
@@ -143,8 +143,6 @@ class Recorder(TorchFunctionMode):
             from .rules.contexts import with_default_device
 
             kwargs = with_default_device(self.cap, func, kwargs)
-        if self.cap.wrapper_of and self._has_wrapper((*args, *kwargs.values())):
-            return run_on_wrappers(self, func, args, kwargs)
         rule = FUNCTION_RULES.get(func)
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
@@ -152,6 +150,8 @@ class Recorder(TorchFunctionMode):
                 rule = GETTER_RULES.get(owner.__name__, _read_attribute)
             elif name == "__set__":
                 rule = _write_attribute
+        if self.cap.wrappers and self._has_wrapper((*args, *kwargs.values())):
+            return run_on_wrappers(self, func, args, kwargs, rule)
         if rule is not None:
             return rule(self, func, args, kwargs)
         return self.run(func, args, kwargs)
@@ -161,7 +161,7 @@ class Recorder(TorchFunctionMode):
         return bool(self.modes) or not self.is_direct and id(t) in self.cap.class_of
 
     def _has_wrapper(self, values: Any) -> bool:
-        return any(self._has_wrapper(v) if type(v) in (tuple, list) else id(v) in self.cap.wrapper_of for v in values)
+        return any(self._has_wrapper(v) if type(v) in (tuple, list) else id(v) in self.cap.wrappers for v in values)
 
     # ---- functions under a transform -----------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -345,7 +345,11 @@ class Recorder(TorchFunctionMode):
     def _bind(self, t: Any, node: fx.Node) -> None:
         self.nodes[id(t)] = node
         (self.held if self.scope is None else self.scope.held).append(t)
-        if self.scope is None and self.cap.mode.shape_env is not None:
+        if self.scope is not None:
+            return
+        if not isinstance(t, FakeTensor):
+            note_result(self, t)
+        elif self.cap.mode.shape_env is not None:
             self.cap.note_sizes(t, node)
 
     def written(self, v: Any) -> None:
@@ -353,8 +357,10 @@ class Recorder(TorchFunctionMode):
         if isinstance(v, FakeTensor):
             if v.storage_key in self.cap.shown:
                 refuse_write(self.cap, v.storage_key)
+            if self.cap.sealed:
+                refuse_sealed(self.cap, v)
             self.mutated.add(v.storage_key)
-        elif isinstance(v, torch.Tensor):  # a transform's wrapper: of which tensor is not told
+        elif isinstance(v, torch.Tensor) and self.scope is not None:  # a transform's wrapper: of which tensor is not told
             self.scope.writes = True
         elif isinstance(v, (list, tuple)):
             for x in v:
@@ -363,7 +369,7 @@ class Recorder(TorchFunctionMode):
     @property
     def writes_inputs(self) -> bool:
         """Whether memory of an input was written."""
-        return bool(self.mutated) and any(inp.fake.storage_key in self.mutated for inp in self.cap.inputs.values())
+        return bool(self.mutated) and any(inp.storage_key in self.mutated for inp in self.cap.inputs.values())
 
     def bind_parts(self, node: fx.Node, out: Any) -> None:
         """Give each tensor of a structured result its own node."""
@@ -495,6 +501,10 @@ class Recorder(TorchFunctionMode):
                 t = self.cap.lift_constant(t)
                 found = self.nodes.get(id(t))
             return found or self.scope.from_outside(t)
+        if id(t) in self.cap.inner:
+            return inner_node(self, t)
+        if id(t) in self.cap.wrappers:
+            return wrapper_node(self, t)
         inp = self.cap.inputs.get(id(t))
         if inp is None:
             inp = self.cap.inputs.get(id(self.cap.lift_constant(t)))

@@ -39,6 +39,12 @@ class Input:
     def __init__(self, fake: Any, real: Any, source: Source, role: str) -> None:
         self.fake, self.real, self.source, self.role = fake, real, source, role
         self.node: fx.Node | None = None
+        self.dynamic: frozenset[int] = frozenset()
+
+    @property
+    def storage_key(self) -> int | None:
+        """Equal for inputs that share memory; None for a wrapper, whose memory is that of other inputs."""
+        return getattr(self.fake, "storage_key", None)
 
 
 class Capture(Lifting, Protocols, Dynamic):
@@ -63,7 +69,13 @@ class Capture(Lifting, Protocols, Dynamic):
         self.lifted: dict[int, Any] = {}  # id(outside object) -> what the interpreter sees
         self.inputs: dict[int, Input] = {}  # id(fake) -> input
         self.over_arrays: set[int] = set()  # ids of fakes that stand for tensors made over an array's memory, which have a storage of their own
-        self.wrapper_of: dict[int, Any] = {}  # id(wrapper around fakes) -> the outside tensor that it stands for, None for one made in the frame
+        self.wrappers: dict[int, Any] = {}  # by id: wrappers around fakes
+        self.wrapper_versions: dict[int, int] = {}  # of those from outside, when they came in
+        self.wrapper_results: set[int] = set()  # ids of wrappers that nodes yield
+        self.view_calls: dict[int, Any] = {}  # by id: views of wrappers: what made them, with which grad mode, which result of it, arguments
+        self.inner: dict[int, tuple[Any, str, Any]] = {}  # by id: tensors inside of wrappers that nodes yield: (wrapper, name, tensor)
+        self.plain_memory: set[int] = set()  # storage keys of memory that wrappers of the graph share with plain tensors
+        self.sealed: set[int] = set()  # storage keys of memory inside wrappers that the graph works on
         self.class_of: dict[int, type] = {}  # id(fake) -> the subclass of Tensor that it stands for an instance of
         self.shadow_of: dict[int, Any] = {}  # id(original container) -> shadow
         self.original_of: dict[int, Any] = {}  # id(shadow) -> original container
@@ -159,7 +171,7 @@ class Capture(Lifting, Protocols, Dynamic):
 
     def is_fake(self, t: Any) -> bool:
         """Whether the interpreter may see this tensor: a fake, or a transform's wrapper of one."""
-        return isinstance(t, FakeTensor) or id(t) in self.wrapper_of or (self.recorder.scope is not None and self.recorder.in_scope(t))
+        return isinstance(t, FakeTensor) or id(t) in self.wrappers or (self.recorder.scope is not None and self.recorder.in_scope(t))
 
     # ---- symbols -----------------------------------------------------------------------------------------------------
     def bind_symbol(self, value: Any, node: fx.Node) -> None:

@@ -14,6 +14,7 @@ from .control import DELETED, MISSING, CannotRebuild, refusal, unsupported
 from .draws import emit_states
 from .lift import _contents, is_torch_owned
 from .rebuild import Codegen
+from .wrappers import emit_versions
 
 __all__ = ["add_effect", "emit_side_effects", "sets_attribute"]
 
@@ -23,7 +24,7 @@ def emit_side_effects(cap: Any, cg: Codegen) -> None:
     from .rules.leaves import emit_inputs
     from .rules.torch_generators import emit_generators
 
-    stores: list[str] = emit_inputs(cap, cg) + emit_states(cap, cg) + emit_generators(cap, cg)
+    stores: list[str] = emit_inputs(cap, cg) + emit_versions(cap, cg) + emit_states(cap, cg) + emit_generators(cap, cg)
     _containers(cap, cg, stores)
     stores += [f"{cg.constant(list.append)}({cg.value(v)}, {cg.value(x)})" for v, x in cap.appended]
     _attributes(cap, cg, stores)

@@ -103,8 +103,8 @@ def generic_store(cap: Capture, obj: Any, name: str, value: Any) -> None:
 
 
 def _store_tensor_attr(cap: Capture, t: Any, name: str, value: Any) -> None:
-    if id(t) in cap.wrapper_of:  # its __torch_dispatch__ runs natively, and reads it there
-        if cap.wrapper_of[id(t)] is not None:
+    if id(t) in cap.wrappers and name not in TENSOR_NAMES:  # its __torch_dispatch__ runs natively, and reads it there
+        if id(t) in cap.inputs:
             unsupported("tensor-attribute-write", "assigning an attribute of a tensor subclass with __torch_dispatch__", saw=name)
         native(object.__setattr__, t, name, value)
         return
@@ -151,7 +151,7 @@ def delete_attr(cap: Capture, obj: Any, name: str) -> None:
 
 
 def _delete_tensor_attr(cap: Capture, t: Any, name: str) -> None:
-    if id(t) in cap.wrapper_of or name in TENSOR_NAMES:
+    if id(t) in cap.wrappers or name in TENSOR_NAMES:
         native(delattr, t, name)
         return
     tensor_attr(cap, t, name)

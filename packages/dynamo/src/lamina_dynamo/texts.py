@@ -141,7 +141,7 @@ def _container(cap: Any, v: Any, depth: int = 0) -> Any:
 
 def _refuse_unlike(cap: Any, t: Any, as_number: bool) -> None:
     """The tensor that the run has must look as eager's does, and its memory must still be what it is now when the text is made."""
-    if cap.recorder.scope is not None or cap.recorder.modes or id(t) in cap.class_of or id(t) in cap.wrapper_of or cap.settings or t.is_meta:
+    if cap.recorder.scope is not None or cap.recorder.modes or id(t) in cap.class_of or id(t) in cap.wrappers or cap.settings or t.is_meta:
         unsupported("tensor-text", "the text of a tensor's value where it is not eager's", saw=cap.describe(t))
     if t.requires_grad and not as_number and (id(t) not in cap.inputs or id(t) in cap.frozen):
         unsupported("tensor-text", "the text of a tensor that says what it was computed by", saw=cap.describe(t), hint="print tensor.detach() or tensor.item()")

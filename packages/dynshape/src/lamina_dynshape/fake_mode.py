@@ -18,7 +18,7 @@ from lamina_dynshape import meta_fallback
 from lamina_dynshape.boolean import le
 from lamina_dynshape.constants import Constants
 from lamina_dynshape.dims import active
-from lamina_dynshape.fake_tensor import DataDependent, FakeTensor, _storage_keys, new_storage_key
+from lamina_dynshape.fake_tensor import DataDependent, FakeTensor, _storage_keys, is_wrapper_class, new_storage_key
 from lamina_dynshape.shape_rules.derived import derive
 from lamina_dynshape.shape_rules.registry import RULES
 from lamina_dynshape.support.counters import counters
@@ -56,6 +56,9 @@ class FakeMode(TorchDispatchMode):
         return False  # True would import torch._dynamo at the first dispatch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for t in types:
+            if t is not FakeTensor and is_wrapper_class(t):
+                return NotImplemented  # its own `__torch_dispatch__` calls on the fakes inside
         rule = RULES.get(func)
         if rule is None or self.known is not None or self.shape_env is not active.env:
             return self.dispatch(func, args, kwargs or {})
@@ -297,9 +300,14 @@ class FakeMode(TorchDispatchMode):
             else:
                 fake = self.make(sizes, strides, t.dtype, t.device, offset, storage_key)
                 if t.requires_grad:
-                    fake = fake.requires_grad_() if t.is_leaf else _NonLeaf.apply(_seed(self), lambda: fake)
+                    fake = fake.requires_grad_() if t.is_leaf else self.with_history(lambda: fake)
         _copy_python_attributes(t, fake)
         return fake
+
+    def with_history(self, make: Callable[[], torch.Tensor]) -> Any:
+        """The tensor that `make` gives, around fakes or a fake itself, as a result of earlier differentiable operations."""
+        with torch.enable_grad():
+            return _NonLeaf.apply(_seed(self), make)
 
     @staticmethod
     def _static(*layout: Any) -> bool:

@@ -19,12 +19,17 @@ from lamina_dynshape.support.errors import Unsupported
 if TYPE_CHECKING:
     from lamina_dynshape.fake_mode import FakeMode
 
-__all__ = ["DataDependent", "FakeTensor", "fake_mode_of"]
+__all__ = ["DataDependent", "FakeTensor", "fake_mode_of", "is_wrapper_class"]
 
 _NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
 _storage_keys = itertools.count()
 _BIG_STORAGE_BYTES = 1 << 50
 _big_storages: dict[torch.device, torch.UntypedStorage] = {}
+
+
+def is_wrapper_class(cls: Any) -> bool:
+    """Whether operators on tensors of the class are the class's own `__torch_dispatch__`: those of a wrapper subclass that is no fake."""
+    return cls.__torch_dispatch__ is not _NO_DISPATCH and not issubclass(cls, FakeTensor)
 
 
 class DataDependent(Unsupported):
@@ -53,8 +58,9 @@ class FakeTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(t is not cls and t.__torch_dispatch__ is not _NO_DISPATCH for t in types):
-            return NotImplemented  # a wrapper around fakes answers for itself
+        for t in types:
+            if t is not FakeTensor and is_wrapper_class(t):
+                return NotImplemented  # a wrapper around fakes answers for itself
         mode = fake_mode_of(args, kwargs)
         assert mode is not None
         return mode.dispatch(func, args, kwargs or {})

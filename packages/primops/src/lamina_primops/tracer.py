@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lamina_dynshape import FakeTensor, is_wrapper_class
 from lamina_dynshape.support.errors import InternalError, Unsupported
 from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -21,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from .frames import Frame, location
 from .fxtools import add_node, eliminate_dead, graph_module, has_effect, target_name
 from .symbolic import SymbolNodes, is_symbolic
+from .wrappers import take_apart
 
 __all__ = ["TraceMode", "Tracer", "trace"]
 
@@ -247,6 +249,11 @@ class TraceMode(TorchDispatchMode):
         return False  # keeps torch._dynamo unloaded: the default wraps the handler with it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        for t in types:
+            if t is not FakeTensor and is_wrapper_class(t):
+                if any(torch._is_functional_tensor(x) for a in args if isinstance(a, t) for x in take_apart(a)[1]):
+                    raise Unsupported("tensor subclass that code of the program makes where it is not captured", where=location(self.tracer._stack), saw=t.__qualname__)
+                return NotImplemented  # the class's own `__torch_dispatch__` calls on what is inside
         kwargs = kwargs or {}
         if type(func) is torch._ops.OpOverloadPacket or func in _QUESTIONS:
             return self.tracer.fake_mode.dispatch(func, args, kwargs)

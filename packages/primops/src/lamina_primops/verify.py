@@ -19,6 +19,7 @@ from .frames import stack_line
 from .fxtools import all_arguments
 from .prims import Spec, prim_of
 from .symbolic import is_symbolic, known_equal, size_key
+from .wrappers import take_apart
 
 __all__ = ["RULES", "Rule", "verify"]
 
@@ -121,7 +122,7 @@ def values_are_described(node: fx.Node, c: _Context) -> str | None:
     if "val" not in node.meta:
         return 'the node has no meta["val"]'
     for v in all_arguments(node.meta["val"]) if c.dialect == "torch" else _values(node.meta["val"]):
-        if isinstance(v, torch.Tensor) and getattr(v, "fake_mode", None) is None:
+        if isinstance(v, torch.Tensor) and any(getattr(x, "fake_mode", None) is None for x in (take_apart(v)[1] if c.dialect == "torch" else (v,))):
             return 'meta["val"] holds a real tensor, not a fake one'
     return None
 

@@ -18,6 +18,7 @@ from ..control import native, unsupported
 from ..guards import GuardKind
 from ..recorder import Recorder, function_rule
 from ..source import AttrSource
+from ..wrappers import memory_of
 
 _SIGNATURE = inspect.signature(torch.autograd.grad)
 
@@ -77,7 +78,7 @@ def _backward(cap: Any, tensors: Any, gradient: Any = None, retain_graph: Any = 
         unsupported("autograd", "backward() that reaches no leaf")
     keywords = {"grad_outputs": given, "retain_graph": retain_graph, "allow_unused": True}
     found = autograd_grad(cap, (outs, tuple(leaves)), keywords)
-    taken = {g.storage_key for g in given if g is not None}
+    taken = {key for g in given if g is not None for key in memory_of(g)}
     for leaf, grad in zip(leaves, found, strict=True):
         if grad is not None:
             _accumulate(cap, leaf, grad, taken)
@@ -121,7 +122,7 @@ def _accumulate(cap: Any, leaf: Any, grad: Any, taken: set[int]) -> None:
     if leaf.grad is not None:
         leaf.grad.add_(grad)
         return
-    if grad.storage_key in taken or grad.stride() != leaf.stride() or grad.storage_key in {i.fake.storage_key for i in cap.inputs.values()}:
+    if memory_of(grad) & (taken | {i.storage_key for i in cap.inputs.values()}) or grad.stride() != leaf.stride():
         grad = torch.empty_like(leaf, requires_grad=False).copy_(grad)
-    taken.add(grad.storage_key)
+    taken |= memory_of(grad)
     leaf.grad = grad

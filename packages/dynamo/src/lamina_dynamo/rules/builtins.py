@@ -50,8 +50,6 @@ def _instance_of(cap: Any, obj: Any, cls: Any) -> bool:
         t = cap.type_of(obj)
         if id(obj) in cap.class_of and id(obj) in cap.inputs:
             return native(isinstance, cap.inputs[id(obj)].real, cls)
-        if cap.wrapper_of.get(id(obj)) is not None:
-            return native(isinstance, cap.wrapper_of[id(obj)], cls)
         return cls in t.__mro__ or (cls is torch.nn.Parameter and t is torch.nn.Parameter) or (type(cls) is not type and cls not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer) and native(isinstance, obj, cls))
     meta = type(cls)
     if meta is not type:

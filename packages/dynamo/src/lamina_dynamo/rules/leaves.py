@@ -51,13 +51,12 @@ def adopt(rec: Recorder, t: Any, node: fx.Node, cls: type = torch.Tensor) -> Non
         unsupported("tensor-class", "a leaf of a kind that is not made outside of the graph")
     with torch._C.DisableTorchFunction():
         layout = (tuple(map(int, t.shape)), tuple(map(int, t.stride())), int(t.storage_offset()), t.dtype, t.device)
-    base = next((i for i in cap.inputs.values() if i.fake.storage_key == t.storage_key), None)
+    base = next((i for i in cap.inputs.values() if i.storage_key == t.storage_key), None)
     made = _Made(cls, t.requires_grad, layout)
     source = CallSource(made, base.source if base is not None else ConstantSource(None))
     with _disable_current_modes():
         real = made(base.real if base is not None else None)
-    inp = cap.inputs[id(t)] = Input(t, real, source, "parameter" if cls is nn.Parameter else "input")
-    inp.dynamic = frozenset()
+    cap.inputs[id(t)] = Input(t, real, source, "parameter" if cls is nn.Parameter else "input")
     cap.keep[id(made)], cap.keep[id(t)] = made, t
     rec.nodes.pop(id(t), None)
     if cls is nn.Parameter:

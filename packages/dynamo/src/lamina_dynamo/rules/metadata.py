@@ -50,7 +50,7 @@ GETTER_RULES.update(dict.fromkeys(("is_leaf", "output_nr", "_version", "retains_
 def rely_on_offset(rec: Recorder, t: Any) -> None:
     """Where the memory of an input begins decides what comes out."""
     for inp in rec.cap.inputs.values():
-        if inp.fake.storage_key == getattr(t, "storage_key", None):
+        if inp.storage_key is not None and inp.storage_key == getattr(t, "storage_key", None):
             rec.cap.guard(OffsetSource(inp.source), GuardKind.EQUALS, int(inp.real.storage_offset()))
 
 

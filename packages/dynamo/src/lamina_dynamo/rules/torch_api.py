@@ -95,7 +95,7 @@ def resize(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """To no more elements it is another shape of the same memory, where the program made that; memory beyond holds nothing that a graph could name."""
     t, *size = args
     size = size[0] if size and isinstance(size[0], (tuple, list)) else size
-    own = isinstance(t, FakeTensor) and all(t.storage_key != inp.fake.storage_key for inp in rec.cap.inputs.values())
+    own = isinstance(t, FakeTensor) and all(t.storage_key != inp.storage_key for inp in rec.cap.inputs.values())
     if not own or kwargs or t._base is not None or not t.is_contiguous() or not all(type(n) is int for n in (*size, *t.shape)) or math.prod(size) > t.numel():
         return _refuse_storage(rec, func, args, kwargs)
     return rec.run(func, args, kwargs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..builder import current
 from .common import (
     aten, canonical, compute_dtype, contiguous_strides, expand_to, full, full_like, is_tensor, number, numel, p, promoted,
     reshape, result_dtype, to,
@@ -25,8 +26,12 @@ def identity(x: Any) -> Any:
 
 @register(aten.clone.default, aten.contiguous.default)
 def clone(x: Any, *, memory_format: Any = None) -> Any:
-    """The operand: memory of its own and layout are given where they are promised, at outputs and operands of ATen calls."""
-    return x
+    """The operand: memory of its own and layout are given where they are promised, at outputs and operands of ATen calls.
+
+    A copy where `preserve_format` is asked for by name: the operand may be a view of another output, where the clone is to be none.
+    """
+    builder = current()
+    return builder.copy(x, x.strides) if memory_format is torch.preserve_format and builder is not None else x
 
 
 @register(aten._to_copy.default)
