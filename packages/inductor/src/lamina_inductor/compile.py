@@ -96,11 +96,12 @@ def prepare_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
     if makes_unbacked(gm):
         parts = compile_around(gm, lambda part: compile_graph(part, kind=kind))
         return lambda: parts
+    own = getattr(signature, "num_outputs", None) if kind == "forward" else None  # what a forward saves, the program does not see
     key, env = None, cache.environment(gm)
     known = len(env.taken) if env is not None else 0
     if config.cache:
         with stage("graph cache"):
-            key = cache.graph_key(gm, kind, config)
+            key = cache.graph_key(gm, kind, own, config)
             found = cache.load(key)
         if found is not None and (not found.decided or env.hold(found.decided)):
             try:
@@ -118,7 +119,7 @@ def prepare_graph(gm: torch.fx.GraphModule, fake_inputs: Sequence[Any] = (), *, 
         if kind == "inference":  # training graphs are cut from a joint graph that has its layouts already
             assign(gm)
         prims = lower(gm, to="prims")
-    data = generate(prims, f"graph_{kind}")
+    data = generate(prims, f"graph_{kind}", own)
     data.decided = list(env.taken[known:]) if env is not None else []
     del prims
     collect_new()

@@ -23,10 +23,10 @@ from .schedule.fuse import schedule
 __all__ = ["build_loops", "generate"]
 
 
-def generate(gm: torch.fx.GraphModule, name: str) -> GraphData:
-    """The C++ of a prims graph and its tables."""
+def generate(gm: torch.fx.GraphModule, name: str, own: int | None = None) -> GraphData:
+    """The C++ of a prims graph and its tables. `own`: as `lower_graph` takes it."""
     with stage("loops"):
-        graph = build_loops(gm)
+        graph = build_loops(gm, own)
     if level := verify_level():
         verify_loops(graph, level=level)
     artifact(f"{name}_loops.py", lambda: print_loops(graph))
@@ -41,8 +41,8 @@ def generate(gm: torch.fx.GraphModule, name: str) -> GraphData:
                      source.kernel_calls, [c["target"] for c in source.callbacks], source.constants)
 
 
-def build_loops(gm: torch.fx.GraphModule) -> LoopGraph:
+def build_loops(gm: torch.fx.GraphModule, own: int | None = None) -> LoopGraph:
     """Layout passes and lowering."""
     for fn in LAYOUT_PASSES:
         fn(gm)
-    return lower_graph(gm)
+    return lower_graph(gm, own)

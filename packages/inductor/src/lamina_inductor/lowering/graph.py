@@ -37,8 +37,8 @@ _EXPANDING = frozenset({"expand", "index", "index_select", "gather"})
 class GraphLowering:
     """State of one lowering. Extern rules use `realize`, `new_buffer`, `add_extern`, `value`."""
 
-    def __init__(self, gm: torch.fx.GraphModule) -> None:
-        self.gm = gm
+    def __init__(self, gm: torch.fx.GraphModule, own: int | None = None) -> None:
+        self.gm, self.own = gm, own
         self.graph = LoopGraph()
         self.env: dict[torch.fx.Node, Any] = {}
         self.node: torch.fx.Node | None = None
@@ -256,7 +256,8 @@ class GraphLowering:
 
     def _output(self, node: torch.fx.Node) -> None:
         flat = node.args[0] if isinstance(node.args[0], (tuple, list)) else (node.args[0],)
-        for arg in flat:
+        makers = {v.view.buffer: n for n, v in self.env.items() if n.op == "placeholder" and isinstance(v, Value) and v.view is not None}
+        for k, arg in enumerate(flat):
             if not isinstance(arg, torch.fx.Node):
                 self.graph.outputs.append(integer(arg) if isinstance(arg, int) and not isinstance(arg, bool) else arg)
                 continue
@@ -266,7 +267,10 @@ class GraphLowering:
                 continue
             self.node = arg
             stride = None if x.view is not None and x.view.buffer.kind == "input" and x.view.is_whole else self.meta_strides(arg)
-            self.graph.outputs.append(self.realize(x, stride))
+            view = self.realize(x, stride)
+            if makers.setdefault(view.buffer, arg) is not arg and (self.own is None or k < self.own):  # such as the clone of a view
+                view = self._store(x, self.meta_strides(arg))
+            self.graph.outputs.append(view)
 
 
 def prim_name(node: torch.fx.Node) -> str | None:
@@ -287,8 +291,8 @@ def same_strides(size: Sequence[Expr], have: Sequence[Expr], want: Sequence[Expr
     return any(s is ZERO for s in size) or all(a is b or s is ONE for s, a, b in zip(size, have, want, strict=True))
 
 
-def lower_graph(gm: torch.fx.GraphModule) -> LoopGraph:
-    """The loop graph of a prims graph."""
+def lower_graph(gm: torch.fx.GraphModule, own: int | None = None) -> LoopGraph:
+    """The loop graph of a prims graph. The first `own` outputs (None: all) share memory with no input and no other output, as prims say; the rest may."""
     from . import pointwise, reduction, views, indexing  # noqa: F401, I001  (rules)
     from .. import extern  # noqa: F401
-    return GraphLowering(gm).run()
+    return GraphLowering(gm, own).run()
