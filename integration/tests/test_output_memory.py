@@ -1,9 +1,10 @@
 """What a compiled function returns shares memory with its inputs and other results exactly where eager's does, and is not changed by later writes."""
 
-import lamina
 import pytest
 import torch
 import torch.nn.functional as F
+
+import lamina
 
 
 def twice(second):
