@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from .control import Observed, native, unsupported
+from .control import DELETED, MISSING, Observed, native, unsupported
 from .guards import GuardKind
 from .lift import HEAP_TYPE, is_torch_owned
-from .control import DELETED, MISSING
 from .peer import peer_module
 from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, MemberSource, Source, TypeAttrSource, instance_attr, module_member
 

@@ -18,12 +18,11 @@ import torch
 from .attributes import class_lookup, load_attr, tensor_class_lookup
 from .instance_dict import InstanceDict
 from . import lift
-from .control import STANDS_FOR, CopyDict, Observed, native, observe, unsupported
+from .control import MISSING, STANDS_FOR, CopyDict, Observed, native, observe, unsupported
 from .overrides import new_tensor
 from .generators import InterpretedGenerator
 from .loops import refuse_growing
 from .guards import GuardKind
-from .control import MISSING
 from .source import ItemSource
 from .texts import OpenText, is_open, shown
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..attributes import class_lookup, guard_mro, load_attr
-from ..control import Observed, observe, unsupported
+from ..control import MISSING, Observed, observe, unsupported
 from ..frames import ExcSlot, Frame
-from ..control import MISSING
 from . import handler
 
 

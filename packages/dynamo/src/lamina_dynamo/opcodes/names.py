@@ -10,11 +10,10 @@ import torch
 
 from ..attributes import load_attr
 from ..stores import delete_attr, store_attr
-from ..control import native, observe
+from ..control import DELETED, MISSING, native, observe
 from ..frames import NULL, Frame
 from ..guards import GuardKind
 from ..lift import is_torch_owned
-from ..control import DELETED, MISSING
 from ..peer import is_peer, peer_module
 from ..source import BuiltinSource, ConstantSource, GlobalSource, GlobalsSource, ItemSource, Source
 from . import VERSION, handler
