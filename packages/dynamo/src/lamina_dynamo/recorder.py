@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .control import InternalError, Unsupported, plain_numbers, refusal, unsupported
 from .overrides import overridden
+from .tensor_attributes import read_attribute, write_attribute
 from .texts import refuse_write
 from .wrappers import inner_node, note_result, refuse_sealed, run_on_wrappers, wrapper_node
 
@@ -35,6 +36,7 @@ MAX_KNOWN_CALLS = 64
 __all__ = ["FUNCTION_RULES", "Recorder", "function_rule"]
 
 FUNCTION_RULES: dict[Any, Any] = {}  # torch function or method -> rule(recorder, func, args, kwargs)
+GETTER_RULES: dict[str, Any] = {}  # name of a tensor attribute -> the same
 
 _METHOD_TYPES = (type(torch.Tensor.add), type(torch.Tensor.__len__), type(object.__eq__))
 _METHOD_DESCRIPTOR = type(torch._C.TensorBase.add)
@@ -147,9 +149,9 @@ class Recorder(TorchFunctionMode):
         if rule is None and type(func) is _GETTER:
             name, owner = func.__name__, func.__self__
             if name == "__get__":
-                rule = GETTER_RULES.get(owner.__name__, _read_attribute)
+                rule = GETTER_RULES.get(owner.__name__, read_attribute)
             elif name == "__set__":
-                rule = _write_attribute
+                rule = write_attribute
         if self.cap.wrappers and self._has_wrapper((*args, *kwargs.values())):
             return run_on_wrappers(self, func, args, kwargs, rule)
         if rule is not None:
@@ -588,58 +590,3 @@ def _placeholder_name(source: str) -> str:
     out = "".join(c if c.isalnum() else "_" for c in source.replace("L['", "").replace("']", "_"))
     out = "_".join(p for p in out.split("_") if p)
     return out if out and not out[0].isdigit() else f"arg_{out}"
-
-
-# ---- attributes of tensors -----------------------------------------------------------------------------------------
-_PLAIN_ATTRIBUTES = frozenset({
-    "shape", "dtype", "device", "ndim", "requires_grad", "layout", "names", "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_mkldnn",
-    "is_nested", "is_xla", "is_mps", "is_xpu", "is_sparse_csr", "is_vulkan", "is_ipu", "is_ort", "is_mtia", "is_maia", "itemsize", "nbytes", "name", "grad_dtype",
-})  # fmt: skip
-_VIEW_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
-
-
-def _read_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    name = func.__self__.__name__
-    if name in _PLAIN_ATTRIBUTES:
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
-    if name in _VIEW_ATTRIBUTES:
-        return rec.run(func, args, kwargs)
-    if name == "grad":
-        return _read_grad(rec, args[0])
-    unsupported("tensor-attribute", f"reading Tensor.{name}", hint="move it outside of the compiled function")
-
-
-def _read_grad(rec: Recorder, t: Any) -> Any:
-    cap = rec.cap
-    written = cap.overlay.get(id(t))
-    if written is not None and "grad" in written:
-        return written["grad"]
-    inp = cap.inputs.get(id(t))
-    if inp is None:
-        return None  # made in the frame, and what `backward()` gave it would be in the overlay
-    from .source import AttrSource
-
-    with torch._C.DisableTorchFunction():
-        grad = inp.real.grad
-    return cap.lift(grad, AttrSource(inp.source, "grad"))
-
-
-def _write_attribute(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    name = func.__self__.__name__
-    if name == "data" and args[1] is args[0]:
-        return None
-    if name == "data" and len(args) == 2 and isinstance(args[1], torch.Tensor):
-        from .rules.leaves import assign_data
-
-        return assign_data(rec, *args)
-    if name == "grad" and len(args) == 2:
-        rec.cap.keep[id(args[0])] = args[0]
-        rec.cap.overlay.setdefault(id(args[0]), {})["grad"] = args[1]
-        return None
-    if name == "requires_grad" and len(args) == 2 and isinstance(args[1], bool):
-        return FUNCTION_RULES[torch.Tensor.requires_grad_](rec, torch.Tensor.requires_grad_, args, {})
-    unsupported("tensor-attribute-write", f"assigning Tensor.{name}", hint="use in-place methods such as copy_")
-
-
-GETTER_RULES: dict[str, Any] = {}
