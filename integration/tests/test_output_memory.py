@@ -62,6 +62,15 @@ def test_a_copy_of_what_is_written_afterwards(copy):
     assert torch.equal(lamina.compile(program)(ours), program(eager)) and torch.equal(ours, eager)
 
 
+@pytest.mark.parametrize("make", [lambda: torch.tensor([1.0, 2.0]), lambda: torch.stack([torch.tensor(1.0)]), lambda: torch.tensor([1.0, 2.0]).view(2, 1), lambda: torch.ones(3), lambda: torch.cat([torch.arange(3.0)])])
+def test_constants_are_made_anew(make):
+    compiled = lamina.compile(lambda x: (make(), x + 1))
+    for _ in range(3):
+        constant, _ = compiled(torch.zeros(2))
+        assert torch.equal(constant, make())
+        constant.add_(1)
+
+
 def test_gradients_that_are_scaled_in_place():
     """As by clipping: no gradient shares memory with another one."""
     def gradients(compile):

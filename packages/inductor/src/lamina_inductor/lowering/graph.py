@@ -256,7 +256,7 @@ class GraphLowering:
 
     def _output(self, node: torch.fx.Node) -> None:
         flat = node.args[0] if isinstance(node.args[0], (tuple, list)) else (node.args[0],)
-        makers = {v.view.buffer: n for n, v in self.env.items() if n.op == "placeholder" and isinstance(v, Value) and v.view is not None}
+        makers = {v.view.buffer: n for n, v in self.env.items() if n.op in ("placeholder", "get_attr") and isinstance(v, Value) and v.view is not None}
         for k, arg in enumerate(flat):
             if not isinstance(arg, torch.fx.Node):
                 self.graph.outputs.append(integer(arg) if isinstance(arg, int) and not isinstance(arg, bool) else arg)
