@@ -20,10 +20,11 @@ from lamina_dynshape.float_expr import FloatExpr
 from .control import MISSING, native
 from .draws import derived
 from .guards import GuardKind
-from .source import CallSource, RowSource, Source
+from .source import Source
 
 __all__ = ["computed", "of_numbers", "of_operator"]
 
+_SYMBOLIC = frozenset({torch.SymInt, torch.SymFloat})
 _ROUNDING = (int, math.floor, math.ceil, math.trunc)  # exact, as expressions, where the argument is a fraction of integers
 _OF_INTEGERS = frozenset({operator.pow, operator.lshift, operator.rshift, operator.and_, operator.or_, operator.xor,
                           operator.ipow, operator.ilshift, operator.irshift, operator.iand, operator.ior, operator.ixor})  # fmt: skip
@@ -59,6 +60,8 @@ def of_numbers(cap: Any, fn: Any, args: Any, kwargs: Any) -> Any:
 
 def of_operator(cap: Any, op: Any, a: Any, b: Any) -> Any:
     """`a op b` of numbers where no expression tells it: of bits, with a symbolic exponent, or a quotient of real numbers rounded down."""
+    if type(a) not in _SYMBOLIC and type(b) not in _SYMBOLIC:
+        return MISSING
     kinds = {type(a), type(b)}
     if op in (operator.floordiv, operator.ifloordiv):
         return computed(cap, op, (a, b), {}) if torch.SymFloat in kinds else MISSING
@@ -69,21 +72,21 @@ def of_operator(cap: Any, op: Any, a: Any, b: Any) -> Any:
 
 def computed(cap: Any, fn: Any, args: Any, kwargs: Any) -> Any:
     """A number, or a truth value with a guard on it. MISSING where an argument is no number, or only the running program knows it, or where Python raises."""
-    symbolic = [a.node for a in args if type(a) in (torch.SymInt, torch.SymFloat)]
-    if not symbolic or not all(n.has_hint() for n in symbolic) or not all(isinstance(a, (bool, int, float, torch.SymInt, torch.SymFloat)) for a in args) or not all(isinstance(v, (bool, int, float)) for v in kwargs.values()):
+    symbolic = [a.node for a in args if type(a) in _SYMBOLIC]
+    plain = [*(a for a in args if type(a) not in _SYMBOLIC), *kwargs.values()]
+    if not symbolic or not all(n.has_hint() for n in symbolic) or not all(isinstance(a, (int, float)) for a in plain):
         return MISSING
     if fn in _ROUNDING and (type(symbolic[0].expr) is not FloatExpr or symbolic[0].expr.rational is not None):
         return MISSING
     symbols = tuple(sorted({s for n in symbolic for s in n.expr.free_symbols}, key=lambda s: s.name))
     if not symbols or not all(cap.mode.shape_env.symbols[s].sources for s in symbols):
         return MISSING
-    first, *others = [cap.symbol_input(s)[0] for s in symbols]
-    shown = [str(a.node.expr) if type(a) in (torch.SymInt, torch.SymFloat) else repr(a) for a in args]
+    shown = [str(a.node.expr) if type(a) in _SYMBOLIC else repr(a) for a in args]
     text = f"{fn.__name__}({', '.join([*shown, *[f'{k}={v!r}' for k, v in kwargs.items()]])})"
-    terms = tuple(a.node.expr if type(a) in (torch.SymInt, torch.SymFloat) else a for a in args)
-    made = _Computed(functools.partial(fn, **kwargs) if kwargs else fn, terms, symbols, tuple(others), text)
-    value = native(made, tuple(cap.symbol_input(s)[1] for s in symbols))
-    source = CallSource(made, RowSource(first, made))
+    terms = tuple(a.node.expr if type(a) in _SYMBOLIC else a for a in args)
+    function = functools.partial(fn, **kwargs) if kwargs else fn
+    source = cap.source_over(symbols, lambda others: _Computed(function, terms, symbols, others, text))
+    value = native(source.function, tuple(cap.symbol_input(s)[1] for s in symbols))
     if type(value) is bool:
         cap.guard(source, GuardKind.BOOL, value)
         return value

@@ -222,9 +222,13 @@ class Dynamic:
     def _real_guard(self, c: FloatRelation, stack: tuple[Any, ...]) -> Guard:
         """A condition that is evaluated as it is."""
         symbols = tuple(sorted(c.free_symbols, key=lambda s: s.name))
+        return Guard(self.source_over(symbols, lambda others: _RealTest(c, symbols, others)), GuardKind.BOOL, True, stack)
+
+    def source_over(self, symbols: tuple[Symbol, ...], make: Callable[[tuple[Source, ...]], Any]) -> CallSource:
+        """A pure function of the row of numbers behind `symbols`, which `make` makes of the sources of all but the first."""
         first, *others = [self.symbol_input(s)[0] for s in symbols]
-        test = _RealTest(c, symbols, tuple(others))
-        return Guard(CallSource(test, RowSource(first, test)), GuardKind.BOOL, True, stack)
+        made = make(tuple(others))
+        return CallSource(made, RowSource(first, made))
 
     def _guard(self, text: str, symbols: Any, more: dict[str, Source], stack: tuple[Any, ...] = ()) -> Guard:
         return shape_guard(text, {**{s.name: self.symbol_input(s)[0] for s in symbols}, **more}, stack)

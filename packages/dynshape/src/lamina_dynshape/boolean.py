@@ -284,14 +284,14 @@ def _junction(cls: type, neutral: BoolExpr, absorbing: BoolExpr, conditions: Ite
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
-_SIGNS = {"ge": ">=", "eq": "==", "ne": "!="}
+SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "eq": "==", "ne": "!="}  # in Python and C++
 
 
 def _relation_text(kind: str, e: Expr, name: Any) -> str:
     pairs, const = e.terms()
     left = _sum_of([(m, c) for m, c in pairs if c > 0], 0)
     right = _sum_of([(m, -c) for m, c in pairs if c < 0], 0)
-    sign = _SIGNS[kind]
+    sign = SIGNS[kind]
     if left.is_const:  # only negative terms: turn it round
         left, right, sign, const = right, integer(const), "<=" if kind == "ge" else sign, 0
     if const > 0 and not right.is_const:

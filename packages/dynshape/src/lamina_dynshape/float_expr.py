@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lamina_dynshape.boolean import BoolExpr, _constant
+from lamina_dynshape.boolean import SIGNS, BoolExpr, _constant
 from lamina_dynshape.expr import Expr, Product, Symbol, emax
 from lamina_dynshape.interning import NodeTable
 
@@ -27,7 +27,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "mod": "%", "floordiv": "//", "pow": "**"}
 _COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
-_COMPARE_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _NEGATED = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
 
 
@@ -194,13 +193,13 @@ class FloatRelation(BoolExpr):
         """`evaluate` as a function of the symbols' values: some ten times faster."""
         names = {s: f"x{i}" for i, s in enumerate(symbols)}
         sides = [_program(e, names.__getitem__) for e in (self.a, self.b)]
-        return eval(f"lambda {', '.join(names.values())}: {f' {_COMPARE_SIGNS[self.op]} '.join(sides)}", {**FUNCTIONS, "inf": math.inf, "nan": math.nan})  # noqa: S307  (text of our own)
+        return eval(f"lambda {', '.join(names.values())}: {f' {SIGNS[self.op]} '.join(sides)}", {**FUNCTIONS, "inf": math.inf, "nan": math.nan})  # noqa: S307  (text of our own)
 
     def map(self, function: Any) -> BoolExpr:
         return float_relation(self.op, self.a.map(function), self.b.map(function))
 
     def _text(self, name: Any) -> str:
-        return f"{self.a.text(name)} {_COMPARE_SIGNS[self.op]} {self.b.text(name)}"
+        return f"{self.a.text(name)} {SIGNS[self.op]} {self.b.text(name)}"
 
     def __reduce__(self) -> Any:
         return float_relation, (self.op, self.a, self.b)

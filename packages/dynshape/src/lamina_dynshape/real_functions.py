@@ -45,7 +45,7 @@ MATH_FUNCTIONS: dict[Any, Callable[..., Any]] = {getattr(math, name): f for name
 }  # fmt: skip
 _LARGEST = 709.0  # exp overflows, and Python raises, a little above
 _DEFINED: dict[Any, Callable[..., bool]] = {
-    **dict.fromkeys((math.sqrt,), lambda x: x >= 0),
+    math.sqrt: lambda x: x >= 0,
     **dict.fromkeys((math.log, math.log2, math.log10), lambda *xs: all(x > 0 for x in xs)),
     **dict.fromkeys((math.exp, math.expm1, math.sinh, math.cosh), lambda x: -_LARGEST < x < _LARGEST),
     **dict.fromkeys((math.acos, math.asin), lambda x: -1 <= x <= 1),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lamina_dynshape.boolean import TRUE, And, BoolExpr, Or, Relation
+from lamina_dynshape.boolean import SIGNS, TRUE, And, BoolExpr, Or, Relation
 from lamina_dynshape.expr import Expr, Symbol
 from lamina_dynshape.float_expr import FloatExpr, FloatRelation
 from lamina_dynshape.support.counters import counters
@@ -443,15 +443,12 @@ _REAL = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "truediv": 
 }  # fmt: skip
 
 
-_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "eq": "==", "ne": "!="}
-
-
 def _truth_text(w: _EntryWriter, e: BoolExpr) -> str:
     """A condition, in C++."""
     if isinstance(e, Relation):
-        return f"({w.expr(e.e)} {_SIGNS[e.kind]} 0)"
+        return f"({w.expr(e.e)} {SIGNS[e.kind]} 0)"
     if isinstance(e, FloatRelation):
-        return f"({_real_text(w, e.a)} {_SIGNS[e.op]} {_real_text(w, e.b)})"
+        return f"({_real_text(w, e.a)} {SIGNS[e.op]} {_real_text(w, e.b)})"
     if isinstance(e, (And, Or)):
         return f"({(' && ' if isinstance(e, And) else ' || ').join(_truth_text(w, o) for o in e.operands)})"
     return str(int(e is TRUE))
