@@ -46,6 +46,10 @@ class Other(Leaf):
     pass
 
 
+class Weight(torch.nn.Parameter):
+    pass
+
+
 class World:
     """Everything a frame can reach, and what can happen to it."""
 
@@ -136,6 +140,9 @@ class World:
             "other weight shape": lambda: assign(leaf, "w", torch.nn.Parameter(torch.ones(3, 2))),
             "weight data": lambda: leaf.w.data.add_(1) is None or None,
             "frozen": lambda: leaf.w.requires_grad_(not leaf.w.requires_grad) is None or (lambda: leaf.w.requires_grad_(True)),
+            "weight data replaced": lambda: assign(leaf.w, "data", r.choice([torch.ones(2, 3), torch.ones(3, 2), torch.ones(3, 2).t(), torch.ones(4, 3)[2:], torch.ones(2, 3).double()])),
+            "weight resized": lambda: leaf.w.data.resize_(r.choice([2, 3]), 3) is None or (lambda: setattr(leaf.w, "data", torch.ones(2, 3))),
+            "weight class": lambda: assign(leaf.w, "__class__", r.choice([torch.nn.Parameter, Weight])),
             "buffer": lambda: assign(leaf, "b", torch.ones(r.choice([3, 4]))),
             "scale": lambda: assign(leaf, "scale", r.choice([2.5, 2.0, float("2.5")])),
             "train": lambda: assign(leaf, "training", not leaf.training),
@@ -156,6 +163,9 @@ class World:
             "table a": lambda: item(net.table, "a", torch.ones(r.choice([3, 4]))),
             "table n": lambda: item(net.table, "n", r.choice([12345, 54321])),
             "table key": lambda: net.table.__setitem__("z", 0) or (lambda: net.table.pop("z", None)),
+            "table entry gone and back": lambda: (lambda kept: net.table.clear() or net.table.update(kept))(dict(net.table)),
+            "table entry gone": lambda: (lambda v: lambda: net.table.setdefault(3, v))(net.table.pop(3, (1, 2))),
+            "table merged": lambda: net.table.__ior__({"n": r.choice([12345, 12346])}) is None or (lambda: net.table.update(n=12345)),
             "same table": lambda: assign(net, "table", dict(net.table)),
             "pair": lambda: assign(net, "pair", (torch.ones(r.choice([4, 5])), net.pair[1])),
             "inside pair": lambda: item(net.pair[1], 0, torch.ones(r.choice([1, 2]))),

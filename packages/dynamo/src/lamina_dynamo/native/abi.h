@@ -23,7 +23,10 @@ extern "C" {
 
 #include <algorithm>
 #include <cstring>
+#include <list>
 #include <memory>
+#include <string_view>
+#include <typeinfo>
 #include <unordered_set>
 #include <vector>
 
@@ -105,6 +108,27 @@ inline bool has_sound_tag(PyObject* d) {
 #endif
 }
 
+// ---- watched dictionaries ------------------------------------------------------------------------------------------
+// From 3.12 on the interpreter says when a watched dictionary is about to change or to die. The count of these events is one word
+// for all of them: while it stands, every watched dictionary is as it was. Watching sets a bit of the tag.
+uint64_t watched_changes = 0;
+#if PY_VERSION_HEX >= 0x030c0000
+inline int dict_watcher() {  // -1: the interpreter's few are taken
+  static int id = PyDict_AddWatcher([](PyDict_WatchEvent, PyObject*, PyObject*, PyObject*) { return watched_changes++, 0; });
+  if (id < 0) PyErr_Clear();
+  return id;
+}
+inline bool watch(PyObject* d) { return dict_watcher() >= 0 && !PyDict_Watch(dict_watcher(), d); }
+inline void unwatch(PyObject* d) {  // a change for all who rely on it: they find another tag
+  if (dict_watcher() < 0 || !(*dict_tag(d) >> dict_watcher() & 1)) return;
+  PyDict_Unwatch(dict_watcher(), d);
+  watched_changes++;
+}
+#else
+inline bool watch(PyObject*) { return false; }
+inline void unwatch(PyObject*) {}
+#endif
+
 // Version of everything a type's attribute lookup can see, 0 if it has none. Unique in the process, 0 after a change.
 inline uint32_t type_version(PyTypeObject* t, PyObject* any_name) {
 #if PY_VERSION_HEX >= 0x030c0000
@@ -133,13 +157,37 @@ inline bool is_tensor(PyObject* o) { return PyObject_TypeCheck(o, tensor_base); 
 inline c10::TensorImpl* impl_of(PyObject* o) { return *(c10::TensorImpl**)((char*)o + impl_offset); }
 
 // TensorImpl::requires_grad without its two calls through other libraries. The member is private; an explicit instantiation may name it.
-template <auto MEMBER>
-struct Expose { friend const std::unique_ptr<c10::AutogradMetaInterface>& autograd_meta_of(const c10::TensorImpl& t) { return t.*MEMBER; } };
+template <auto META, auto FIRST, auto LAST>
+struct Expose {
+  friend const std::unique_ptr<c10::AutogradMetaInterface>& autograd_meta_of(const c10::TensorImpl& t) { return t.*META; }
+  friend const char* first_of(const c10::TensorImpl& t) { return (const char*)&(t.*FIRST); }
+  friend const char* last_of(const c10::TensorImpl& t) { return (const char*)&(t.*LAST); }
+};
 const std::unique_ptr<c10::AutogradMetaInterface>& autograd_meta_of(const c10::TensorImpl& t);
-template struct Expose<&c10::TensorImpl::autograd_meta_>;
+const char* first_of(const c10::TensorImpl& t);
+const char* last_of(const c10::TensorImpl& t);
+template struct Expose<&c10::TensorImpl::autograd_meta_, &c10::TensorImpl::sizes_and_strides_, &c10::TensorImpl::key_set_>;
 inline bool requires_grad_of(const c10::TensorImpl* t) {
   const auto& meta = autograd_meta_of(*t);
   return meta && meta->requires_grad();
+}
+
+// The memory of a plain tensor that says what it is: sizes, strides, dtype, device, keys. The same bytes mean the same answers.
+constexpr size_t MAX_METADATA = 192;
+inline std::string_view metadata_of(const c10::TensorImpl* t) { return {first_of(*t), (size_t)(last_of(*t) - first_of(*t)) + sizeof(c10::DispatchKeySet)}; }
+inline bool same_metadata(const c10::TensorImpl* t, const uint64_t* seen) {  // their size is known when this is compiled: no loop, no branches
+  typedef uint64_t Pair __attribute__((vector_size(16), aligned(8), may_alias));
+  const uint64_t* now = (const uint64_t*)metadata_of(t).data();
+  constexpr size_t unit = sizeof(Pair) / sizeof(uint64_t);
+  const size_t words = metadata_of(t).size() / sizeof(uint64_t);
+  Pair differ = *(const Pair*)(now + words - unit) ^ *(const Pair*)(seen + words - unit);
+#pragma GCC unroll 16
+  for (size_t i = 0; i + unit < words; i += unit) differ |= *(const Pair*)(now + i) ^ *(const Pair*)(seen + i);
+  return !(differ[0] | differ[1]);
+}
+inline bool has_plain_metadata(const c10::TensorImpl* t) {  // nothing of it computed, or kept elsewhere
+  return typeid(*t) == typeid(c10::TensorImpl) && !t->key_set().has(c10::DispatchKey::Python) && !t->has_symbolic_sizes_strides() && t->dim() <= C10_SIZES_AND_STRIDES_MAX_INLINE_SIZE &&
+         first_of(*t) < last_of(*t) && metadata_of(t).size() <= MAX_METADATA && metadata_of(t).size() % sizeof(uint64_t) == 0;
 }
 inline c10::ScalarType scalar_type_of(PyObject* dtype) { return (c10::ScalarType) * ((int8_t*)dtype + sizeof(PyObject)); }
 

@@ -20,20 +20,17 @@ struct Matcher {
   bool match_fully(const Roots& r, const State& now, PyObject** out, std::vector<Ref>& hold, Failure* why);
 
  private:
-  bool supply(PyObject* const* val, PyObject** out, std::vector<Ref>& hold);
+  bool supply(const Supplied& s, PyObject* const* val, PyObject** out, std::vector<Ref>& hold);
   void forget(size_t i, int node, bool tag);
 };
 
-bool Matcher::supply(PyObject* const* val, PyObject** out, std::vector<Ref>& hold) {
-  if (!out) return true;
-  for (const Supplied& s : p->supplied) {
-    if (!s.is_leaf) { *out++ = val[s.node]; continue; }
-    int64_t n;
-    if (!leaf_value(s.leaf, val[s.leaf.node], &n)) return false;
-    hold.emplace_back(PyLong_FromLongLong(n));
-    if (!(*out++ = hold.back().p)) { PyErr_Clear(); return false; }
-  }
-  return true;
+bool Matcher::supply(const Supplied& s, PyObject* const* val, PyObject** out, std::vector<Ref>& hold) {
+  if (!s.is_leaf) return *out = val[s.node], true;
+  int64_t n;
+  if (!leaf_value(s.leaf, val[s.leaf.node], &n)) return false;
+  hold.emplace_back(PyLong_FromLongLong(n));
+  if (!(*out = hold.back().p)) PyErr_Clear();
+  return *out;
 }
 
 void Matcher::forget(size_t i, int node, bool tag) {
@@ -52,7 +49,9 @@ bool Matcher::match(const Roots& r, const State& now, PyObject** out, std::vecto
       case Verdict::HIT:
         remembered[i].hits++;
         if (i) std::rotate(remembered.begin(), remembered.begin() + i, remembered.begin() + i + 1);
-        return supply(w.val.data(), out, hold);
+        if (!out) return true;
+        std::copy(w.supplied.begin(), w.supplied.end(), out);
+        return std::all_of(w.not_pinned.begin(), w.not_pinned.end(), [&](size_t s) { return supply(p->supplied[s], w.val.data(), out + s, hold); });
       case Verdict::MISS: return false;
       case Verdict::STALE:
         if (!match_fully(r, now, nullptr, hold, nullptr)) return false;
@@ -74,7 +73,8 @@ bool Matcher::match_fully(const Roots& r, const State& now, PyObject** out, std:
   if (out) {
     std::vector<PyObject*> raw;
     for (const Ref& v : val) raw.push_back(v.p);
-    if (!supply(raw.data(), out, hold)) return false;
+    for (size_t i = 0; i < p->supplied.size(); i++)
+      if (!supply(p->supplied[i], raw.data(), out + i, hold)) return false;
     if (!needs_user_code) {
       std::unique_ptr<Witness> w = WitnessBuilder(*p, r, val).build();
       needs_user_code = !w;

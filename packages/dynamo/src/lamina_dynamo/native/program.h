@@ -134,6 +134,7 @@ struct Program {
   std::vector<uint8_t> tag_misses, value_misses;
 
   bool full(const Roots& r, const State& now, std::vector<Ref>& val, Failure* why) const;
+  bool tensor_checks_hold(int node, PyObject* v) const;
   bool across(PyObject* const* val, Failure* why) const;
   static Ref read(const Node& n, PyObject* base, const Roots& r);
 };
@@ -266,6 +267,12 @@ bool Program::across(PyObject* const* val, Failure* why) const {
       }
       return false;
     }
+  return true;
+}
+
+bool Program::tensor_checks_hold(int node, PyObject* v) const {
+  for (int c = nodes[node].first; c < nodes[node].last; c++)
+    if (checks[c].kind == TENSOR && !run_check(checks[c], v)) return false;
   return true;
 }
 

@@ -3,6 +3,7 @@
 // A witness is made right after `Program::full` succeeded. Each node is then either
 //   pinned: its value must be the very object seen then; a few memory words prove that (a dictionary's version tag, a cell's
 //           contents, a type's version), and what was checked of it and cannot change on its own needs no further check; or
+//           From 3.12 on dictionaries are watched, and one word for all of them replaces their tags until one of them changes.
 //   live:   read again at each call, all checks run again (arguments, and whatever turned out to change often).
 // Keeps: no user code runs in `Witness::check`, so nothing moves while it looks; a word's address is only read after the
 //        earlier words have proved its owner alive. A pointer that equals a remembered one might be a new object at an old
@@ -10,7 +11,7 @@
 //        (its referent word must still be the pointer) or, for atoms, by a strong one. User objects are never kept alive.
 namespace {
 
-enum FastKind : uint8_t { F_END, F_WORD, F_WORD32, F_SAME, F_READ, F_CHECK, F_TENSOR, F_GLOBALS, F_CELL };
+enum FastKind : uint8_t { F_END, F_WORD, F_WORD32, F_SAME, F_READ, F_CHECK, F_TENSOR, F_PINNED_TENSOR, F_GLOBALS, F_CELL };
 
 struct FastOp {
   FastKind kind;
@@ -18,14 +19,30 @@ struct FastOp {
   bool is_root = false; // a mismatch says: another instance; this witness stays good for its own
   int node;
   const void* where;    // address, Node or Check
-  uint64_t expected;    // F_TENSOR on a pinned tensor: where its TensorImpl was, to fetch it early
+  uint64_t expected;    // F_PINNED_TENSOR: where its TensorImpl was
+  PyObject* object;     // F_PINNED_TENSOR: the tensor
+};
+
+struct Snapshot {  // what a tensor was like when its check held
+  PyTypeObject* type;
+  bool requires_grad;
+  uint64_t metadata[MAX_METADATA / sizeof(uint64_t)];
+  bool fits(const c10::TensorImpl* t, PyObject* o) const {
+    return Py_TYPE(o) == type && same_metadata(t, metadata) && requires_grad_of(t) == requires_grad;
+  }
 };
 
 enum class Verdict { HIT, MISS, STALE, OTHER };
 
 struct Witness {
   std::vector<FastOp> live, pinned;  // arguments first: they fail most often, and decide at once
+  std::vector<FastOp> unwatched;     // of `pinned`, what is to be looked at when no watched dictionary has changed
+  bool watches = false;
+  uint64_t changes_seen = 0;
+  std::list<Snapshot> snapshots;     // those of equal tensors are shared
   std::vector<PyObject*> val;        // borrowed: valid after a HIT, until Python code runs
+  std::vector<PyObject*> supplied;   // the pinned ones of the values to supply, in their order: `val` is long, and they are far apart there
+  std::vector<size_t> not_pinned;    // which of the values to supply are not in `supplied`
   std::vector<Ref> anchors;
   bool check_across = false;
   int stale_node = -1;
@@ -48,8 +65,9 @@ inline bool Witness::run(const std::vector<FastOp>& ops, const Program& p, const
     const FastOp& op = *at;
     const FastOp& next = at[AHEAD];
     __builtin_prefetch(next.where);
-    if (next.kind == F_TENSOR) {
-      __builtin_prefetch(val[next.node]);
+    if (next.kind == F_PINNED_TENSOR) {
+      __builtin_prefetch(next.object);
+      __builtin_prefetch((const char*)next.expected);
       __builtin_prefetch((const char*)next.expected + 64);
       __builtin_prefetch((const char*)next.expected + 128);
     }
@@ -71,10 +89,16 @@ inline bool Witness::run(const std::vector<FastOp>& ops, const Program& p, const
         val[op.node] = v;
         continue;
       }
+      case F_PINNED_TENSOR: {
+        PyObject* v = op.object;
+        if (LIKELY((uint64_t)impl_of(v) == op.expected && ((const Snapshot*)op.where)->fits(impl_of(v), v))) continue;
+        if (UNLIKELY(!p.tensor_checks_hold(op.node, v))) { *out = Verdict::MISS; return false; }
+        continue;
+      }
       case F_TENSOR:
         if (UNLIKELY(!tensor_ok(*(const TensorCheck*)op.where, val[op.node]))) { *out = Verdict::MISS; return false; }
         continue;
-      default:  // F_CHECK and F_TENSOR decide for good: it is the guard itself on the value itself
+      default:  // F_CHECK and those of tensors decide for good: it is the guard itself on the value itself
         if (UNLIKELY(!run_check(*(const Check*)op.where, val[op.node]))) { *out = Verdict::MISS; return false; }
         continue;
     }
@@ -89,7 +113,9 @@ inline bool Witness::run(const std::vector<FastOp>& ops, const Program& p, const
 
 Verdict Witness::check(const Program& p, const Roots& r) {
   Verdict v = Verdict::HIT;
-  if (!run(live, p, r, &v) || !run(pinned, p, r, &v)) return v;
+  bool changed = !watches || changes_seen != watched_changes;
+  if (!run(live, p, r, &v) || !run(changed ? pinned : unwatched, p, r, &v)) return v;
+  changes_seen = watched_changes;
   if (check_across && !p.across(val.data(), nullptr)) return Verdict::MISS;
   return Verdict::HIT;
 }
@@ -103,6 +129,7 @@ class WitnessBuilder {
   const std::vector<Ref>& strong;
   std::unique_ptr<Witness> w;
   std::vector<char> is_pinned, is_tagged, is_arg;  // is_arg: every step from an argument is live
+  std::unordered_set<const void*> watched; // tags
   std::unordered_set<const void*> proved;  // addresses that a word covers already, types whose version one does
   bool failed = false;
 
@@ -111,6 +138,10 @@ class WitnessBuilder {
 
   void word(int node, const void* address, uint64_t expected, bool is_tag = false) {
     if (proved.insert(address).second) w->pinned.push_back({F_WORD, is_tag, false, node, address, expected});
+  }
+  void contents(int node, PyObject* d, bool is_tag = false) {  // of a dictionary
+    if (watch(d)) watched.insert(dict_tag(d));
+    word(node, dict_tag(d), *dict_tag(d), is_tag);
   }
   void same(int node, bool is_root, bool is_tag = false) { w->pinned.push_back({F_SAME, is_tag, is_root, node, nullptr, (uint64_t)value(node)}); }
   void reread(int i) {
@@ -180,12 +211,13 @@ class WitnessBuilder {
 
   void tag(int i) {  // i's contents as a dictionary
     PyObject* d = value(i);
-    if (!p.nodes[i].is_container || !PyDict_Check(d) || !may_tag(i)) return;
+    if (!p.nodes[i].is_container || !PyDict_Check(d)) return;
+    if (!may_tag(i)) return unwatch(d);
     if (!is_pinned[i]) {  // just read again: it must be the same one. Another one is another instance, or an argument made for each call.
       same(i, p.nodes[i].access == INST_DICT && is_arg[i], true);
       is_pinned[i] = true, is_arg[i] = false;
     }
-    word(i, dict_tag(d), *dict_tag(d), true);
+    contents(i, d, true);
     is_tagged[i] = true;
   }
 
@@ -226,7 +258,7 @@ class WitnessBuilder {
       default:  // KWDEFAULT
         if (!has_sound_tag(f->func_kwdefaults)) return reread(i);
         word(i, &f->func_kwdefaults, (uint64_t)f->func_kwdefaults);
-        word(i, dict_tag(f->func_kwdefaults), *dict_tag(f->func_kwdefaults));
+        contents(i, f->func_kwdefaults);
         is_pinned[i] = true;
     }
   }
@@ -242,7 +274,7 @@ class WitnessBuilder {
     pin_type(n.parent, o);
     if (slot) {
       word(i, slot, (uint64_t)*slot);
-      word(i, dict_tag(*slot), *dict_tag(*slot));
+      contents(i, *slot);
     }
     is_pinned[i] = true;
   }
@@ -318,11 +350,28 @@ class WitnessBuilder {
         if (slot && (!*slot || !has_sound_tag(*slot) || p.tag_misses[i] > MAX_MISSES)) return false;
         pin_type(i, v);
         if (!pin_version(i, Py_TYPE(v), c.expected.p)) return false;
-        if (slot) word(i, slot, (uint64_t)*slot, true), word(i, dict_tag(*slot), *dict_tag(*slot), true);
+        if (slot) word(i, slot, (uint64_t)*slot, true), contents(i, *slot, true);
         return true;
       }
       default: return false;
     }
+  }
+
+  // The check of a pinned tensor as a comparison of memory, where it lends itself.
+  bool snapshot(int i) {
+    PyObject* v = value(i);
+    const c10::TensorImpl* t = impl_of(v);
+    if (!has_plain_metadata(t) || (is_mutable_type(Py_TYPE(v)) && !anchor(i, (PyObject*)Py_TYPE(v)))) return false;
+    std::string_view data = metadata_of(t);
+    bool grad = requires_grad_of(t);
+    auto same = [&](const Snapshot& s) { return s.fits(t, v); };
+    auto at = std::find_if(w->snapshots.begin(), w->snapshots.end(), same);
+    if (at == w->snapshots.end()) {
+      at = w->snapshots.insert(at, Snapshot{Py_TYPE(v), grad, {}});
+      memcpy(at->metadata, data.data(), data.size());
+    }
+    w->pinned.push_back({F_PINNED_TENSOR, false, false, i, &*at, (uint64_t)t, v});
+    return true;
   }
 
   bool is_safe(const Check& c, PyObject* v) {
@@ -351,14 +400,25 @@ class WitnessBuilder {
         const Check& check = p.checks[c];
         if (is_pinned[i] && settled(check, (int)i)) continue;
         if (!is_safe(check, value((int)i))) failed = true;
-        else if (check.kind == TENSOR) list_of((int)i).push_back({F_TENSOR, false, false, (int)i, check.tensor.get(), (uint64_t)(is_pinned[i] && is_tensor(value((int)i)) ? impl_of(value((int)i)) : nullptr)});
+        else if (check.kind == TENSOR && is_pinned[i] && snapshot((int)i)) continue;
+        else if (check.kind == TENSOR) list_of((int)i).push_back({F_TENSOR, false, false, (int)i, check.tensor.get(), 0});
         else list_of((int)i).push_back({F_CHECK, false, false, (int)i, &check, 0});
       }
     }
     if (failed) return nullptr;
-    for (auto* ops : {&w->live, &w->pinned}) ops->insert(ops->end(), AHEAD, FastOp{F_END, false, false, 0, nullptr, 0});
+    if ((w->watches = !watched.empty())) {
+      auto by_watching = [&](const FastOp& op) { return op.kind == F_WORD && watched.count(op.where); };
+      std::remove_copy_if(w->pinned.begin(), w->pinned.end(), std::back_inserter(w->unwatched), by_watching);
+      w->changes_seen = watched_changes;
+    }
+    for (auto* ops : {&w->live, &w->pinned, &w->unwatched}) ops->insert(ops->end(), AHEAD, FastOp{F_END, false, false, 0, nullptr, 0});
     for (const Ref& v : strong) w->val.push_back(v.p);
     auto is_live = [&](int i) { return !is_pinned[i]; };
+    for (const Supplied& s : p.supplied) {
+      bool fixed = !s.is_leaf && is_pinned[s.node];
+      if (!fixed) w->not_pinned.push_back(w->supplied.size());
+      w->supplied.push_back(fixed ? value(s.node) : nullptr);
+    }
     for (const Alias& a : p.aliases) w->check_across |= std::any_of(a.nodes.begin(), a.nodes.end(), is_live);
     w->check_across |= !p.shapes.empty();
     return std::move(w);
