@@ -557,6 +557,9 @@ PyObject* call_graph(Entry* e, PyObject* const* row) {
   return PyObject_Vectorcall(e->graph, in.p + 1, n | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
 }
 
+// A Python function's frame takes references to its arguments before anything runs.
+bool holds_its_arguments(PyObject* callable) { return PyFunction_Check(callable) || (PyMethod_Check(callable) && PyFunction_Check(PyMethod_GET_FUNCTION(callable))); }
+
 // Arguments of the replacement code, from the row and the graph's result.
 void code_arguments(Entry* e, PyObject* const* row, PyObject* graph_result, PyObject** out) {
   size_t slots = e->guards().num_slots, supplied = e->guards().supplied.size();
@@ -595,7 +598,7 @@ PyObject* call_binding(CompiledFunction* self, Binding& b, PyObject** row, PyObj
   e->hits++;
   put_constants(e, row);
   HookRests rests;
-  Held held(row + e->guards().num_slots, e->graph ? e->guards().supplied.size() : 0);
+  Held held(row + e->guards().num_slots, !e->graph ? 0 : holds_its_arguments(e->graph) ? e->code_supplied : e->guards().supplied.size());
   Ref graph_result(e->graph ? call_graph(e, row) : nullptr);
   if (e->graph) {
     if (UNLIKELY(!graph_result)) return *original = after_failure(e), nullptr;
