@@ -47,6 +47,7 @@ PROGRAMS = {
     "slice": (lambda x: x[:, 1:], "s0, s1 - 1, 8", "8*s1, 8, 1"),
     "last": (lambda x: x[:, -1], "s0, 8", "8*s1, 1"),
     "half": (lambda x: x[:, : x.shape[1] // 2], "s0, s1//2, 8", "8*s1, 8, 1"),
+    "channels of sizes that may be 1": (lambda x: x.new_empty(x.shape[0], 12, x.shape[1] - 1, x.shape[1] - 1)[:, :4] + 1, "s0, 4, s1 - 1, s1 - 1", "-8*s1 + 4*s1*s1 + 4, -2*s1 + s1*s1 + 1, s1 - 1, 1"),
     "cat": (lambda x: torch.cat([x, x[:, :2]], 1), "s0, s1 + 2, 8", "8*s1 + 16, 8, 1"),
     "stack": (lambda x: torch.stack([x, x], 1), "s0, 2, s1, 8", "16*s1, 8*s1, 8, 1"),
     "matmul": (lambda x: symbolic_form(torch.matmul)(x, x.mT), "s0, s1, s1", "s1*s1, s1, 1"),

@@ -20,11 +20,14 @@ __all__ = ["DELETED", "MISSING", "STANDS_FOR", "stands_for", "InternalError", "N
 
 
 class Observed(Exception):
-    """An exception that the interpreted program raised; `exc` is the real one, `frame` the innermost frame that it left."""
+    """An exception that the interpreted program raised; `exc` is the real one, `frame` the innermost frame that it left.
 
-    def __init__(self, exc: BaseException, frame: Any = None) -> None:
+    chained: its context is settled, which happens where it is raised and not in the frames that it passes.
+    """
+
+    def __init__(self, exc: BaseException, frame: Any = None, *, chained: bool = False) -> None:
         super().__init__(exc)
-        self.exc, self.frame = exc, frame
+        self.exc, self.frame, self.chained = exc, frame, chained
 
 
 class RestartCapture(BaseException):

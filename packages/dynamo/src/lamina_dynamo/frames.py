@@ -69,7 +69,7 @@ class Location(NamedTuple):
 class Frame:
     """One activation of one code object."""
 
-    __slots__ = ("_base", "args", "builtins", "cap", "code", "consts", "fast", "func", "globals", "is_root", "kwnames", "names", "namespace", "ops", "parent", "pc", "program", "result", "stack", "suspended")
+    __slots__ = ("_base", "args", "builtins", "cap", "code", "consts", "fast", "func", "globals", "handled", "is_root", "kwnames", "names", "namespace", "ops", "parent", "pc", "program", "result", "stack", "suspended")
 
     def __init__(self, cap: Capture, code: CodeType, fast: list[Any], globals_: dict[str, Any], func: Any, parent: Frame | None) -> None:
         self.cap, self.code, self.fast, self.globals, self.func = cap, code, fast, globals_, func
@@ -89,6 +89,7 @@ class Frame:
         self.is_root = False
         self.result: Any = None
         self.suspended = False
+        self.handled: Any = None  # what was being handled where the frame was suspended
         self.namespace: dict[str, Any] | None = None  # class bodies
         self._base: tuple[Any, ...] | None = None
 
@@ -191,10 +192,10 @@ def unwind(f: Frame, observed: Observed) -> None:
     exc = observed.exc
     entry = f.program.handler_of[f.pc - 1]
     cap = f.cap
-    if exc.__context__ is None and cap.handled is not None and cap.handled is not exc:
+    if not observed.chained and exc.__context__ is None and cap.handled is not None and cap.handled is not exc:
         exc.__context__ = cap.handled
     if entry is None:
-        raise Observed(exc, observed.frame or f)
+        raise Observed(exc, observed.frame or f, chained=True)
     if exc is cap.recorder.failure:  # the handler may look at its text
         unsupported("operator-error", "an exception of an operator, handled by the program", saw=type(exc).__name__)
     del f.stack[entry.depth :]

@@ -13,7 +13,7 @@ from typing import Any
 from .attributes import has_method, load_attr
 from .bytecode import VERSION
 from .control import MISSING, Observed, observe, stands_for
-from .frames import Frame, run, unwind
+from .frames import ExcSlot, Frame, run, unwind
 
 __all__ = ["InterpretedGenerator", "raised_in_generator"]
 
@@ -22,10 +22,11 @@ __all__ = ["InterpretedGenerator", "raised_in_generator"]
 class InterpretedGenerator:
     """A suspended interpreter frame with the generator protocol."""
 
-    __slots__ = ("done", "frame", "running")
+    __slots__ = ("done", "frame", "handled", "running")
 
     def __init__(self, frame: Frame) -> None:
         self.frame, self.done, self.running = frame, False, False
+        self.handled: Any = None  # the exception that its code is handling, while it is suspended in a handler
         cap = frame.cap
         cap.created[id(self)] = (self, cap.step)
 
@@ -100,7 +101,7 @@ class InterpretedGenerator:
     def _resume(self, value: Any, exc: BaseException | None) -> Any:
         if self.done:
             if exc is not None:
-                observe(exc)
+                raise Observed(exc, chained=True)
             raise StopIteration
         if self.running:
             observe(ValueError("generator already executing"))
@@ -108,9 +109,14 @@ class InterpretedGenerator:
         f.parent, f._base = f.cap.frame, None
         f.suspended = False
         self.running = True
+        cap = f.cap
+        outer = cap.handled
         try:
+            self._enter_handlers(outer)
             if exc is not None:
-                unwind(f, Observed(exc))
+                if exc.__context__ is None and self.handled is not exc:  # what is thrown has no context of the caller's
+                    exc.__context__ = self.handled
+                unwind(f, Observed(exc, chained=True))
             else:
                 self._push_sent(f, value)
             out = run(f)
@@ -124,7 +130,9 @@ class InterpretedGenerator:
             raise
         finally:
             self.running = False
+            cap.handled = outer
         if f.suspended:
+            self.handled = f.handled if any(isinstance(v, ExcSlot) for v in f.stack) else None
             return out
         self.done = True
         raise StopIteration() if out is None else StopIteration(out)
@@ -147,6 +155,13 @@ class InterpretedGenerator:
                 return True
             at = passed
         return False
+
+    def _enter_handlers(self, outer: Any) -> None:
+        """A handler in which the generator is suspended goes on; the outermost one, when it ends, leaves what is handled by who resumes now."""
+        slot = next((v for v in self.frame.stack if isinstance(v, ExcSlot)), None)
+        if slot is not None:
+            slot.exc = outer
+            self.frame.cap.handled = self.handled
 
     def _passes_exit(self, at: int) -> int | None:
         """Where a handler raises GeneratorExit again, if all it does is to compare it with built-in exceptions of other kinds."""

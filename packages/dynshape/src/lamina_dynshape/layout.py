@@ -6,7 +6,6 @@ All sizes and strides are in elements, int or Expr. Source of the rules: ATen/na
 
 from __future__ import annotations
 
-from functools import cmp_to_key
 from typing import Any
 
 import torch
@@ -119,8 +118,25 @@ def is_dense(sizes: Dims, strides: Dims) -> bool:
     dims = [d for d in range(len(sizes)) if sizes[d] != 1]
     if len(dims) == 1:
         return known_eq(strides[dims[0]], 1)
-    dims.sort(key=cmp_to_key(lambda a, b: order(strides[a], strides[b])))
-    return _is_ordered(sizes, strides, dims)
+    expected: Dim = 1
+    while dims:  # no order of the strides is asked for: that would be a guard
+        inner = next((d for d in dims if known_eq(strides[d], expected)), None)
+        if inner is None:
+            return False
+        dims.remove(inner)
+        expected = plain(expected * sizes[inner])
+    return True
+
+
+def _nested(sizes: Dims, strides: Any, a: int, b: int) -> int:
+    """-1 or 1 where one of two dimensions certainly repeats just outside of the other, 0 if that is not known.
+
+    Spares a guard that the inner size is not 1, which an inner dimension computed from sizes may be: it has one element then, and
+    its stride, the only thing that could differ from eager's, moves nothing.
+    """
+    if type(sizes[a]) is not int and known_eq(strides[b], plain(strides[a] * sizes[a])):
+        return -1
+    return int(type(sizes[b]) is not int and known_eq(strides[a], plain(strides[b] * sizes[b])))
 
 
 def _insertion_sort(n: int, should_swap: Any) -> list[int]:
@@ -146,7 +162,7 @@ def dense_like(sizes: Dims, strides: Dims) -> Dims:
     def should_swap(a: int, b: int) -> int:
         if is_zero(strides[a]) or is_zero(strides[b]):
             return 0
-        return order(strides[a], strides[b]) or int(lt(sizes[b], sizes[a]))
+        return _nested(sizes, strides, a, b) or order(strides[a], strides[b]) or int(lt(sizes[b], sizes[a]))
 
     outwards = _insertion_sort(len(sizes), should_swap)
     result: list[Dim] = [0] * len(sizes)
@@ -244,7 +260,7 @@ def _reordered(shape: Dims, operands: tuple[tuple[Dims, Dims], ...]) -> Dims:
             x, y = strides[a], strides[b]
             if is_zero(x) or is_zero(y):
                 continue
-            if found := order(x, y):
+            if found := _nested(shape, strides, a, b) or order(x, y):
                 return found
             if lt(shape[b], shape[a]):
                 return 1

@@ -18,7 +18,7 @@ def raise_varargs(f: Frame, n: int) -> None:
     if n == 0:
         if f.cap.handled is None:
             observe(RuntimeError("No active exception to reraise"))
-        raise Observed(f.cap.handled)
+        raise Observed(f.cap.handled, chained=True)
     exc = f.stack.pop()
     if isinstance(exc, type) and issubclass(exc, BaseException):
         exc = f.cap.call(exc, ())
@@ -28,12 +28,27 @@ def raise_varargs(f: Frame, n: int) -> None:
         unsupported("foreign-mutation", "raising an exception object that was made outside", saw=type(exc).__qualname__, hint="raise a new one")
     if cause is not MISSING:
         exc.__cause__ = cause() if isinstance(cause, type) else cause
-    raise Observed(exc)
+    _chain(exc, f.cap.handled)
+    raise Observed(exc, chained=True)
+
+
+def _chain(exc: BaseException, handled: BaseException | None) -> None:
+    """The context of an exception that is raised: what is being handled, also when it had another; a cycle is cut."""
+    if handled is None or handled is exc:
+        return
+    at, seen = handled, set[int]()
+    while at.__context__ is not None and id(at) not in seen:
+        if at.__context__ is exc:
+            at.__context__ = None
+            break
+        seen.add(id(at))
+        at = at.__context__
+    exc.__context__ = handled
 
 
 @handler("RERAISE")
 def reraise(f: Frame, depth: int) -> None:
-    raise Observed(f.stack.pop())
+    raise Observed(f.stack.pop(), chained=True)
 
 
 @handler("PUSH_EXC_INFO")

@@ -124,7 +124,7 @@ def return_generator(f: Frame, arg: Any) -> bool:
 @handler("YIELD_VALUE")
 def yield_value(f: Frame, arg: Any) -> bool:
     f.result = f.stack.pop()
-    f.suspended = True
+    f.suspended, f.handled = True, f.cap.handled
     return True
 
 
@@ -151,7 +151,7 @@ def cleanup_throw(f: Frame, arg: Any) -> None:
     """An exception thrown into a `yield from`: StopIteration ends the delegation."""
     exc = f.stack.pop()
     if not isinstance(exc, StopIteration):
-        raise Observed(exc)
+        raise Observed(exc, chained=True)
     del f.stack[-2:]
     f.stack += [None, exc.value]
 

@@ -313,6 +313,62 @@ def gen_throw_through(x):
     try: it.throw(KeyError, KeyError("k"))
     except KeyError as e: return e.args, x
 
+def gen_throw_context(x):
+    def plain():
+        try: yield 1
+        finally: LOG.append("final")
+    def handling():
+        try: raise KeyError("own")
+        except KeyError: yield 1
+    def delegating(): yield from plain()
+    for make in (plain, handling, delegating):
+        for started in (False, True):
+            try: raise ValueError("outside")
+            except ValueError:
+                it = make()
+                if started: next(it)
+                try: it.throw(RuntimeError("thrown"))
+                except RuntimeError as e: LOG.append((make.__name__, started, repr(e.__context__)))
+    return x
+
+def gen_handler_resumed_elsewhere(x):
+    def g():
+        try: raise KeyError("own")
+        except KeyError: yield 1
+        yield 2
+        raise IndexError("late")
+    def again():
+        try: raise KeyError("own")
+        except KeyError:
+            yield 1
+            raise
+    for make in (g, again):
+        it = make()
+        try: raise OSError("first")
+        except OSError: next(it)
+        try: raise ValueError("second")
+        except ValueError:
+            try: next(it); next(it)
+            except LookupError as e: LOG.append((repr(e), repr(e.__context__)))
+            try: raise
+            except ValueError as e: LOG.append(repr(e))
+    return x
+
+def raised_again(x):
+    e, g = KeyError("e"), ValueError("g")
+    for other in (OSError("first"), IndexError("second")):
+        try:
+            try: raise other
+            except Exception: raise e
+        except KeyError: LOG.append(repr(e.__context__))
+    try:
+        try: raise e
+        except KeyError: raise g
+    except ValueError:
+        try: raise e
+        except KeyError: LOG.append((repr(e.__context__), repr(g.__context__)))
+    return x
+
 def gen_close(x):
     def g():
         try: yield 1; yield 2
