@@ -68,9 +68,17 @@ BODIES = {
     "pad sequence on the left": ("b|n|m", lambda x, y, z: torch.nn.utils.rnn.pad_sequence([x, y, z], padding_side="left") * y.shape[0]),
     "pooling": ("b c h w", lambda x: F.max_pool2d(x, 2) + F.avg_pool2d(x, 2) + F.adaptive_avg_pool2d(x, 1)),
     "unfold": ("b n c", lambda x: x.unfold(1, 2, 1).mean(-1) * x.shape[1]),
+    "overlapping windows": ("b n c", lambda x: (x * 2).as_strided((x.shape[0], x.shape[1] - 1, 2, x.shape[2]), (x.shape[1] * x.shape[2], x.shape[2], x.shape[2], 1)).square().sum(2)),
+    "writes to the inner part": ("n m", lambda x: x.exp().index_fill(0, torch.zeros(1, dtype=torch.long), 2)[1:].sub_(x[:-1]) + _diffused(x)),
     "writes": ("b n c", lambda x: x.clone().mul_(x.shape[1])[:, 0].add_(1) * 2),
     "broadcast": ("b 1 c|n 1|c", lambda x, y, z: torch.where(x > y, x * z, y / (1 + z.abs())).clamp(min=-1)),
 }
+
+
+def _diffused(x):
+    y = x.clone()
+    y[1:-1, 1:-1] -= 0.5 * (x[2:, 1:-1] - x[:-2, 1:-1])
+    return y[1:]
 
 
 LEAVES = {  # layout: (sizes of the leaf, the input made of it), for an input of this shape

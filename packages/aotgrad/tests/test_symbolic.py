@@ -110,6 +110,44 @@ def test_written_input(check):
     check(f, lambda n: [torch.randn(n, 4)], {0: 0})
 
 
+def test_a_written_part_of_one_element_keeps_its_size_open():
+    def fn(x):
+        y = x.clone()
+        y[1:-1] -= 0.5 * (x[2:] - x[:-2])
+        return (y,)
+
+    mode = FakeMode(ShapeEnv())
+    aot_function(fn, [mode.from_real(P(3, 4), source="L['x']", dynamic_dims={0})], fw_compiler=run_graph)
+    assert not mode.shape_env.guards
+
+
+def windows(n, x):
+    y = x * 2
+    return y, y.as_strided((n - 1, 2, 4), (4, 4, 1)).sin(), y.as_strided((4, n - 1), (1, 4), 4)
+
+
+def test_windows_have_gradients_at_any_size(check):
+    check(lambda n, x: tuple(t + 1 for t in windows(n, x)), lambda n: [torch.randn(n, 4, requires_grad=True)], {0: 0})
+    check(lambda n, x: (windows(n, x.t())[1],), lambda n: [torch.randn(4, n, requires_grad=True)], {0: 1})
+
+
+def test_a_window_of_written_memory_has_a_gradient(check):
+    def fn(n, x):
+        y = x * 2
+        window = y.as_strided((n - 1, 2, 4), (4, 4, 1))
+        y.mul_(3)
+        return y + 1, window.sin()
+
+    check(fn, lambda n: [torch.randn(n, 4, requires_grad=True)], {0: 0}, sizes=(5,))
+
+    def written(n, x):
+        y = x * 2
+        y.as_strided((n, 2), (4, 1)).mul_(3)
+        return (y.cos(),)
+
+    check(written, lambda n: [torch.randn(n, 4, requires_grad=True)], {0: 0}, sizes=(5,))
+
+
 def test_dropped_gradient_has_the_size_of_the_call():
     compiled, _ = compile_dynamic(lambda n, x: (x.exp(), x.sin()), [P(5, 2)], {0: 0})
     x = P(9, 2)

@@ -34,7 +34,7 @@ from .repeated import RegionWrites, repeat_writes
 from .signature import GraphSignature, InputMutation, Made, OutputKind, OutputSpec
 from .views import contiguous_strides, is_dense, memory_root, program_root, view_chain, view_parent
 from .wrappers import Dressed, call_on_wrapper, classes_code, functional_wrapper, opened, split_inputs
-from .writes import WriteWatch
+from .writes import StridedWritten, WriteWatch
 
 __all__ = ["Joint", "trace_joint"]
 
@@ -136,6 +136,15 @@ def trace_joint(
     tuple. `groups`: inputs that share written memory; the graph has a flat base for each, after the inputs. Raises `Unsupported` for what
     cannot be functional (`set_`, `resize_`); without `groups`, `SharedWrite` for a written input whose fake shares memory with another's.
     """
+    try:
+        return _trace_joint(target, fakes, roles, training, groups, own_strided=True)
+    except StridedWritten:
+        return _trace_joint(target, fakes, roles, training, groups, own_strided=False)
+
+
+def _trace_joint(
+    target: fx.GraphModule | Callable[..., Any], fakes: Sequence[Any], roles: Sequence[str] | None, training: bool | None, groups: Sequence[Group] | None, *, own_strided: bool
+) -> Joint:
     plain, wrappers, insides = split_inputs(fakes)
     tensors = [f for f in fakes if isinstance(f, Tensor)]
     grads_on, turned_on = torch.is_grad_enabled() and training is not False, _turns_gradients_on(target)
@@ -162,7 +171,7 @@ def trace_joint(
             signature.roles.append("input")
         with classes_code() if run.has_wrappers else contextlib.nullcontext(), mode, TraceMode(tracer, {torch.ops.aten.allclose.default: _check_of_a_formula}), functionalization():
             _make_arguments(run, plain, training, groups or (), [functional_wrapper(w, [run.inner[i] for i in at]) for w, at in zip(wrappers, insides, strict=True)])
-            with _refusals(), WriteWatch(run.args):
+            with _refusals(), WriteWatch(run.args, own_strided=own_strided):
                 try:
                     flat = _flat_tuple(_run_program(target, run))
                 finally:

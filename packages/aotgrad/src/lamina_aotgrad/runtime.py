@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lamina_dynshape import expr_of, is_wrapper_class
+from lamina_dynshape import is_wrapper_class
 from lamina_dynshape.support.counters import counters
 from torch import Tensor
 
 from .signature import GraphSignature, InputMutation, OutputKind, OutputSpec
-from .views import ViewSpec, contiguous_strides, replayer
+from .views import ViewSpec, contiguous_strides, is_row_major, replayer
 from .wrappers import Again, assemble, open_gradients, refuse_gradient, versions_of, watched, with_wrappers
 
 __all__ = ["inference_callable", "training_callable"]
@@ -234,7 +234,7 @@ class _TangentSpec:
     def __init__(self, fake: Any) -> None:
         self.size, self.stride, self.dtype, self.device = tuple(fake.shape), tuple(fake.stride()), fake.dtype, fake.fake_device
         self.static = all(type(n) is int for n in (*self.size, *self.stride))
-        self.contiguous = [*map(expr_of, self.stride)] == [*map(expr_of, contiguous_strides(self.size))]
+        self.contiguous = is_row_major(self.size, self.stride)
 
     def fit(self, grad: Tensor | None, output: tuple[Any, Any] | None) -> Tensor:
         """`grad` with the traced strides; zeros for None. `output`: size and stride of the forward's output, for symbolic sizes."""

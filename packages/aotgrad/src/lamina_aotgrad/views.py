@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from lamina_dynshape import estimate_of
+from lamina_dynshape import expr_of
 from torch import Tensor, fx
 
-__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "contiguous_strides", "is_dense", "is_view_op", "memory_root", "program_root", "replayer", "same_geometry", "view_chain", "view_parent"]
+__all__ = ["SymbolRef", "ViewSpec", "ViewStep", "contiguous_strides", "is_dense", "is_row_major", "is_view_op", "memory_root", "program_root", "replayer", "same_geometry", "view_chain", "view_parent"]
 
 aten = torch.ops.aten
 
@@ -101,14 +101,14 @@ def program_root(nodes: Sequence[fx.Node]) -> fx.Node:
 
 
 def is_dense(val: Tensor) -> bool:
-    """Whether elements fill their memory without gaps or overlap, in some order of dimensions."""
+    """Whether elements fill their memory for certain without gaps or overlap, in some order of dimensions. Never guards."""
+    left = [(expr_of(stride), size) for size, stride in zip(val.shape, val.stride(), strict=True) if not (type(size) is int and size == 1)]
     step: Any = 1
-    for stride, size in sorted(((stride, size) for size, stride in zip(val.shape, val.stride(), strict=True)), key=lambda d: estimate_of(d[0])):
-        if type(size) is int and size == 1:
-            continue
-        if stride != step:
+    while left:
+        inner = next((i for i, (stride, _) in enumerate(left) if stride == expr_of(step)), None)
+        if inner is None:
             return False
-        step = step * size
+        step = step * left.pop(inner)[1]
     return True
 
 
@@ -119,6 +119,11 @@ def contiguous_strides(sizes: Sequence[Any]) -> tuple[Any, ...]:
         strides.append(step)
         step = step * size
     return tuple(reversed(strides))
+
+
+def is_row_major(sizes: Sequence[Any], strides: Sequence[Any]) -> bool:
+    """Whether strides are for certain those of a contiguous tensor. Never guards: `Tensor.is_contiguous` would, on sizes that may be 1."""
+    return [*map(expr_of, strides)] == [*map(expr_of, contiguous_strides(sizes))]
 
 
 def same_geometry(a: Tensor, b: Tensor) -> bool:

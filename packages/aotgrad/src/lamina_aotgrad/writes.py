@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .functionalize import is_functional, storage_id, suspended, unwrap
-from .views import is_dense
+from .strided import has_symbolic_gradient, strided
+from .views import is_dense, is_row_major
 
-__all__ = ["WriteWatch"]
+__all__ = ["StridedWritten", "WriteWatch"]
 
 aten = torch.ops.aten
 
@@ -29,11 +30,17 @@ _NEW_GEOMETRY = frozenset({"t_", "transpose_", "swapaxes_", "swapdims_", "squeez
 _BY_GEOMETRY = frozenset({"as_strided", "as_strided_", "resize_"})
 
 
+class StridedWritten(Exception):
+    """A write to memory of which a view with a gradient of `strided` was taken: trace again without these."""
+
+
 class WriteWatch(TorchFunctionMode):
     """Active while the program runs on functional tensors. Remembers which of them are reached through overlapping views; calls composites by their symbolic form."""
 
-    def __init__(self, inputs: Sequence[Any]) -> None:
+    def __init__(self, inputs: Sequence[Any], *, own_strided: bool = True) -> None:
         super().__init__()
+        self._own_strided = own_strided
+        self._strided: set[int] = set()  # storages
         self._inputs = {id(t) for t in inputs}
         self._of_storage: dict[int, list[Tensor]] = {}
         for t in inputs:
@@ -53,8 +60,13 @@ class WriteWatch(TorchFunctionMode):
         written = list(_written(func, args, kwargs)) if func.__name__ not in _NEW_GEOMETRY else []
         if self._overlapping and any(id(t) in self._overlapping for t in written):
             raise Unsupported("write to a tensor whose elements share memory", saw=func.__name__, code="overlapping_write")
+        if self._strided and any(is_functional(t) and storage_id(t) in self._strided for t in written):
+            raise StridedWritten
         if func.__name__ == "as_strided":
             args, kwargs = self._of_whole(*args, **kwargs), {}
+            if self._own_strided and is_functional(args[0]) and has_symbolic_gradient(*args):
+                self._strided.add(storage_id(args[0]))
+                func = strided
         self._refuse_geometry(func.__name__, args)
         strides = [(t, t.shape, t.stride()) for t in written if is_functional(t) and _may_change_strides(t)]
         cut_off = [t for t in written if self._is_cut_off(t)]
@@ -146,7 +158,7 @@ def _is_part(t: Tensor) -> bool:
 
 def _may_change_strides(t: Tensor) -> bool:
     """Whether an operator's functional form may give other strides than `t` has: also those of dimensions of one element, which tell nothing apart."""
-    return not t.is_contiguous() or any(type(n) is int and n == 1 for n in t.shape)
+    return not is_row_major(t.shape, t.stride()) or any(type(n) is int and n == 1 for n in t.shape)
 
 
 def _keep_strides(t: Tensor, stride: Sequence[Any]) -> None:
