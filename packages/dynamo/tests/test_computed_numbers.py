@@ -77,3 +77,12 @@ def test_an_attribute_that_counts():
     for _ in range(8):
         assert torch.equal(compiled(torch.ones(3)), eager(torch.ones(3)))
     assert len(graphs) == 2
+
+
+def test_a_real_number_that_an_operator_takes_as_it_is_is_a_constant_in_its_guard():
+    compiled = compile_callable(lambda x, p: torch.nn.functional.dropout(x, p, True), Options(lambda gm, example_inputs: gm.forward))
+    for p in (0.1, 0.2, 0.3):
+        compiled(torch.ones(4), p)
+    texts = [[str(g) for g in e.program.guards if "'p'" in str(g)] for e in compiled.cache.entries]
+    assert texts[:2] == [["type(L['p']) is float", "L['p'] == 0.3"], ["type(L['p']) is float", "L['p'] == 0.2"]]
+    assert not any(s["needs_user_code"] for s in compiled.stats())

@@ -133,6 +133,11 @@ class _RealTest:
             return False
 
 
+def _is_constant(c: Any) -> bool:
+    """Whether a condition says that a real number is what it is now. 0.0 and -0.0 are equal, but not one constant."""
+    return isinstance(c, FloatRelation) and c.op == "eq" and c.a.op == "real" and c.b.op == "const" and c.b.args[0] != 0
+
+
 class Dynamic:
     """Mixin of `Capture`: symbols of inputs and the guards on them."""
 
@@ -207,8 +212,13 @@ class Dynamic:
         if env is None:
             return []
         out = []
+        constants = {c.a.args[0] for c in env.conditions() if _is_constant(c)}
         for c in env.conditions():
-            out.append(self._real_guard(c, env.stack_of(c)) if isinstance(c, FloatRelation) else self._guard(c.text(lambda s: s.name), c.free_symbols, {}, env.stack_of(c)))
+            if isinstance(c, FloatRelation):
+                if _is_constant(c) or not constants.issuperset(c.free_symbols):  # what else was asked of constants follows
+                    out.append(self._real_guard(c, env.stack_of(c)))
+                continue
+            out.append(self._guard(c.text(lambda s: s.name), c.free_symbols, {}, env.stack_of(c)))
         for s, info in env.symbols.items():
             for i, other in enumerate(info.sources[1:]):
                 if self.number_source[other] is not self.number_source[info.sources[0]]:
@@ -220,7 +230,9 @@ class Dynamic:
         return out
 
     def _real_guard(self, c: FloatRelation, stack: tuple[Any, ...]) -> Guard:
-        """A condition that is evaluated as it is."""
+        """A condition that is evaluated as it is; a number that is taken as it is now is compared like any constant."""
+        if _is_constant(c):
+            return Guard(self.symbol_input(c.a.args[0])[0], GuardKind.EQUALS, c.b.args[0], stack)
         symbols = tuple(sorted(c.free_symbols, key=lambda s: s.name))
         return Guard(self.source_over(symbols, lambda others: _RealTest(c, symbols, others)), GuardKind.BOOL, True, stack)
 
