@@ -21,10 +21,15 @@ extern "C" {
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <ATen/PythonTorchFunctionTLS.h>
 
+#ifdef __linux__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <cstring>
 #include <list>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <typeinfo>
 #include <unordered_set>
@@ -167,9 +172,32 @@ const std::unique_ptr<c10::AutogradMetaInterface>& autograd_meta_of(const c10::T
 const char* first_of(const c10::TensorImpl& t);
 const char* last_of(const c10::TensorImpl& t);
 template struct Expose<&c10::TensorImpl::autograd_meta_, &c10::TensorImpl::sizes_and_strides_, &c10::TensorImpl::key_set_>;
+Py_ssize_t flag_offset = -1;  // of the byte in the autograd metadata that says that a leaf requires a gradient; found at start-up, -1: unknown
 inline bool requires_grad_of(const c10::TensorImpl* t) {
   const auto& meta = autograd_meta_of(*t);
-  return meta && meta->requires_grad();
+  return meta && ((flag_offset >= 0 && ((const char*)meta.get())[flag_offset]) || meta->requires_grad());  // spares a call, and a line of memory
+}
+
+// The only byte that follows `requires_grad` of a leaf.
+inline Py_ssize_t find_flag(PyObject* tensor) {
+#ifdef __GLIBC__
+  std::string seen[3];
+  for (int i = 0; i < 3; i++) {
+    Ref done(PyObject_CallMethod(tensor, "requires_grad_", "O", i == 1 ? Py_False : Py_True));
+    if (!done) return PyErr_Clear(), -1;
+    auto* meta = (char*)autograd_meta_of(*impl_of(tensor)).get();
+    seen[i].assign(meta, std::min<size_t>(malloc_usable_size(meta), 256));
+  }
+  Py_ssize_t found = -1;
+  for (size_t i = 0; i < seen[0].size(); i++)
+    if (seen[0][i] != seen[1][i]) {
+      if (found >= 0 || seen[0][i] != 1 || seen[1][i] != 0 || seen[2][i] != 1) return -1;
+      found = (Py_ssize_t)i;
+    }
+  return found;
+#else
+  return -1;
+#endif
 }
 
 // The memory of a plain tensor that says what it is: sizes, strides, dtype, device, keys. The same bytes mean the same answers.

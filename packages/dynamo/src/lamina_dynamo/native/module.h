@@ -38,6 +38,7 @@ PyObject* py_setup(PyObject*, PyObject* args) {
     return nullptr;
   }
   tensor_base = (PyTypeObject*)Py_NewRef(base);
+  flag_offset = find_flag(tensor);
   if (!order_is_counted()) return PyErr_SetString(PyExc_ImportError, "this Python lays out OrderedDict in an unknown way"), nullptr;
   Py_RETURN_NONE;
 }
