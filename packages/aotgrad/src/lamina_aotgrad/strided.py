@@ -7,6 +7,7 @@ Source:  torch/csrc/autograd/FunctionsManual.cpp (as_strided_backward), for an i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,13 +40,8 @@ class _Strided(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         (shape, strides, start), (size, stride, offset) = ctx.of, ctx.view
         first = torch.sym_min(start, offset)
-        numel = 1
-        for n in shape:
-            numel = numel * n
-        reach = offset - first + 1
-        for n, step in zip(size, stride, strict=True):
-            reach = reach + (n - 1) * step
-        length = torch.sym_max(start - first + numel, reach)
+        reach = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        length = torch.sym_max(start + math.prod(shape), reach) - first
         places = torch.arange(length, device=grad.device).as_strided(size, stride, offset - first).reshape(-1)
         memory = grad.new_zeros(length).index_add(0, places, grad.reshape(-1))
         return memory.as_strided(shape, strides, start - first), None, None, None

@@ -212,8 +212,9 @@ class Dynamic:
         if env is None:
             return []
         out = []
-        constants = {c.a.args[0] for c in env.conditions() if _is_constant(c)}
-        for c in env.conditions():
+        conditions = env.conditions()
+        constants = {c.a.args[0] for c in conditions if _is_constant(c)}
+        for c in conditions:
             if isinstance(c, FloatRelation):
                 if _is_constant(c) or not constants.issuperset(c.free_symbols):  # what else was asked of constants follows
                     out.append(self._real_guard(c, env.stack_of(c)))

@@ -205,6 +205,20 @@ def unwind(f: Frame, observed: Observed) -> None:
     f.pc = entry.target
 
 
+def chain(exc: BaseException, handled: BaseException | None) -> None:
+    """The context of an exception that is raised: what is being handled, also when it had another; a cycle is cut."""
+    if handled is None or handled is exc:
+        return
+    at, seen = handled, set[int]()
+    while at.__context__ is not None and id(at) not in seen:
+        if at.__context__ is exc:
+            at.__context__ = None
+            break
+        seen.add(id(at))
+        at = at.__context__
+    exc.__context__ = handled
+
+
 def new_cells(f: Frame, closure: tuple[CellType, ...]) -> None:
     """COPY_FREE_VARS."""
     n = len(f.code.co_freevars)

@@ -13,7 +13,7 @@ from typing import Any
 from .attributes import has_method, load_attr
 from .bytecode import VERSION
 from .control import MISSING, Observed, observe, stands_for
-from .frames import ExcSlot, Frame, run, unwind
+from .frames import ExcSlot, Frame, chain, run, unwind
 
 __all__ = ["InterpretedGenerator", "raised_in_generator"]
 
@@ -114,8 +114,7 @@ class InterpretedGenerator:
         try:
             self._enter_handlers(outer)
             if exc is not None:
-                if exc.__context__ is None and self.handled is not exc:  # what is thrown has no context of the caller's
-                    exc.__context__ = self.handled
+                chain(exc, self.handled)  # and not what the caller is handling
                 unwind(f, Observed(exc, chained=True))
             else:
                 self._push_sent(f, value)

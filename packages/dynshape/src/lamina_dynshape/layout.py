@@ -116,8 +116,6 @@ def is_dense(sizes: Dims, strides: Dims) -> bool:
     if strides == contiguous(sizes) or _is_empty(sizes):
         return True
     dims = [d for d in range(len(sizes)) if sizes[d] != 1]
-    if len(dims) == 1:
-        return known_eq(strides[dims[0]], 1)
     expected: Dim = 1
     while dims:  # no order of the strides is asked for: that would be a guard
         inner = next((d for d in dims if known_eq(strides[d], expected)), None)

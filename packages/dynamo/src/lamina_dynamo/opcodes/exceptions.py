@@ -6,7 +6,7 @@ from typing import Any
 
 from ..attributes import class_lookup, guard_mro, load_attr
 from ..control import MISSING, Observed, observe, unsupported
-from ..frames import ExcSlot, Frame
+from ..frames import ExcSlot, Frame, chain
 from . import handler
 
 
@@ -28,22 +28,8 @@ def raise_varargs(f: Frame, n: int) -> None:
         unsupported("foreign-mutation", "raising an exception object that was made outside", saw=type(exc).__qualname__, hint="raise a new one")
     if cause is not MISSING:
         exc.__cause__ = cause() if isinstance(cause, type) else cause
-    _chain(exc, f.cap.handled)
+    chain(exc, f.cap.handled)
     raise Observed(exc, chained=True)
-
-
-def _chain(exc: BaseException, handled: BaseException | None) -> None:
-    """The context of an exception that is raised: what is being handled, also when it had another; a cycle is cut."""
-    if handled is None or handled is exc:
-        return
-    at, seen = handled, set[int]()
-    while at.__context__ is not None and id(at) not in seen:
-        if at.__context__ is exc:
-            at.__context__ = None
-            break
-        seen.add(id(at))
-        at = at.__context__
-    exc.__context__ = handled
 
 
 @handler("RERAISE")
