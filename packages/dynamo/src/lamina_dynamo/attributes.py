@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import types
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from .control import DELETED, MISSING, Observed, native, unsupported
 from .guards import GuardKind
+from .native import extension
 from .lift import HEAP_TYPE, is_torch_owned
 from .peer import peer_module
 from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, MemberSource, Source, TypeAttrSource, instance_attr, module_member
@@ -120,6 +122,8 @@ def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
         return _super_attr(cap, obj, name)
     if t is _FUNCTION or t is types.MethodType:
         return _function_attr(cap, obj, name)
+    if t in weakref.ProxyTypes:
+        unsupported("weak-reference", "an attribute of a weak proxy", saw=name, hint="keep a weakref.ref, and call it")
     getter, owner = class_lookup(cap, t, "__getattribute__")
     if getter is _OBJECT_GETATTRIBUTE or type(getter) is types.WrapperDescriptorType and owner.__module__ in _GENERIC_IN_C:
         found = generic_attr(cap, obj, t, name)
@@ -132,8 +136,10 @@ def _load_attr(cap: Capture, obj: Any, name: str) -> Any:
             if not isinstance(e.exc, AttributeError) or class_lookup(cap, t, "__getattr__") is MISSING:
                 raise
     elif class_lookup(cap, t, name) is not MISSING or raw_dict(obj) is None:
-        value = native(getattr, obj, name)
-        return _lift_native(cap, obj, name, value) if isinstance(obj, threading.local) else value
+        if isinstance(obj, threading.local):
+            return _lift_native(cap, obj, name, native(getattr, obj, name))
+        cap.refuse_opaque(obj)
+        return native(getattr, obj, name)
     else:
         found = instance_lookup(cap, obj, name, True)
         if found is not MISSING:
@@ -236,7 +242,7 @@ def _class_value(cap: Capture, obj: Any, t: type, name: str, raw: Any, getter: A
         return value
     if is_torch_owned(raw[1].__module__):
         return cap.lift(value, ConstantSource(value))
-    return cap.lift(value, TypeAttrSource(ConstantSource(t), name))
+    return cap.lift(value, TypeAttrSource(ConstantSource(raw[1] if id(t) in cap.own else t), name))
 
 
 def instance_lookup(cap: Capture, obj: Any, name: str, guard_missing: bool) -> Any:
@@ -355,6 +361,12 @@ def _module_attr(cap: Capture, m: types.ModuleType, name: str) -> Any:
     key = (id(m.__dict__), name)
     if key in cap.globals_overlay:
         return cap.globals_overlay[key]
+    if name == "__dict__" and not is_torch_owned(m.__name__):
+        from .instance_dict import instance_dict
+
+        if any(owner == id(m.__dict__) for owner, _ in cap.globals_overlay):
+            unsupported("instance-dict", "the dictionary of a module that the frame has written to", saw=m.__name__, hint="use getattr and setattr")
+        return instance_dict(cap, m)
     described = module_descriptor(m, name)
     if described is not None:
         return cap.call(class_lookup(cap, type(described), "__get__")[0], (described, m, type(m)))
@@ -423,14 +435,22 @@ def type_attr(cap: Capture, cls: type, name: str, hooked: bool = True) -> Any:
     getter = class_lookup(cap, type(raw[0]), "__get__")
     if getter is not MISSING and type(getter[0]) is _FUNCTION:
         return cap.call(getter[0], (_descriptor(cap, raw[0], cls, name), None, cls))
-    value = native(getattr, cls, name)
+    value = _native_type_attr(cls, name)
     if id(cls) in cap.own:
-        return value
+        if id(raw[1]) in cap.own:
+            return value
+        cls = raw[1]
     if is_torch_owned(raw[1].__module__):
         return cap.lift_if_data(value, ConstantSource(value))
     if type(raw[0]) in (_FUNCTION, classmethod, staticmethod, property) or value is not raw[0]:
         return value
     return cap.lift(value, TypeAttrSource(ConstantSource(cls), name))
+
+
+def _native_type_attr(cls: type, name: str) -> Any:
+    """What C finds; a `__getattribute__` of the metaclass has been interpreted before, or asks for this."""
+    getter = extension().lookup_in_mro(type(cls), "__getattribute__")
+    return native(type.__getattribute__ if type(getter) is _FUNCTION and not _is_stdlib(type(cls)) else getattr, cls, name)
 
 
 def _from_metaclass(cap: Capture, cls: type, meta: type, name: str, above: Any) -> Any:
@@ -447,7 +467,7 @@ def _from_metaclass(cap: Capture, cls: type, meta: type, name: str, above: Any) 
         hook = class_lookup(cap, meta, "__getattr__")
         if hook is not MISSING and type(hook[0]) is _FUNCTION and not _is_stdlib(hook[1]):
             return cap.call(hook[0], (cls, name))
-    value = native(getattr, cls, name)
+    value = _native_type_attr(cls, name)
     if id(cls) in cap.own:
         return value
     if name in _IN_MRO:

@@ -7,8 +7,11 @@ Keeps:   a rule (table `RULES`, by the callable's identity) wins; Python functio
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
+import operator
+import re
 import threading
 import types
 import weakref
@@ -24,7 +27,7 @@ from .control import MISSING, native, observe, unsupported, values
 from .draws import GENERATORS, derived
 from .frames import Frame, run
 from .guards import GuardKind
-from .lift import is_torch_owned
+from .lift import HEAP_TYPE, IMMUTABLE, is_torch_owned
 from .locks import LOCKS
 from .loops import append, refuse_growing, refuse_steps
 from .native_calls import REFUSED_MODULES, call_c_method, call_class_builtin, call_descriptor, call_module_function, call_slot, is_communication
@@ -41,6 +44,7 @@ __all__ = ["NATIVE_MODULES", "RULES", "call", "call_function", "rule"]
 RULES: dict[int, Any] = {}  # id(callable) -> rule(cap, args, kwargs)
 _held: list[Any] = []
 _FUNCTION, _METHOD, _BUILTIN = types.FunctionType, types.MethodType, types.BuiltinFunctionType
+_BUILTIN_METHOD = type(re.compile("").sub)  # one that knows its class
 _C_METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
 _METHOD_WRAPPER = types.MethodWrapperType
 
@@ -69,6 +73,7 @@ NATIVE_MODULES = frozenset({
 })  # fmt: skip
 _INLINE_ANYWAY = frozenset({
     "replace", "_replace", "asdict", "astuple", "_asdict_inner", "_astuple_inner", "_is_dataclass_instance",
+    "_BaseGenericAlias",  # a call of `Box[int]` is one of the class
     "_Environ", "getenv",  # the environment may be another at the next call
     "gaussian_nll_loss", "linear_cross_entropy",  # what they are called on decides what they do: a check of values, an object of options
 })  # fmt: skip
@@ -97,7 +102,7 @@ def call(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any] | None = None)
         if type(owner) in LOCKS:
             return cap.locks.call(cap, owner, fn.__name__, args, kwargs)
         cap.refuse_opaque(fn, *(() if cap.is_large_dict(owner) else (owner,)), *args, *(kwargs or {}).values())
-    if t is _BUILTIN:
+    if t is _BUILTIN or t is _BUILTIN_METHOD:
         return _call_builtin(cap, fn, args, kwargs)
     if t in _C_METHODS:
         return call_descriptor(cap, fn, args, kwargs)
@@ -137,7 +142,7 @@ def _call_cached(cap: Capture, fn: Any, args: Any, kwargs: dict[str, Any]) -> An
         return None
     if cap.changes() != before or not _is_constant(value):
         unsupported("cached-function", "a function under functools.lru_cache that has effects, or gives an object", saw=fn.__wrapped__.__qualname__, hint="call it outside")
-    return native(fn, *args, **kwargs)
+    return native(lambda: fn(*args, **kwargs))  # interpreted above; now the cache gets it
 
 
 def _key_by_identity(cap: Capture, fn: Any, key: Any) -> None:
@@ -164,6 +169,8 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
     if isinstance(fn, weakref.ref):
         src = cap.sources.get(id(fn))
         return native(fn) if src is None else cap.lift(fn(), CallSource(_referent, src))
+    if t in _GETTERS:
+        return _call_getter(cap, fn, t, args)
     if t.__module__ in ("operator", "itertools", "functools", "_operator", "types", "typing", "builtins"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
     if t.__module__.startswith("numpy"):
@@ -176,6 +183,22 @@ def _call_object(cap: Capture, fn: Any, t: type, args: Any, kwargs: Any) -> Any:
     if t.__module__.startswith("torch.jit") or t.__name__ in ("ScriptFunction", "ScriptMethod"):
         unsupported("torchscript", "a call of a TorchScript function", saw=getattr(fn, "name", t.__name__), hint="compile the Python function instead")
     unsupported("c-call", "a call of an object implemented in C", saw=f"{t.__module__}.{t.__qualname__}")
+
+
+_GETTERS = (operator.itemgetter, operator.attrgetter, operator.methodcaller)
+
+
+def _call_getter(cap: Capture, fn: Any, t: type, args: Any) -> Any:
+    """A function of `operator` that gets something of its argument."""
+    from .opcodes.operators import subscript
+
+    made, given = fn.__reduce__()
+    (v,) = args
+    if t is operator.methodcaller:
+        name, *given = (*getattr(made, "args", ()), *given)
+        return call(cap, load_attr(cap, v, name), given, getattr(made, "keywords", {}))
+    found = [functools.reduce(lambda at, name: load_attr(cap, at, name), key.split("."), v) if t is operator.attrgetter else subscript(cap, v, key) for key in given]
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 def _referent(ref: Any) -> Any:
@@ -216,7 +239,7 @@ def _policy_of(fn: Any) -> Any:
         return ("distributed", "a function of torch.distributed", "call it outside of the compiled function")
     if module == "torch.jit._trace" and "__script_if_tracing_wrapper" in fn.__dict__:
         return _Rule(_call_unscripted)
-    if module == "reprlib" and fn.__code__.co_freevars == _REPR_CELLS:
+    if fn.__code__.co_name == "wrapper" and set(_REPR_CELLS) <= set(fn.__code__.co_freevars) and module in ("reprlib", "dataclasses"):
         return _Rule(_call_repr)
     if module in ("weakref", "_weakrefset"):
         return _Rule(_call_weak)
@@ -244,12 +267,13 @@ def _policy_of(fn: Any) -> Any:
     return _INLINE
 
 
-_REPR_CELLS = ("fillvalue", "repr_running", "user_function")
+_REPR_CELLS = ("repr_running", "user_function")
 
 
 def _call_repr(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     """A `__repr__` decorated by `reprlib.recursive_repr`, which must not depend on the thread that captures it."""
-    fill, running, shown = (cell.cell_contents for cell in fn.__closure__)
+    cells = dict(zip(fn.__code__.co_freevars, (cell.cell_contents for cell in fn.__closure__)))
+    fill, running, shown = cells.get("fillvalue", "..."), *map(cells.__getitem__, _REPR_CELLS)
     key = id(args[0]), threading.get_ident()
     if key in running:
         return fill
@@ -304,7 +328,10 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
             return policy.run(cap, fn, args, kwargs or {})
         if policy is _NATIVE or policy is _OWN:
             refuse_growing(cap, (*args, *(kwargs or {}).values()))
+            cap.refuse_opaque(*args, *(kwargs or {}).values())
             if policy is _NATIVE and not is_torch_owned(fn.__module__):
+                if any(_may_change(cap, a) for a in (*args, *(kwargs or {}).values())):
+                    return _interpret(cap, fn, args, kwargs)  # what it reads of them is guarded
                 args, kwargs = map(cap.concrete, args), {k: cap.concrete(v) for k, v in (kwargs or {}).items()}
             return native(fn, *args, **(kwargs or {}))
         if policy is _HIDDEN:  # torch's lazy wrapper of what it keeps from compilers: go to the function itself
@@ -323,6 +350,11 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     if id(fn) not in cap.own and not is_torch_owned(fn.__module__):
         cap.guards.add(CodeSource(cap.sources.get(id(fn)) or ConstantSource(fn)), GuardKind.ID, code)
     return _interpret(cap, fn, args, kwargs)
+
+
+def _may_change(cap: Capture, v: Any) -> bool:
+    """Whether this is an object from outside that another call may find in another state."""
+    return bool(type(v).__flags__ & HEAP_TYPE) and type(v).__module__ not in NATIVE_MODULES and id(v) in cap.sources and not isinstance(v, (type, enum.Enum, torch.Tensor, *IMMUTABLE))
 
 
 def _interpret(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:

@@ -22,7 +22,7 @@ __all__ = ["PURE_C_MODULES", "call_type", "instantiate"]
 
 PURE_C_MODULES = frozenset({
     "builtins", "math", "cmath", "operator", "_operator", "itertools", "_functools", "functools", "_collections", "collections", "_struct", "_bisect", "_heapq", "unicodedata", "_sre", "_statistics", "_abc", "_typing", "_weakref",
-    "binascii", "zlib", "_json", "_string", "sys", "posix", "_imp", "_stat", "_codecs", "_warnings", "_contextvars", "gc", "_weakrefset", "types", "einops", "_hashlib", "_sha2", "_sha256", "_md5", "_sha1", "_blake2",
+    "binascii", "zlib", "_json", "_string", "sys", "posix", "_imp", "_stat", "_codecs", "_warnings", "_contextvars", "_weakrefset", "types", "einops", "_hashlib", "_sha2", "_sha256", "_md5", "_sha1", "_blake2",
 })  # fmt: skip
 _NATIVE_CLASSES = frozenset({
     int, float, complex, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, slice, range, object, OrderedDict, deque, defaultdict, memoryview, property, staticmethod, classmethod,

@@ -7,6 +7,7 @@ Keeps:   an exception of the *program* is always wrapped in `Observed`; anything
 from __future__ import annotations
 
 import enum
+import types
 from typing import Any, NoReturn
 
 import numpy as np
@@ -116,17 +117,34 @@ def unsupported(code: str, what: str, *, saw: str = "", hint: str = "") -> NoRet
     raise refusal(code, what, saw=saw, hint=hint)
 
 
+def _watched(fn: Any, *args: Any, **kwargs: Any) -> Any:
+    """The first call: gets the extension's function in its own place."""
+    from .eval_frame import whose_code
+    from .native import extension
+
+    extension().set_watch(whose_code, _refuse_callback)
+    globals()["_watched"] = extension().watched
+    return _watched(fn, *args, **kwargs)
+
+
+def _refuse_callback(code: types.CodeType) -> NoReturn:
+    unsupported("callback", "C code that calls a function of the program", saw=code.co_qualname)
+
+
 def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
     """Call `fn` as CPython would; what it raises is the program's exception."""
     try:
-        out = fn(*args, **kwargs)
+        out = _watched(fn, *args, **kwargs)
         return out if type(out) is not np.ndarray or out.dtype != object else _of_values(fn, args, kwargs, out)
     except (Observed, LaminaError):
         raise
     except TypeError as exc:
         if any(map(_holds_text, (*args, *kwargs.values()))):
             unsupported("tensor-text", "a text of a tensor's value in C code", saw=getattr(fn, "__name__", type(fn).__name__))
-        if "non-nested SymInt" not in str(exc) and "SymBool" not in str(exc) or not any(map(_holds_symbol, (*args, *kwargs.values()))):
+        symbolic = "non-nested SymInt" in str(exc) or "SymBool" in str(exc)
+        if not symbolic or not any(map(_holds_symbol, (*args, *kwargs.values()))):
+            if symbolic:
+                unsupported("symbolic-operator", "a key of a dict or set that changes from call to call", saw=getattr(fn, "__name__", type(fn).__name__), hint="use the numbers in a list, or compile with dynamic=False")
             raise Observed(exc) from exc
     except Exception as exc:
         if isinstance(exc, RuntimeError) and is_symbolic_refusal(exc):

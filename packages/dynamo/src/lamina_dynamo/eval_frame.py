@@ -58,6 +58,21 @@ def is_skipped_code(code: types.CodeType) -> bool:
     return _is_skipped_file(code.co_filename) and not (code.co_name == "forward" and code.co_filename in _OF_SEVERAL_LAYERS)
 
 
+_OF_DATACLASSES = frozenset({"<module>", "__create_fn__", "__hash__", "__eq__"})  # made by the library; `refuse_user_keys` sees to the last two
+
+
+def whose_code(code: types.CodeType, globals_: dict[str, Any]) -> int:
+    """Of C code's callbacks during capture: 0 a library's function, which runs; 1 the program's, which must not; 2 our own."""
+    from .calls import NATIVE_MODULES
+
+    if code.co_filename.startswith((*_PACKAGES, "<frozen importlib")):  # and what an import runs
+        return 2
+    if code.co_filename == "<string>" and code.co_name in _OF_DATACLASSES:
+        return 0
+    module = globals_.get("__name__") or ""
+    return int(not (_is_skipped_file(code.co_filename) or module in NATIVE_MODULES or module.startswith("namedtuple_")))
+
+
 def mark_skip(code: types.CodeType, skip: bool = True) -> None:
     """Never (or again) let the hook consider frames of `code`."""
     extension().mark_code(code, skip)

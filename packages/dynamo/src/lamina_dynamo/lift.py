@@ -11,12 +11,15 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import fractions
 import functools
 import gc
 import math
 import operator
 import os
+import pathlib
 import re
+import string
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
@@ -29,13 +32,14 @@ from .guards import GuardKind, TensorSpec
 from .loops import grows, refuse_growing, was_symbolic
 from .source import AttrSource, CallSource, CodeSource, ConstantSource, InstanceDictSource, ItemSource, KeySource, Source, cell_source
 
-__all__ = ["HEAP_TYPE", "Lifting", "is_torch_owned", "unbound"]
+__all__ = ["HEAP_TYPE", "IMMUTABLE", "Lifting", "is_torch_owned", "unbound"]
 
 K = GuardKind
 LARGE_DICT = 400  # entries; larger dictionaries are only read by constant key, and copied when the program does more with them
 _ENVIRONMENT = os.environ._data  # libraries, ours among them, add to it at any time: what the program does not ask for is not guarded
 MAX_COPIED = 10_000  # entries of an outside dictionary that is copied at all
 _SCALARS = frozenset({int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, range, slice, torch.iinfo, torch.finfo})
+_BY_VALUE = frozenset({fractions.Fraction, type(pathlib.Path()), type(pathlib.PurePath())})  # of Python classes, but never changed
 _SINGLETONS = frozenset({type(...), type(NotImplemented)})
 _BOUND = frozenset({types.BuiltinFunctionType, types.MethodWrapperType})
 _BY_IDENTITY = frozenset({
@@ -104,6 +108,10 @@ class Lifting:
             return self.cell(v, AttrSource(source, "cell_contents"))
         if isinstance(v, (int, float, str)) or t.__module__ == "numpy" and hasattr(v, "item") and getattr(v, "shape", 1) == ():
             self.guard(source, K.EQUALS, v)
+            return v
+        if t in _BY_VALUE:
+            self.guard(source, K.EQUALS, v)
+            self.lifted[id(v)] = self.keep[id(v)] = v
             return v
         return self._lift_object(v, source)
 
@@ -253,7 +261,7 @@ class Lifting:
         return new
 
     def _lift_object(self, v: Any, source: Source) -> Any:
-        if isinstance(v, _IMMUTABLE) or type(v).__module__ == "numpy" and type(v).__name__ in _NUMPY_FUNCTIONS:
+        if isinstance(v, IMMUTABLE) or type(v).__module__ == "numpy" and type(v).__name__ in _NUMPY_FUNCTIONS:
             return self._lift_identity(v, source)
         if isinstance(v, weakref.ref):
             self.guard(source, K.TYPE, type(v))
@@ -412,8 +420,9 @@ def unbound(v: Any) -> Any:
 
 _opaque_types: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code at run time
-_IMMUTABLE = (re.Pattern, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, operator.itemgetter, operator.attrgetter, operator.methodcaller)
+IMMUTABLE = (re.Pattern, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, operator.itemgetter, operator.attrgetter, operator.methodcaller, string.Template)
 _NUMPY_FUNCTIONS = frozenset({"ufunc", "_ArrayFunctionDispatcher"})
+_STORAGES = (torch.UntypedStorage, torch.TypedStorage)
 _READ_BY_RULES = (types.FrameType, types.TracebackType, BaseException, functools.partial, super)
 
 
@@ -426,7 +435,7 @@ def _is_opaque(v: Any) -> bool:
             return False
         base = next(k for k in t.__mro__ if not k.__flags__ & HEAP_TYPE)
         made_in_c = base is not object or not hasattr(v, "__dict__") and not any("__slots__" in k.__dict__ for k in t.__mro__)
-        known = _opaque_types[t] = made_in_c and not issubclass(t, _READ_BY_RULES) and not any((k.__module__ or "").startswith(("torch", "pybind11", "lamina")) for k in t.__mro__)
+        known = _opaque_types[t] = issubclass(t, _STORAGES) or made_in_c and not issubclass(t, _READ_BY_RULES) and not any((k.__module__ or "").startswith(("torch", "pybind11", "lamina")) for k in t.__mro__)
     return known
 
 

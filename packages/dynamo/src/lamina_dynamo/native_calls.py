@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import types
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ REFUSED_MODULES = {
 _CONSUMERS = frozenset({"join", "extend", "update", "union", "intersection", "difference", "symmetric_difference", "issubset", "issuperset", "isdisjoint", "fromkeys", "extendleft", "intersection_update", "difference_update", "__init__"})
 _MUTATORS = frozenset({"append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse", "update", "setdefault", "popitem", "add", "discard", "move_to_end", "appendleft", "popleft", "rotate", "__setitem__", "__delitem__", "__iadd__", "__ior__"})
 _COMPARING = frozenset({"index", "count", "remove", "get", "pop", "setdefault", "add", "discard", "fromkeys", "__getitem__", "__setitem__", "__delitem__", "__contains__"})  # hash or compare their arguments
+_OF_THE_PROCESS = frozenset({"getrecursionlimit", "setrecursionlimit", "gettrace", "settrace", "getprofile", "setprofile", "getswitchinterval", "setswitchinterval", "getrefcount", "getallocatedblocks", "call_tracing"})
 _PYTHON_CALLABLES = frozenset({types.FunctionType, types.MethodType})
 _CONTAINER_TYPES = (list, dict, set, tuple, frozenset, deque, str, bytes, int, float, complex, range, slice, bytearray)
 
@@ -77,6 +79,8 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
         unsupported("tensor-hook", "a hook on a node of the autograd graph", saw=t.__name__, hint="register it outside of the compiled function")
     if isinstance(owner, BaseException) and id(owner) in cap.sources:
         cap.refuse_mutation(owner)
+    if t is re.Pattern:
+        args, kwargs = _with_trampolines(cap, args), dict(zip(kwargs or (), _with_trampolines(cap, (kwargs or {}).values())))
     if t.__module__ in ("re", "_sre", "types", "builtins", "_hashlib", "_blake2", "_struct", "itertools", "functools", "collections", "_collections", "_weakref", "weakref", "_contextvars", "datetime", "zoneinfo", "inspect"):
         return native(fn, *args, **(kwargs or {}))
     if t.__module__.startswith("torch"):
@@ -86,6 +90,11 @@ def call_c_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwarg
             unsupported("numpy", "a NumPy method on values of the compiled function", saw=name, hint="use torch")
         return native(fn, *args, **(kwargs or {}))
     unsupported("c-call", "a call of a method implemented in C", saw=f"{t.__module__}.{t.__qualname__}.{name}")
+
+
+def _with_trampolines(cap: Capture, args: Any) -> list[Any]:
+    """Functions of the program as ones that C code may call."""
+    return [cap.trampoline(v) if type(v) in _PYTHON_CALLABLES else v for v in args]
 
 
 def _torch_object_method(cap: Capture, fn: Any, name: str, owner: Any, args: Any, kwargs: Any) -> Any:
@@ -108,8 +117,12 @@ def call_module_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
         return drawn
     if module.startswith("torch") or module in ("_operator", "math"):
         return native(fn, *args, **(kwargs or {}))
+    if module == "sys" and fn.__name__ in _OF_THE_PROCESS:
+        unsupported("c-call", "a function that reads or sets the state of the process", saw=f"sys.{fn.__name__}")
+    if module == "_bisect":  # asks for items, as only a row or the program answers
+        return native(fn, *args, **(kwargs or {}))
     if module in PURE_C_MODULES or not module and fn.__qualname__ in ("str.maketrans", "bytes.maketrans"):
-        return native(fn, *cap.plain_iterables(args), **{k: cap.trampoline(v) if type(v) in _PYTHON_CALLABLES else v for k, v in (kwargs or {}).items()})
+        return native(fn, *cap.plain_iterables(args), **dict(zip(kwargs or (), _with_trampolines(cap, (kwargs or {}).values()))))
     if module in ("time", "_random", "random"):
         unsupported(*REFUSED_MODULES["time"][:2], saw=f"{module}.{fn.__name__}", hint=REFUSED_MODULES["time"][2])
     if module.startswith("numpy") and not cap.any_unknown(args, kwargs):
@@ -122,7 +135,9 @@ def call_class_builtin(cap: Capture, fn: Any, owner: type, args: Any, kwargs: An
     name = fn.__name__
     if name == "__new__":
         return cap.new_object(fn, args, kwargs)
-    if name in ("mro", "__subclasses__", "__instancecheck__", "__subclasscheck__", "__dir__", "__init_subclass__", "__subclasshook__", "maketrans", "fromhex", "from_bytes", "fromkeys"):
+    if name == "__subclasses__":
+        unsupported("c-call", "the list of a class's subclasses", saw=owner.__qualname__)
+    if name in ("mro", "__instancecheck__", "__subclasscheck__", "__dir__", "__init_subclass__", "__subclasshook__", "maketrans", "fromhex", "from_bytes", "fromkeys"):
         return native(fn, *cap.plain_iterables(args), **(kwargs or {}))
     module = owner.__module__ or ""
     if module.startswith("torch") or owner in (int, str, bytes, dict, float, bytearray):

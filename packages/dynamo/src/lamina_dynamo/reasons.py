@@ -42,6 +42,7 @@ REASONS: dict[str, Reason] = {
         "a call of a function, method or object that is implemented in C and not known to be free of effects",
         "call it outside of the compiled function, or mark a function around it with lamina.allow_in_graph if it computes on tensors",
     ),
+    "callback": Reason("C code that calls a function of the program (`math.floor` of an object with `__floor__`, a comparison of lists that hold objects with `__eq__`)", "call the method itself, or do it outside of the compiled function", "n = math.floor(obj)\n->\nn = obj.__floor__()"),
     "io": Reason("input, files, sockets, output in a form that is not modelled", "move it out of the compiled function, or accept the graph break"),
     "logging": Reason("a log record that is emitted, of other things than texts, numbers and tensors", "log texts, numbers and tensors, or lower the log level"),
     "time": Reason("reading the clock", "read it outside of the compiled function"),

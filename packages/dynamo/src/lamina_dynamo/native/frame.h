@@ -16,6 +16,7 @@ int hook_threads = 0;
 
 struct CodeExtra {  // per code object
   bool skip = false;
+  int whose = -1;  // what `whose_code` said, -1: not asked yet
   struct Known {
     PyObject* callback;  // borrowed, compared only: whose configuration this is
     CodeCache* cache;    // borrowed: removed when the cache dies
@@ -222,7 +223,81 @@ PyObject* run_entry_in(_PyInterpreterFrame* f, Py_ssize_t n, const std::shared_p
   return enter_in_place(f, n, e, arguments.p) ? IN_PLACE : call_on_slots(f, e, arguments.p);
 }
 
+// ---- what C code calls back during capture -----------------------------------------------------------------------------
+// `watched(fn, ...)` calls a native function for a capture. Where C code enters a function of the program's (`__index__` of an
+// object, say), the call is stopped: nobody would interpret that function, and what it reads would not be guarded.
+enum Whose { LIBRARY, PROGRAM, OURS };
+thread_local bool watching = false;
+thread_local PyObject* called_back = nullptr;  // code of the program's that was to be entered
+PyObject *whose_code = nullptr, *refuse_callback = nullptr;
+int watching_threads = 0;
+
+PyObject* evaluate(PyThreadState* ts, _PyInterpreterFrame* f, int throwing);
+void install() { _PyInterpreterState_SetEvalFrameFunc(PyInterpreterState_Get(), hook_threads + watching_threads ? evaluate : _PyEval_EvalFrameDefault); }
+
+struct Watch {  // sets whether this thread watches, for a scope
+  bool saved = watching;
+  explicit Watch(bool on) { set(on); }
+  ~Watch() { set(saved); }
+  void set(bool on) {
+    if (on == watching) return;
+    watching_threads += on ? 1 : -1;
+    watching = on;
+    install();
+  }
+};
+
+PyObject* evaluate_watched(PyThreadState* ts, _PyInterpreterFrame* f, int throwing) {
+  PyCodeObject* code = frame_code(f);
+  CodeExtra* e = extra_of((PyObject*)code, true);
+  if (e->whose < 0) {
+    Watch rests(false);
+    Ref answer(PyObject_CallFunctionObjArgs(whose_code, (PyObject*)code, f->f_globals, nullptr));
+    e->whose = answer ? (int)PyLong_AsLong(answer.p) : LIBRARY;
+    PyErr_Clear();
+  }
+  if (e->whose == OURS) {  // what the interpreter hands to C code: it looks after itself
+    Watch rests(false);
+    return _PyEval_EvalFrameDefault(ts, f, throwing);
+  }
+  if (e->whose == PROGRAM && !throwing) {
+    if (!called_back) called_back = Py_NewRef((PyObject*)code);
+    if (f->owner == FRAME_OWNED_BY_THREAD) {
+      drop_frame(ts, f);
+      PyErr_SetString(PyExc_RuntimeError, "a function of the program, called by C code during capture");
+      return nullptr;
+    }
+  }
+  return _PyEval_EvalFrameDefault(ts, f, throwing);
+}
+
+// watched(fn, *args, **kwargs)
+PyObject* py_watched(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+  PyObject* before = called_back;
+  called_back = nullptr;
+  PyObject* out;
+  {
+    Watch watch(true);
+    out = PyObject_Vectorcall(args[0], args + 1, (size_t)(n - 1), names);
+  }
+  Ref code(called_back);
+  called_back = before;
+  if (LIKELY(!code)) return out;
+  Py_XDECREF(out);
+  PyErr_Clear();
+  Ref raised(PyObject_CallOneArg(refuse_callback, code.p));
+  return nullptr;
+}
+// set_watch(whose_code, refuse_callback): (code, globals) -> LIBRARY, PROGRAM or OURS; what raises the refusal for a code object
+PyObject* py_set_watch(PyObject*, PyObject* args) {
+  PyObject *whose, *refuse;
+  if (!PyArg_ParseTuple(args, "OO", &whose, &refuse)) return nullptr;
+  whose_code = Py_NewRef(whose), refuse_callback = Py_NewRef(refuse);
+  Py_RETURN_NONE;
+}
+
 PyObject* evaluate(PyThreadState* ts, _PyInterpreterFrame* f, int throwing) {
+  if (UNLIKELY(watching)) return evaluate_watched(ts, f, throwing);
   if (LIKELY(!hook_callback || throwing || in_callback || bypass_depth)) return _PyEval_EvalFrameDefault(ts, f, throwing);
   PyCodeObject* code = frame_code(f);
   CodeExtra* e = extra_of((PyObject*)code, false);
@@ -255,8 +330,7 @@ PyObject* py_set_hook(PyObject*, PyObject* callback) {
   PyObject* old = hook_callback ? hook_callback : Py_NewRef(Py_None);
   hook_threads += (callback != Py_None) - (hook_callback != nullptr);
   hook_callback = callback == Py_None ? nullptr : Py_NewRef(callback);
-  PyInterpreterState* interp = PyInterpreterState_Get();
-  _PyInterpreterState_SetEvalFrameFunc(interp, hook_threads ? evaluate : _PyEval_EvalFrameDefault);
+  install();
   return old;
 }
 PyObject* py_get_hook(PyObject*, PyObject*) { return Py_NewRef(hook_callback ? hook_callback : Py_None); }

@@ -58,6 +58,8 @@ PyMethodDef module_methods[] = {{"global_state", py_global_state, METH_NOARGS, n
                                 {"get_hook", py_get_hook, METH_NOARGS, nullptr},
                                 {"hook_users", py_hook_users, METH_NOARGS, "how many threads have a callback"},
                                 {"tail", (PyCFunction)(void (*)(void))make_tail, METH_FASTCALL, "tail(callable, *args): as the result of replacement code, a call to make in its place"},
+                                {"watched", (PyCFunction)(void (*)(void))py_watched, METH_FASTCALL | METH_KEYWORDS, "watched(fn, *args, **kwargs): call for a capture; refused where C code calls the program back"},
+                                {"set_watch", py_set_watch, METH_VARARGS, "set_watch(whose_code, refuse_callback)"},
                                 {"mark_code", py_mark_code, METH_VARARGS, "mark_code(code, skip): never, or again, consider frames of this code"},
                                 {nullptr, nullptr, 0, nullptr}};
 PyModuleDef module_def = {PyModuleDef_HEAD_INIT, "_lamina_native", "Guards, caches and the frame hook of lamina_dynamo.", -1, module_methods, nullptr, nullptr, nullptr, nullptr};

@@ -40,23 +40,15 @@ def read_global(f: Frame, name: str) -> Any:
             source = GlobalSource(name) if g is cap.root_globals else ItemSource(ConstantSource(g), name)
         v = cap.global_cache[key] = cap.lift(g[name], source)
         return v
-    elif name in _BUILTINS:
-        if not is_torch_owned(g.get("__name__")):
-            cap.guard(GlobalsSource() if g is cap.root_globals else _held(g), GuardKind.NO_KEY, name)
-        v = cap.global_cache[key] = _BUILTINS[name]
-        cap.guard(BuiltinSource(name), GuardKind.ID, v)
-        return v
+    elif not is_torch_owned(g.get("__name__")):
+        cap.guards.add(GlobalsSource() if g is cap.root_globals else ConstantSource(g), GuardKind.NO_KEY, name)
     if name in _BUILTINS:
+        cap.guard(BuiltinSource(name), GuardKind.ID, _BUILTINS[name])
+        if key not in cap.globals_overlay:
+            cap.global_cache[key] = _BUILTINS[name]
         return _BUILTINS[name]
+    cap.guards.add(ConstantSource(_BUILTINS), GuardKind.NO_KEY, name)
     observe(NameError(f"name {name!r} is not defined"))
-
-
-class _Holder:
-    """Gives a module's globals a source that guards may be put on (a bare ConstantSource has nothing to guard)."""
-
-
-def _held(g: dict[str, Any]) -> Source:
-    return ConstantSource(g)
 
 
 def _global_arg(program: Any, ins: Any) -> tuple[str, bool]:
@@ -220,6 +212,7 @@ def import_from(f: Frame, name: str) -> None:
     except Exception:
         full = f"{getattr(m, '__name__', '')}.{name}"
         if full not in sys.modules:
-            observe(ImportError(f"cannot import name {name!r} from {getattr(m, '__name__', '')!r}"))
+            where = getattr(m, "__file__", None) or "unknown location"
+            observe(ImportError(f"cannot import name {name!r} from {getattr(m, '__name__', '')!r} ({where})", name=name, path=getattr(m, "__file__", None)))
         v = sys.modules[full]
     f.stack.append(v)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from types import FunctionType
 from typing import Any
@@ -111,7 +112,10 @@ def binary_op(f: Frame, op: Any) -> None:
         if is_open(f.cap, b):
             s[-1] = percent(f.cap, a, b)
             return
-        b = make_printable(f.cap, b)
+        shown = make_printable(f.cap, b)
+        if ("%r" in a or "%a" in a) and any(x is not y and type(x) is not type(y) for x, y in zip(*[v if type(v) is tuple else (v,) for v in (shown, b)])):
+            unsupported("object-text", "%r of an object in a text", saw=a, hint="format it by an f-string")
+        b = shown
     s[-1] = binary(f.cap, op, a, b)
 
 
@@ -119,6 +123,10 @@ def compare(cap: Any, op: Any, a: Any, b: Any) -> Any:
     """`a op b` of a rich comparison."""
     if type(a) in _SIMPLE and type(b) in _SIMPLE:
         cap.refuse_opaque(a, b)
+        if type(a) is type(b) and type(a) in (list, tuple) and _compares_in_python(cap, (*a, *b)):
+            return _compare_rows(cap, op, a, b)
+        if op in (operator.eq, operator.ne) and type(a) is type(b) is dict and a.keys() == b.keys() and _compares_in_python(cap, (*a.values(), *b.values())):
+            return _compare_rows(cap, op, list(a.values()), [b[k] for k in a])
         return native(op, a, b)
     method = python_method(cap, a, f"__{op.__name__}__")
     if method is not None:
@@ -141,6 +149,19 @@ def compare(cap: Any, op: Any, a: Any, b: Any) -> Any:
             return a is not b
     cap.refuse_opaque(a, b)
     return native(op, a, b)
+
+
+def _compares_in_python(cap: Any, items: Any) -> bool:
+    """Whether C code that compares these would call the program."""
+    return any(_compares_in_python(cap, v) if type(v) in (list, tuple) else type(v) not in _SIMPLE and not isinstance(v, torch.Tensor) and any(python_method(cap, v, n) for n in ("__eq__", "__lt__")) for v in items)
+
+
+def _compare_rows(cap: Any, op: Any, a: Any, b: Any) -> Any:
+    """Two lists or tuples, as C does it: the first items that are not equal decide, else the lengths."""
+    for x, y in zip(a, b):
+        if x is not y and not truth(cap, compare(cap, operator.eq, x, y)):
+            return op is operator.ne if op in (operator.eq, operator.ne) else compare(cap, op, x, y)
+    return op(len(a), len(b))
 
 
 def _compare_arg(program: Any, ins: Any) -> tuple[Any, bool]:
@@ -214,6 +235,8 @@ def refuse_user_keys(cap: Any, *keys: Any) -> None:
             method = python_method(cap, k, name)
             if method is not None and not _generated(t, method):
                 unsupported("user-hash", "a container that hashes or compares by the program's own methods", saw=t.__qualname__, hint="use keys of built-in types")
+        if id(k) in cap.sources and dataclasses.is_dataclass(t) and (method := python_method(cap, k, "__hash__")) is not None:
+            cap.call(method, (k,))  # what is hashed and compared is guarded
 
 
 def _generated(t: type, method: Any) -> bool:
@@ -299,7 +322,7 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
             return cap.large_dict_item(container, key)
         cap.refuse_opaque(container)
         refuse_user_keys(cap, key)
-        return native(operator.getitem, container, key)
+        return native(operator.getitem, container, key if t is dict else _index(cap, key))
     if isinstance(container, torch.Tensor) and id(container) not in cap.class_of:
         return native(operator.getitem, container, as_tensor_key(key))
     method = python_method(cap, container, "__getitem__")
@@ -317,9 +340,21 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
     if isinstance(container, type):
         hook = class_lookup(cap, type(container), "__getitem__")
         if hook is MISSING:
+            found = class_lookup(cap, container, "__class_getitem__")
+            made = getattr(found[0], "__func__", None) if found is not MISSING else None
+            if type(made) is FunctionType and not is_torch_owned(made.__module__) and made.__module__ != "typing":
+                return cap.call(made, (container, key))
             return native(operator.getitem, container, key)
     cap.refuse_opaque(container, key)
     return native(operator.getitem, container, key)
+
+
+def _index(cap: Any, key: Any) -> Any:
+    """A place in a row, or a part of it, for C code: `__index__` of the program is interpreted."""
+    if type(key) is slice:
+        return slice(*[_index(cap, v) for v in (key.start, key.stop, key.step)])
+    method = None if isinstance(key, int) else python_method(cap, key, "__index__")
+    return key if method is None else cap.call(method, (key,))
 
 
 @handler("BINARY_SUBSCR")

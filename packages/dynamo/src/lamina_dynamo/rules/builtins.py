@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lamina_dynshape.real_functions import MATH_FUNCTIONS, is_defined
 
-from ..attributes import TensorSuper, class_lookup, guard_mro, has_attr, load_attr
+from ..attributes import TensorSuper, class_lookup, guard_mro, has_attr, has_method, load_attr
 from ..instance_dict import instance_dict
 from ..stores import delete_attr, store_attr
 from ..calls import rule
@@ -21,8 +21,10 @@ from ..computed_numbers import of_numbers
 from ..draws import derived
 from ..frames import NULL
 from ..guards import GuardKind
+from ..lift import is_torch_owned
 from ..opcodes.operators import compare, python_method, subscript, truth
 from ..side_effects import add_effect, sets_attribute
+from ..source import CallSource, ConstantSource
 from ..texts import OpenText, is_open, joined, shown
 
 
@@ -87,6 +89,8 @@ def _make_class(cap: Any, meta: type, args: Any, kwargs: Any) -> type:
     for found in hooks:
         if found is not MISSING and isinstance(getattr(found[0], "__func__", found[0]), types.FunctionType) and found[1].__module__ not in _QUIET_HOOKS:
             unsupported("class-hook", "making a class whose making runs the program's code", saw=found[1].__qualname__, hint="define the class outside")
+    if "__module__" not in namespace:  # CPython takes it from the frame that calls, which is ours here
+        args = _name, bases, {**namespace, "__module__": cap.frame.globals.get("__name__", "builtins")}
     cls = native(meta, *args, **kwargs)
     cap.own[id(cls)] = cls
     cap.created[id(cls)] = (cls, cap.step)
@@ -211,7 +215,7 @@ def int_(cap: Any, args: Any, kwargs: Any) -> Any:
             return v.to(torch.int64).item() if v.dtype.is_floating_point else v.item()
         method = python_method(cap, v, "__int__")
         if method is not None:
-            return cap.call(method, (v,))
+            return _converted(cap, v, method, int, torch.SymInt)
     return native(int, *args, **kwargs)
 
 
@@ -228,8 +232,17 @@ def float_(cap: Any, args: Any, kwargs: Any) -> Any:
             return native(torch.sym_float, v) if drawn is MISSING else drawn
         method = python_method(cap, v, "__float__")
         if method is not None:
-            return cap.call(method, (v,))
+            return _converted(cap, v, method, float, torch.SymFloat)
     return native(float, *args, **kwargs)
+
+
+def _converted(cap: Any, v: Any, method: Any, kind: type, symbolic: type) -> Any:
+    """What `__int__` or `__float__` of the program gives, of the kind that it must be."""
+    out = cap.call(method, (v,))
+    if not isinstance(out, (kind, symbolic)):
+        got = {torch.SymInt: "int", torch.SymFloat: "float"}.get(type(out), cap.type_of(out).__name__)
+        observe(TypeError(f"{type(v).__name__}.__float__ returned non-float (type {got})" if kind is float else f"__int__ returned non-int (type {got})"))
+    return out
 
 
 @rule(str)
@@ -402,9 +415,27 @@ def locals_(cap: Any, args: Any, kwargs: Any) -> dict[str, Any]:
 
 @rule(globals, dir)
 def names_(cap: Any, args: Any, kwargs: Any) -> Any:
-    if args:
-        return native(dir, *args)
-    unsupported("frame-locals", "globals(), locals() or dir() of the frame")
+    if not args:
+        unsupported("frame-locals", "globals(), locals() or dir() of the frame")
+    v = args[0]
+    if id(v) in cap.overlay or isinstance(v, types.ModuleType) and any(key == id(v.__dict__) for key, _ in cap.globals_overlay):
+        unsupported("frame-locals", "dir() of an object whose attributes were written", hint="ask for the attribute by hasattr")
+    names = native(dir, v)
+    if isinstance(v, (type, types.ModuleType)) and not is_torch_owned(v.__name__ if isinstance(v, types.ModuleType) else v.__module__):
+        cap.guards.add(CallSource(_names, ConstantSource(v)), GuardKind.EQUALS, tuple(names))
+    elif id(v) in cap.sources:
+        cap.guards.add(CallSource(_names, cap.sources[id(v)]), GuardKind.EQUALS, tuple(names))
+    return names
+
+
+def _names(v: Any) -> tuple[str, ...]:
+    return tuple(dir(v))
+
+
+@rule(callable)
+def callable_(cap: Any, args: Any, kwargs: Any) -> bool:
+    (v,) = args
+    return native(callable, v, **kwargs) if isinstance(v, (torch.Tensor, types.FunctionType, type)) else has_method(cap, v, "__call__")
 
 
 @rule(id)

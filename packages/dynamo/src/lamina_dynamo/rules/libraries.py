@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 import types
 import warnings
@@ -21,10 +22,10 @@ import torch
 from ..attributes import class_lookup, load_attr, raw_dict
 from ..instance_dict import instance_dict
 from ..calls import rule
-from ..control import native, unsupported
+from ..control import MISSING, Observed, native, unsupported
 from ..guards import GuardKind
 from ..opcodes.operators import python_method
-from ..source import ConstantSource, instance_attr
+from ..source import ConstantSource, TypeAttrSource, instance_attr
 from ..side_effects import add_effect
 from ..texts import is_open, shown
 from .leaves import copy_leaf
@@ -168,22 +169,85 @@ def exc_info(cap: Any, args: Any, kwargs: Any) -> Any:
     return (None, None, None) if exc is None else (type(exc), exc, exc.__traceback__)
 
 
+# ---- texts -------------------------------------------------------------------------------------------------------------
+for _sub in (re.sub, re.subn):
+
+    @rule(_sub)
+    def _substitute(cap: Any, args: Any, kwargs: Any, fn: Any = _sub) -> Any:
+        """A replacement that is a function is interpreted, in `Pattern.sub`."""
+        given = {**dict(zip(("pattern", "repl", "string", "count", "flags"), args)), **kwargs}
+        pattern = native(re.compile, given.pop("pattern"), given.pop("flags", 0))
+        return cap.call(getattr(pattern, fn.__name__), (), given)
+
+
 # ---- inspection --------------------------------------------------------------------------------------------------------
 def _native_rules() -> None:
     def run_native(fn: Any) -> Any:
         return lambda cap, args, kwargs: native(fn, *args, **kwargs)
 
-    for fn in (inspect.signature, inspect.getfullargspec, inspect.unwrap, inspect.isclass, inspect.isfunction, inspect.ismethod, inspect.getmodule, dataclasses.is_dataclass):
+    for fn in (inspect.isclass, inspect.isfunction, inspect.ismethod, inspect.getmodule):
         rule(fn)(run_native(fn))
 
 
 _native_rules()
 
 
+def _signature_rule(fn: Any) -> None:
+    @rule(fn)
+    def run(cap: Any, args: Any, kwargs: Any) -> Any:
+        """What says which parameters a callable has is guarded, through its wrappers."""
+        if args:
+            _rely_on_parameters(cap, args[0])
+        return native(fn, *args, **kwargs)
+
+
+for _fn in (inspect.signature, inspect.getfullargspec, inspect.unwrap):
+    _signature_rule(_fn)
+
+
+def _rely_on_parameters(cap: Any, v: Any) -> None:
+    while v is not None and id(v) not in cap.own:
+        if isinstance(v, types.MethodType):
+            v = v.__func__
+        elif type(v) is types.FunctionType:
+            for name in ("__code__", "__defaults__", "__kwdefaults__"):
+                load_attr(cap, v, name)
+            found = [_attribute(cap, v, name) for name in ("__signature__", "__wrapped__")]
+            v = None if found[0] is not None else found[1]
+        elif isinstance(v, type):
+            class_lookup(cap, v, "__signature__")
+            made = [class_lookup(cap, v, name)[0] for name in ("__new__", "__init__")]
+            v = next((m for m in made if type(m) is types.FunctionType), None)
+        elif isinstance(v, functools.partial):
+            v = v.func
+        else:
+            _attribute(cap, v, "__signature__")
+            called = class_lookup(cap, type(v), "__call__")
+            v = called[0] if called is not MISSING else None
+
+
+def _attribute(cap: Any, v: Any, name: str) -> Any:
+    try:
+        return load_attr(cap, v, name)
+    except Observed:
+        return None
+
+
+@rule(dataclasses.is_dataclass)
+def is_dataclass(cap: Any, args: Any, kwargs: Any) -> bool:
+    return class_lookup(cap, args[0] if isinstance(args[0], type) else type(args[0]), _FIELDS) is not MISSING
+
+
 @rule(dataclasses.fields)
 def fields(cap: Any, args: Any, kwargs: Any) -> Any:
-    v = args[0]
-    return native(dataclasses.fields, v if isinstance(v, type) else type(v))
+    cls = args[0] if isinstance(args[0], type) else type(args[0])
+    found = class_lookup(cap, cls, _FIELDS)
+    if found is not MISSING and id(cls) not in cap.own:
+        cap.guards.add(TypeAttrSource(ConstantSource(cls), _FIELDS), GuardKind.ID, found[0])
+    return native(dataclasses.fields, cls)
+
+
+_FIELDS = "__dataclass_fields__"
 
 
 # ---- collections -------------------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def _register() -> None:
 
 _register()
 _getter_rule(torch.is_autocast_cache_enabled, _CACHE)  # the state of a call has it where autocast is on
+_getter_rule(torch.get_autocast_dtype, next(s for s in _ALONE if s.write is torch.set_autocast_dtype))
 _getter_rule(torch.is_anomaly_enabled, _ANOMALY)
 _getter_rule(torch.is_anomaly_check_nan_enabled, _ANOMALY)
 

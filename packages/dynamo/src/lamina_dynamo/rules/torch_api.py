@@ -19,7 +19,9 @@ from lamina_primops.regions import Region
 
 from ..calls import rule
 from ..control import native, unsupported
+from ..guards import GuardKind
 from ..recorder import Recorder, function_rule
+from ..source import CallSource
 from .numpy_api import from_array
 
 # ---- "are we compiling?" -----------------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def check(cap: Any, args: Any, kwargs: Any) -> None:
     if not isinstance(condition, torch.SymBool) or condition.node.has_hint():
         native(torch._check, bool(native(operator.truth, condition)), message)
         return
-    text = native(message) if callable(message) and not cap.any_tensor(getattr(message, "__defaults__", None) or (), {}) else "Expected cond to be True, but got False."
+    text = native(lambda: message()) if callable(message) and not cap.any_tensor(getattr(message, "__defaults__", None) or (), {}) else "Expected cond to be True, but got False."
     cap.assert_true(condition, str(text))
 
 
@@ -345,7 +347,7 @@ def tensor_contains(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
     unsupported("data-dependent-branch", "data-dependent branch", saw=rec.cap.describe(args[0]), hint="keep the computation in tensors")
 
 
-_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_shared", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
+_QUESTIONS = ("__len__", "dim", "ndimension", "size", "stride", "is_contiguous", "is_floating_point", "is_complex", "numel", "nelement", "element_size", "get_device", "is_pinned", "has_names", "is_signed", "is_conj", "is_neg", "is_inference", "__hash__", "__dir__", "dense_dim", "sparse_dim", "is_distributed", "is_coalesced", "dim_order", "is_set_to")
 
 
 @function_rule(*[getattr(_T, name) for name in _QUESTIONS if hasattr(_T, name)], torch.is_floating_point, torch.is_complex, torch.numel)
@@ -354,6 +356,16 @@ def tensor_question(rec: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         return rec.run(func, args, kwargs)
     with torch._C.DisableTorchFunctionSubclass():
         return func(*args, **kwargs)
+
+
+@function_rule(_T.is_shared)
+def is_shared(rec: Recorder, func: Any, args: Any, kwargs: Any) -> bool:
+    inp = rec.cap.inputs.get(id(args[0]))
+    if inp is None:
+        return False
+    shared = inp.real.is_shared()
+    rec.cap.guards.add(CallSource(_T.is_shared, inp.source), GuardKind.BOOL, shared)
+    return shared
 
 
 # ---- what changes global state, or needs more than a graph ---------------------------------------------------------------

@@ -1,0 +1,1389 @@
+"""One expression, one change between two calls: compiled code must follow eager, also where C code asks the program's objects.
+
+Each case is an expression, a statement that changes something, and one that undoes it where the process would notice; the setup makes the
+module in which they run. Exceptions count as results, with their texts.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+from lamina_dynamo.runtime import Options, compile_callable, reset
+
+CASES: list[tuple[str, str, str, str]] = []
+
+
+def cases(setup: str, *rows: tuple[str, ...]) -> None:
+    CASES.extend((setup, *row, "")[:4] for row in rows)  # type: ignore[arg-type]
+
+
+READ = """
+def read(f):
+    try: return f()
+    except Exception as e: return type(e).__name__, str(e)
+"""
+
+
+def outcomes(case: tuple[str, str, str, str], compiled: bool) -> list[str]:
+    """What the expression gives in four calls, two before the change and two after it."""
+    setup, expression, change, undo = case
+    module = sys.modules["generated_module"] = types.ModuleType("generated_module")
+    exec(compile(f"{setup}\n{READ}\ndef program(x): return x + 1, read(lambda: ({expression}))\n", "<case>", "exec"), module.__dict__)
+    fn: Any = module.program
+    if compiled:
+        fn = compile_callable(fn, Options(lambda gm, examples: gm.forward, recompile_limit=64))
+
+    def look() -> str:
+        value = fn(torch.zeros(1))[1]
+        return re.sub("0x[0-9a-f]+", "0x", repr(value.detach() if isinstance(value, torch.Tensor) else value))
+
+    try:
+        found = [look(), look()]
+        exec(change, module.__dict__)
+        return [*found, look(), look()]
+    finally:
+        exec(undo, module.__dict__)
+        sys.modules.pop("generated_module", None)
+        reset()
+
+
+cases(
+    '',
+    ('LATE', 'import builtins; builtins.LATE = 4', 'del builtins.LATE'), ("globals()['LATE']", 'LATE = 1'), ("'LATE' in globals()", 'LATE = 1'),
+    ("globals().get('LATE')", 'LATE = 1'), ('len(globals())', 'LATE = 1'),
+)
+
+cases(
+    'def mk():\n    if 0: cell = 1\n    def f(): return cell\n    return f\nf = mk()',
+    ('f()', 'f.__closure__[0].cell_contents = 5'),
+)
+
+cases(
+    'def mk():\n    cell = 1\n    def f(): return cell\n    return f\nf = mk()',
+    ('f()', 'del f.__closure__[0].cell_contents'),
+)
+
+cases(
+    "import types,sys\nmod = types.ModuleType('usermod'); mod.a = 1; sys.modules['usermod'] = mod",
+    ('mod.a', 'mod.a = 2'), ('mod.late', 'mod.late = 2'), ("hasattr(mod,'late')", 'mod.late = 2'), ("getattr(mod,'late',3)", 'mod.late = 2'),
+    ('mod.late', 'mod.__getattr__ = lambda n: 7'), ("getattr(mod,'late',3)", 'mod.__getattr__ = lambda n: 7'), ('len(vars(mod))', 'mod.late = 2'),
+    ("'late' in mod.__dict__", 'mod.late = 2'), ('mod.__name__', "mod.__name__='other'"), ('dir(mod)[-1]', 'mod.zzz=1'),
+)
+
+cases(
+    "import types,sys\nmod = types.ModuleType('usermod'); mod.a = 1; sys.modules['usermod'] = mod\ndef f():\n    from usermod import late\n    return late",
+    ('f()', 'mod.late = 2'),
+)
+
+cases(
+    "import types,sys\nmod = types.ModuleType('usermod'); mod.a = 1; sys.modules['usermod'] = mod\ndef f():\n    from usermod import a\n    return a",
+    ('f()', 'mod.a = 2'),
+)
+
+cases(
+    "import types,sys\nmod = types.ModuleType('usermod'); mod.a = 1; sys.modules['usermod'] = mod\ndef f():\n    import usermod\n    return usermod.a",
+    ('f()', "import types,sys\nm2 = types.ModuleType('usermod'); m2.a = 11; sys.modules['usermod'] = m2"),
+)
+
+cases(
+    'LATE=0',
+    ("eval('LATE')", 'LATE = 1'),
+)
+
+cases(
+    "def f(): 'doc'",
+    ('f.__doc__', "f.__doc__ = 'other'"),
+)
+
+cases(
+    "def f(a: int): 'doc'",
+    ('f.__annotations__', 'f.__annotations__ = {}'), ("f.__annotations__['a']", "f.__annotations__['a'] = str"), ('f.__module__', "f.__module__ = 'q'"),
+    ('f.__qualname__', "f.__qualname__ = 'q'"), ('f.__code__.co_argcount', 'f.__code__ = (lambda a, b: 1).__code__'),
+)
+
+cases(
+    'import functools\ndef g(): return 1\n@functools.wraps(g)\ndef f(): return 2',
+    ('f.__wrapped__()', 'f.__wrapped__ = lambda: 5'),
+)
+
+cases(
+    'import inspect\ndef f(a): return 2',
+    ('len(inspect.signature(f).parameters)', 'f.__code__ = (lambda a, b: 1).__code__'), ('len(inspect.signature(f).parameters)', 'f.__signature__ = inspect.Signature()'),
+)
+
+cases(
+    'import inspect\ndef f(a=1): return 2',
+    ("inspect.signature(f).parameters['a'].default", 'f.__defaults__ = (4,)'),
+)
+
+cases(
+    "class C:\n    'doc'\n    a: int = 1\nc = C()",
+    ('C.__doc__', "C.__doc__='x'"), ('c.__doc__', "C.__doc__='x'"), ('C.__name__', "C.__name__='D'"), ('C.__qualname__', "C.__qualname__='D'"),
+    ('C.__module__', "C.__module__='D'"), ("C.__annotations__['a']", "C.__annotations__['a']=str"), ('len(C.__dict__)', 'C.z=1'), ('len(vars(c))', 'c.z=1'),
+    ("'z' in c.__dict__", 'c.z=1'), ('repr(c)[:3]', "C.__repr__=lambda s:'rep'"), ('str(c)[:3]', "C.__str__=lambda s:'str'"), ("f'{c}'[:3]", "C.__format__=lambda s,f:'fmt'"),
+    ('bool(c)', 'C.__bool__=lambda s:False'), ('hash(c)==3', 'C.__hash__=lambda s:3'), ('c==3', 'C.__eq__=lambda s,o:True'), ('c!=3', 'C.__ne__=lambda s,o:False'),
+    ('c in [1,2]', 'C.__eq__=lambda s,o:True'), ('len(c)', 'C.__len__=lambda s:4'), ('c()', 'C.__call__=lambda s:4'), ('callable(c)', 'C.__call__=lambda s:4'),
+    ('c[0]', 'C.__getitem__=lambda s,i:4'), ('list(c)', 'C.__iter__=lambda s:iter([1])'), ('3 in c', 'C.__contains__=lambda s,i:True'), ('c+1', 'C.__add__=lambda s,i:4'),
+    ('1+c', 'C.__radd__=lambda s,i:4'), ('-c', 'C.__neg__=lambda s:4'), ('c<1', 'C.__lt__=lambda s,i:True'), ('int(c)', 'C.__int__=lambda s:4'),
+    ('[1,2,3][c]', 'C.__index__=lambda s:1'), ('dir(c)[-1]', 'c.zzz=1'), ('c.b', 'C.b=property(lambda s:3)'), ('c.a', 'C.a=property(lambda s:3)'),
+    ('C().a', "C.__init__=lambda s:setattr(s,'a',9)"), ('C().a', "C.__new__=staticmethod(lambda k:type('Q',(),{'a':12})())"),
+    ("getattr(c,'a')", 'C.__getattribute__=lambda s,n:14'), ('isinstance(c,C)', "c.__class__=type('D',(),{})"), ('type(c).a', 'C.a=3'), ('C.mro()[0].a', 'C.a=3'),
+    ('C.__subclasses__()', 'class D(C): pass'), ('isinstance(3, C)', "type('M',(type,),{}); C"),
+)
+
+cases(
+    'class M(type): pass\nclass C(metaclass=M): pass',
+    ('isinstance(3,C)', 'M.__instancecheck__=lambda k,o:True'), ('issubclass(int,C)', 'M.__subclasscheck__=lambda k,o:True'), ('C[0]', 'M.__getitem__=lambda k,o:8'),
+    ('C[0]', 'C.__class_getitem__=classmethod(lambda k,o:8)'), ('len(C)', 'M.__len__=lambda k:8'), ('C()==3', 'M.__call__=lambda k:3'),
+)
+
+cases(
+    'import dataclasses\n@dataclasses.dataclass\nclass P:\n    a: int = 1\nq = P()',
+    ('dataclasses.fields(P)[0].name', 'P.__dataclass_fields__ = {}'), ('dataclasses.asdict(q)', 'q.a = 4'),
+    ('dataclasses.replace(q, a=3).a', "P.__post_init__ = lambda s: setattr(s,'a',8)"), ('P().a', "P.__init__ = lambda s: setattr(s,'a',8)"), ('repr(q)', 'q.a = 8'),
+)
+
+cases(
+    'import functools\n@functools.singledispatch\ndef f(v): return 1',
+    ('f(3)', 'f.register(int, lambda v: 5)'),
+)
+
+cases(
+    'import functools\nSC=1\n@functools.lru_cache\ndef f(v): return SC + v',
+    ('f(3)', 'SC=4'), ('f(3)', 'SC=4; f.cache_clear()'),
+)
+
+cases(
+    'import functools\nclass K:\n    z=1\n    @functools.cached_property\n    def v(self): return self.z\nk=K()',
+    ('k.v', 'K.z=5'), ('k.v', 'K.z=5; del k.v'),
+)
+
+cases(
+    'import functools\nclass K:\n    def m(self, b): return b\n    h=functools.partialmethod(m, 3)\nk=K()',
+    ('k.h()', 'K.h=functools.partialmethod(K.m, 4)'),
+)
+
+cases(
+    "import contextvars\nv=contextvars.ContextVar('v', default=1)",
+    ('v.get()', 'v.set(3)'),
+)
+
+cases(
+    'import threading\nt=threading.local(); t.v=1',
+    ('t.v', 't.v=2'),
+)
+
+cases(
+    "import os\nos.environ['XQ']='1'",
+    ("os.environ['XQ']", "os.environ['XQ']='2'"), ("os.getenv('XQ')", "os.environ['XQ']='2'"),
+)
+
+cases(
+    "import os\nos.environ.pop('XR',None)",
+    ("os.environ.get('XR')", "os.environ['XR']='2'"),
+)
+
+cases(
+    "import os\nos.environ.pop('XS',None)",
+    ("'XS' in os.environ", "os.environ['XS']='2'"),
+)
+
+cases(
+    "import logging\nl=logging.getLogger('q1'); l.setLevel(10)",
+    ('l.isEnabledFor(20)', 'l.setLevel(50)'),
+)
+
+cases(
+    'import weakref\nclass W: v=3\nw=W(); r=weakref.ref(w)',
+    ('r() is None', 'del w'),
+)
+
+cases(
+    'import weakref\nclass W: v=3\nw=W(); r=weakref.WeakValueDictionary(a=w)',
+    ("'a' in r", 'del w'),
+)
+
+cases(
+    'import weakref\nclass W: v=3\nw=W(); r=weakref.proxy(w)',
+    ('r.v', 'w.v=7'),
+)
+
+cases(
+    'import decimal',
+    ('decimal.getcontext().prec', 'decimal.getcontext().prec=5', 'decimal.getcontext().prec=28'),
+)
+
+cases(
+    "import pathlib\nq=pathlib.Path('a')",
+    ('str(q)', "q=pathlib.Path('b')"),
+)
+
+cases(
+    'import datetime\nd=datetime.date(2020,1,1)',
+    ('d.year', 'd=datetime.date(2021,1,1)'),
+)
+
+cases(
+    "import array\na=array.array('i',[1,2])",
+    ('a[0]', 'a[0]=5'),
+)
+
+cases(
+    "a=bytearray(b'ab')",
+    ('a[0]', 'a[0]=5'),
+)
+
+cases(
+    "a=memoryview(bytearray(b'ab'))",
+    ('a[0]', 'a[0]=5'),
+)
+
+cases(
+    'import fractions\na=fractions.Fraction(1,2)',
+    ('a.numerator', 'a=fractions.Fraction(3,2)'),
+)
+
+cases(
+    'a=range(3)',
+    ('a[1]', 'a=range(1,4)'),
+)
+
+cases(
+    'a=slice(0,2)',
+    ('[1,2,3][a]', 'a=slice(1,3)'),
+)
+
+cases(
+    'a=frozenset([1])',
+    ('1 in a', 'a=frozenset([2])'),
+)
+
+cases(
+    'a=1+2j',
+    ('a.real', 'a=2+2j'),
+)
+
+cases(
+    'a=...',
+    ('a is ...', 'a=1'),
+)
+
+cases(
+    'import itertools\na=itertools.count(3)',
+    ('next(a)', 'next(a)'),
+)
+
+cases(
+    'import itertools\na=itertools.cycle([1,2])',
+    ('next(a)', 'next(a)'),
+)
+
+cases(
+    'def g():\n    yield 1\n    yield 2\n    yield 3\n    yield 4\na=g()',
+    ('next(a)', 'next(a)'),
+)
+
+cases(
+    'a=zip([1,2,3,4,5,6],[1,2,3,4,5,6])',
+    ('next(a)', 'next(a)'),
+)
+
+cases(
+    'a=enumerate([1,2,3,4,5,6])',
+    ('next(a)', 'next(a)'),
+)
+
+cases(
+    'a=map(str,[1,2,3,4,5,6])',
+    ('next(a)', 'next(a)'),
+)
+
+cases(
+    "import collections\na=collections.ChainMap({'a':1},{'b':2})",
+    ("a['b']", "a.maps[0]['b']=4"),
+)
+
+cases(
+    "import collections\na=collections.UserDict({'a':1})",
+    ("a['a']", "a['a']=4"),
+)
+
+cases(
+    "import collections\na=collections.Counter('aab')",
+    ('a.most_common(1)', "a['b']+=5"),
+)
+
+cases(
+    "import types\na=types.MappingProxyType({'a':1})",
+    ("a['a']", "a=types.MappingProxyType({'a':2})"),
+)
+
+cases(
+    "d={'a':1}\nimport types\na=types.MappingProxyType(d)",
+    ("a['a']", "d['a']=3"),
+)
+
+cases(
+    "d={'a':1}\na=d.items()",
+    ('list(a)', "d['a']=3"),
+)
+
+cases(
+    "d={'a':1}\na=d.keys()",
+    ('len(a)', "d['b']=3"),
+)
+
+cases(
+    'import operator\na=operator.itemgetter(1)',
+    ('a([1,2,3])', 'a=operator.itemgetter(2)'),
+)
+
+cases(
+    'import heapq\na=[1,2]',
+    ('heapq.nsmallest(1,a)', 'a[0]=0;a.append(-3)'),
+)
+
+cases(
+    "import re\na=re.compile('b')",
+    ("a.sub('c','ab')", "a=re.compile('a')"),
+)
+
+cases(
+    'import copy\nclass Q: pass\nq=Q(); q.a=[1]',
+    ('copy.deepcopy(q).a', 'q.a.append(2)'), ('copy.copy(q).a', "Q.__copy__=lambda s:type('Z',(),{'a':5})"),
+)
+
+cases(
+    "import json\nd={'a':1}",
+    ('json.dumps(d)', "d['b']=2"),
+)
+
+cases(
+    'import math',
+    ('math.pi', 'math.pi=3', 'math.pi=3.141592653589793'), ('math.floor(2.5)', 'math.old=math.floor;math.floor=lambda v:99', 'math.floor=math.old'),
+)
+
+cases(
+    'import operator',
+    ('operator.add(1,2)', 'operator.old=operator.add;operator.add=lambda a,b:99', 'operator.add=operator.old'),
+)
+
+cases(
+    'import itertools',
+    ('list(itertools.chain([1],[2]))', 'itertools.old=itertools.chain;itertools.chain=lambda *a:[99]', 'itertools.chain=itertools.old'),
+)
+
+cases(
+    'import functools',
+    ('functools.reduce(lambda a,b:a+b,[1,2])', 'functools.old=functools.reduce;functools.reduce=lambda *a:99', 'functools.reduce=functools.old'),
+)
+
+cases(
+    'import torch\nt=torch.ones(2,3)\nu=None',
+    ('t.grad is None', 't.requires_grad_(); t.grad=torch.ones(2,3)'), ('t.is_leaf', 't=torch.ones(2,3,requires_grad=True)*2'),
+    ('t.grad_fn is None', 't=torch.ones(2,3,requires_grad=True)*2'), ('t._base is None', 't=torch.ones(6).view(2,3)'), ('t.storage_offset()', 't=torch.ones(7)[1:].view(2,3)'),
+    ('t.untyped_storage().size()', 't=torch.ones(7)[:6].view(2,3)'), ('t.is_inference()', "exec('with torch.inference_mode(): t2=torch.ones(2,3)',globals()); t=t2"),
+    ('t._version', 't.add_(1)'), ('t.retains_grad', 't=(torch.ones(2,3,requires_grad=True)*2); t.retain_grad()'),
+    ('t.output_nr', 't=torch.ones(4,3,requires_grad=True).chunk(2)[1]'), ('t._backward_hooks is None', 't.requires_grad_(); t.register_hook(lambda g:g)'),
+    ('t.layout==torch.strided', 't=t.to_sparse()'), ('t.is_contiguous(memory_format=torch.channels_last)', 't=torch.ones(1,1,2,3)'), ('t.is_shared()', 't.share_memory_()'),
+    ('t.is_conj()', 't=torch.ones(2,3,dtype=torch.complex64).conj()'),
+    ('t.is_neg()', 't=torch.ones(2,3,dtype=torch.complex64).conj().imag'), ('t.nbytes', 't=t.double()'), ('t.data_ptr()==0', 't=torch.empty(0)'), ('len(t)', 't=torch.ones(5,3)'),
+    ('type(t) is torch.Tensor', 't=torch.nn.Parameter(t)'), ('isinstance(t,torch.nn.Parameter)', 't=torch.nn.Parameter(t)'), ("hasattr(t,'foo')", 't.foo=1'),
+    ('t.__dict__', 't.foo=1'), ('t.tolist()', 't.mul_(3)'), ('bool((t>0).all())', 't.mul_(-3)'), ('t.device.type', "t=t.to('meta')"), ('t.is_meta', "t=t.to('meta')"),
+    ('t.is_sparse', 't=t.to_sparse()'), ('t.is_quantized', 't=torch.quantize_per_tensor(t,.1,0,torch.qint8)'), ('t.is_nested', 't=torch.nested.nested_tensor([t])'),
+    ('t.T.shape', 't=torch.ones(3,2)'), ('t.element_size()', 't=t.half()'), ('t.stride(0)', 't=torch.ones(3,2).t()'), ('t.dim()', 't=torch.ones(2)'),
+    ('t.is_floating_point()', 't=t.int()'), ('t.is_complex()', 't=t.cfloat()'), ('t.requires_grad', 't.requires_grad_()'), ('t is u', 'u=t'),
+)
+
+cases(
+    'import torch',
+    ('torch.is_inference_mode_enabled()', 'g=torch.inference_mode(); g.__enter__()', 'g.__exit__(None,None,None)'),
+    ("torch.is_autocast_enabled('cpu')", "g=torch.autocast('cpu'); g.__enter__()", 'g.__exit__(None,None,None)'),
+    ("str(torch.get_autocast_dtype('cpu'))", "torch.set_autocast_dtype('cpu',torch.float16)", "torch.set_autocast_dtype('cpu',torch.bfloat16)"),
+    ('torch.are_deterministic_algorithms_enabled()', 'torch.use_deterministic_algorithms(True)', 'torch.use_deterministic_algorithms(False)'),
+    ('torch.is_deterministic_algorithms_warn_only_enabled()', 'torch.use_deterministic_algorithms(True,warn_only=True)', 'torch.use_deterministic_algorithms(False)'),
+    ('torch.get_deterministic_debug_mode()', 'torch.set_deterministic_debug_mode(1)', 'torch.set_deterministic_debug_mode(0)'),
+    ('torch.get_float32_matmul_precision()', "torch.set_float32_matmul_precision('high')", "torch.set_float32_matmul_precision('highest')"),
+    ('torch.is_anomaly_enabled()', 'torch.autograd.set_detect_anomaly(True)', 'torch.autograd.set_detect_anomaly(False)'),
+    ('torch.backends.cudnn.enabled', 'torch.backends.cudnn.enabled=False', 'torch.backends.cudnn.enabled=True'),
+    ('torch.backends.cudnn.benchmark', 'torch.backends.cudnn.benchmark=True', 'torch.backends.cudnn.benchmark=False'),
+    ('torch.backends.mkldnn.enabled', 'torch.backends.mkldnn.enabled=False', 'torch.backends.mkldnn.enabled=True'),
+    ('torch.backends.cuda.matmul.allow_tf32', 'torch.backends.cuda.matmul.allow_tf32=True', 'torch.backends.cuda.matmul.allow_tf32=False'),
+    ('str(torch.get_default_device())', "torch.set_default_device('meta')", 'torch.set_default_device(None)'),
+    ('str((torch.ones(2)).device)', "torch.set_default_device('meta')", 'torch.set_default_device(None)'),
+    ('torch.is_warn_always_enabled()', 'torch.set_warn_always(True)', 'torch.set_warn_always(False)'),
+    ('torch.get_num_threads()', 'n=torch.get_num_threads(); torch.set_num_threads(2)', 'torch.set_num_threads(n)'),
+    ('str(torch.get_default_dtype())', 'torch.set_default_dtype(torch.float64)', 'torch.set_default_dtype(torch.float32)'),
+    ('str(torch.ones(2).dtype)', 'torch.set_default_dtype(torch.float64)', 'torch.set_default_dtype(torch.float32)'),
+    ('torch.is_grad_enabled()', 'torch.set_grad_enabled(False)', 'torch.set_grad_enabled(True)'),
+    ('torch._C._is_view_replay_enabled()', 'torch._C._set_view_replay_enabled(True)', 'torch._C._set_view_replay_enabled(False)'),
+    ('torch.autograd._multithreading_is_enabled() if 0 else torch._C._is_multithreading_enabled()', 'torch._C._set_multithreading_enabled(False)', 'torch._C._set_multithreading_enabled(True)'),
+    ('torch.backends.cuda.flash_sdp_enabled()', 'torch.backends.cuda.enable_flash_sdp(False)', 'torch.backends.cuda.enable_flash_sdp(True)'),
+    ('torch.nn.functional.relu(torch.ones(1))', 'F=torch.nn.functional; old=F.relu; F.relu=lambda v:9', 'F.relu=old'),
+    ('torch.add(torch.ones(1),1)', 'old=torch.add; torch.add=lambda *v:9', 'torch.add=old'),
+    ('torch.ones(1).sum()', 'old=torch.Tensor.sum; torch.Tensor.sum=lambda v:9', 'torch.Tensor.sum=old'),
+    ('torch.ones(1).foo', 'torch.Tensor.foo=property(lambda v:9)', 'del torch.Tensor.foo'),
+    ('torch.nn.Linear(2,2).weight.shape', 'old=torch.nn.Linear.__init__\ndef ni(s,*a,**k):\n    torch.nn.Module.__init__(s); s.weight=torch.ones(7)\ntorch.nn.Linear.__init__=ni', 'torch.nn.Linear.__init__=old'),
+    ('torch.nn.ReLU()(torch.ones(1)-2)', 'old=torch.nn.ReLU.forward; torch.nn.ReLU.forward=lambda s,v:9', 'torch.nn.ReLU.forward=old'),
+)
+
+cases(
+    'import torch\nfrom torch import nn\nm=nn.Sequential(nn.Linear(2,2),nn.BatchNorm1d(2))\nx=torch.ones(3,2)',
+    ('len(m)', 'm.append(nn.ReLU())'), ('m[0].in_features', 'm[0].in_features=7'), ('m.training', 'm.eval()'), ('len(list(m.parameters()))', 'm[0].bias=None'),
+    ('len(list(m.buffers()))', "m.register_buffer('q',x)"), ('len(list(m.named_modules()))', 'm.append(nn.ReLU())'), ('len(m.state_dict())', "m.register_buffer('q',x)"),
+    ('len(m.state_dict())', "m.register_buffer('q',x,persistent=False)"), ('[n for n,_ in m.named_children()]', "m.add_module('z',nn.ReLU())"),
+    ('m[1].num_batches_tracked is None', 'm[1].num_batches_tracked=None'), ('m(x).shape', 'm[0]=nn.Linear(2,2,bias=False)'),
+    ('m[0].weight.requires_grad', 'm.requires_grad_(False)'), ('[p.requires_grad for p in m.parameters()]', 'm[1].requires_grad_(False)'),
+    ('m[0].weight.grad is None', 'm(x).sum().backward()'), ('sum(p.numel() for p in m.parameters())', 'm[0].weight=nn.Parameter(torch.ones(5,2))'),
+    ('m[0].extra_repr()', 'm[0].in_features=9'), ('repr(m)[:30]', 'm[0].in_features=9'), ('str(m[0])', 'm[0].out_features=9'),
+    ("m.get_parameter('0.weight').shape", 'm[0].weight=nn.Parameter(torch.ones(5,2))'), ('next(m.parameters()).dtype==torch.float32', 'm.double()'),
+    ('next(iter(m.children())) is m[0]', 'm.insert(0,nn.ReLU())'), ("hasattr(m,'z')", 'm.z=1'), ('m[0]._forward_hooks.__len__()', 'm[0].register_forward_hook(lambda *a:None)'),
+    ('m[0](x).sum()>1e9', 'm[0].register_forward_hook(lambda *a:torch.ones(1)*1e10)'), ('isinstance(m[0],nn.Linear)', 'm[0]=nn.ReLU()'), ('m[0] is m[1]', 'm[1]=m[0]'),
+    ("m.get_buffer('1.running_mean').shape", 'm[1]=nn.BatchNorm1d(7)'), ('m[-1].eps', 'm[-1].eps=3.'), ('m[:1][0] is m[0]', 'm.pop(0)'),
+    ("'0' in m._modules", "m._modules['z']=m._modules.pop('0')"), ('m.__class__.__name__', "m.__class__=type('S2',(nn.Sequential,),{})"),
+    ('m[0].weight is m[0].weight', 'torch.nn.utils.parametrizations.weight_norm(m[0])'), ('type(m[0]).__name__', 'torch.nn.utils.parametrizations.weight_norm(m[0])'),
+    ('len(list(m.parameters()))', 'torch.nn.utils.parametrizations.weight_norm(m[0])'), ('m[1].training', 'm[1].train(False)'), ('m.forward(x).dtype', 'm.double(); x=x.double()'),
+)
+
+cases(
+    'import math\nclass C:\n    def __init__(self): self.v = 3\n    def __floor__(self): return self.v\nc = C()',
+    ('math.floor(c)', 'c.v = 2'),
+)
+
+cases(
+    'import math\nclass C:\n    def __init__(self): self.v = 3\n    def __ceil__(self): return self.v\nc = C()',
+    ('math.ceil(c)', 'c.v = 2'),
+)
+
+cases(
+    'import math\nclass C:\n    def __init__(self): self.v = 3\n    def __trunc__(self): return self.v\nc = C()',
+    ('math.trunc(c)', 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __round__(self): return self.v\nc = C()',
+    ('round(c)', 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __abs__(self): return self.v\nc = C()',
+    ('abs(c)', 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __int__(self): return self.v\nc = C()',
+    ('int(c)', 'c.v = 2'), ("'%d' % c", 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __float__(self): return self.v\nc = C()',
+    ('float(c)', 'c.v = 2'), ("'%.1f' % c", 'c.v = 2'), ('complex(c)', 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __index__(self): return self.v\nc = C()',
+    ('[1,2,3,4][c]', 'c.v = 2'), ('[1,2,3,4][:c]', 'c.v = 2'), ('list(range(c))', 'c.v = 2'), ('[0]*c', 'c.v = 2'), ('hex(c)', 'c.v = 2'), ('bin(c)', 'c.v = 2'),
+    ('chr(c)', 'c.v = 2'), ("'%d' % c", 'c.v = 2'),
+)
+
+cases(
+    'import operator\nclass C:\n    def __init__(self): self.v = 3\n    def __index__(self): return self.v\nc = C()',
+    ('operator.index(c)', 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __len__(self): return self.v\nc = C()',
+    ('len(c)', 'c.v = 2'), ('bool(c)', 'c.v = 2'),
+)
+
+cases(
+    'import operator\nclass C:\n    def __init__(self): self.v = 3\n    def __length_hint__(self): return self.v\nc = C()',
+    ('operator.length_hint(c)', 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __hash__(self): return self.v\nc = C()',
+    ('hash(c)', 'c.v = 2'), ('{c: 1}[c] + hash(c)', 'c.v = 2'), ('hash((c, 1)) == hash((c, 1)), hash((c,))', 'c.v = 2'),
+)
+
+cases(
+    'import math\nclass C:\n    def __init__(self): self.v = 3\n    def __float__(self): return self.v\nc = C()',
+    ('math.sqrt(c)', 'c.v = 2'), ('math.isclose(c, 3.0)', 'c.v = 2'),
+)
+
+cases(
+    'import math\nclass C:\n    def __init__(self): self.v = 3\n    def __index__(self): return self.v\nc = C()',
+    ('math.gcd(c, 6)', 'c.v = 2'),
+)
+
+cases(
+    'import struct\nclass C:\n    def __init__(self): self.v = 3\n    def __index__(self): return self.v\nc = C()',
+    ("struct.pack('i', c)", 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __complex__(self): return self.v\nc = C()',
+    ('complex(c)', 'c.v = 2'),
+)
+
+cases(
+    'class C:\n    def __init__(self): self.v = 3\n    def __bytes__(self): return self.v\nc = C()',
+    ('bytes(c)', 'c.v = 2'),
+)
+
+cases(
+    "class C:\n    def __init__(self): self.v='a'\n    def __str__(self): return self.v\nc=C()",
+    ("'%s' % c", "c.v='b'"),
+)
+
+cases(
+    "class C:\n    def __init__(self): self.v='a'\n    def __repr__(self): return self.v\nc=C()",
+    ("'%r' % c", "c.v='b'"), ("'{}'.format(c)", "c.v='b'"), ('repr([c])', "c.v='b'"), ("str({'a':c})", "c.v='b'"), ("f'{(c,)}'", "c.v='b'"), ('ascii(c)', "c.v='b'"),
+)
+
+cases(
+    "class C:\n    def __init__(self): self.v='a'\n    def __format__(self,s): return self.v+s\nc=C()",
+    ("f'{c:x}'", "c.v='b'"), ("format(c,'x')", "c.v='b'"), ("'{:x}'.format(c)", "c.v='b'"),
+)
+
+cases(
+    "class C:\n    def __init__(self): self.v='a'\nc=C()",
+    ("'{0.v}'.format(c)", "c.v='b'"), ("'{0[0].v}'.format([c])", "c.v='b'"),
+)
+
+cases(
+    "import string\nclass C:\n    def __init__(self): self.v='a'\n    def __str__(self): return self.v\nc=C()",
+    ("string.Template('$x').substitute(x=c)", "c.v='b'"),
+)
+
+cases(
+    """\
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('list(c)', 'c.v=[5,6]'), ('list(c)', 'c.v.append(5)'),
+    ('list(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('tuple(c)', 'c.v=[5,6]'), ('tuple(c)', 'c.v.append(5)'),
+    ('tuple(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('set(c)', 'c.v=[5,6]'), ('set(c)', 'c.v.append(5)'),
+    ('set(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('sum(c)', 'c.v=[5,6]'), ('sum(c)', 'c.v.append(5)'),
+    ('sum(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('max(c)', 'c.v=[5,6]'), ('max(c)', 'c.v.append(5)'),
+    ('max(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('sorted(c)', 'c.v=[5,6]'), ('sorted(c)', 'c.v.append(5)'),
+    ('sorted(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('any(x==5 for x in c)', 'c.v=[5,6]'), ('any(x==5 for x in c)', 'c.v.append(5)'),
+    ('any(x==5 for x in c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('[*c]', 'c.v=[5,6]'), ('[*c]', 'c.v.append(5)'),
+    ('[*c]', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('dict(zip(c,c))', 'c.v=[5,6]'), ('dict(zip(c,c))', 'c.v.append(5)'),
+    ('dict(zip(c,c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(enumerate(c))', 'c.v=[5,6]'), ('list(enumerate(c))', 'c.v.append(5)'),
+    ('list(enumerate(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(map(str,c))', 'c.v=[5,6]'), ('list(map(str,c))', 'c.v.append(5)'),
+    ('list(map(str,c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(filter(None,c))', 'c.v=[5,6]'), ('list(filter(None,c))', 'c.v.append(5)'),
+    ('list(filter(None,c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(reversed(c))', 'c.v=[5,6]'), ('list(reversed(c))', 'c.v.append(5)'),
+    ('list(reversed(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('frozenset(c)', 'c.v=[5,6]'), ('frozenset(c)', 'c.v.append(5)'),
+    ('frozenset(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ("''.join(map(str,c))", 'c.v=[5,6]'), ("''.join(map(str,c))", 'c.v.append(5)'),
+    ("''.join(map(str,c))", 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('5 in c', 'c.v=[5,6]'), ('5 in c', 'c.v.append(5)'),
+    ('5 in c', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('bytes(c)', 'c.v=[5,6]'), ('bytes(c)', 'c.v.append(5)'),
+    ('bytes(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('[].__class__(c)', 'c.v=[5,6]'), ('[].__class__(c)', 'c.v.append(5)'),
+    ('[].__class__(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('slice(c.v[0])', 'c.v=[5,6]'), ('slice(c.v[0])', 'c.v.append(5)'),
+    ('slice(c.v[0])', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('(lambda a: a.extend(c) or a)([])', 'c.v=[5,6]'), ('(lambda a: a.extend(c) or a)([])', 'c.v.append(5)'),
+    ('(lambda a: a.extend(c) or a)([])', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('(lambda *z: z)(*c)', 'c.v=[5,6]'), ('(lambda *z: z)(*c)', 'c.v.append(5)'),
+    ('(lambda *z: z)(*c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('dict(**{k: c[0] for k in c.keys()})', 'c.v=[5,6]'), ('dict(**{k: c[0] for k in c.keys()})', 'c.v.append(5)'),
+    ('dict(**{k: c[0] for k in c.keys()})', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(c.v.__iter__())', 'c.v=[5,6]'), ('list(c.v.__iter__())', 'c.v.append(5)'),
+    ('list(c.v.__iter__())', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('next(iter(c))', 'c.v=[5,6]'), ('next(iter(c))', 'c.v.append(5)'),
+    ('next(iter(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import itertools
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('list(itertools.chain(c))', 'c.v=[5,6]'), ('list(itertools.chain(c))', 'c.v.append(5)'),
+    ('list(itertools.chain(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(itertools.chain.from_iterable([c]))', 'c.v=[5,6]'), ('list(itertools.chain.from_iterable([c]))', 'c.v.append(5)'),
+    ('list(itertools.chain.from_iterable([c]))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(itertools.islice(c,1))', 'c.v=[5,6]'), ('list(itertools.islice(c,1))', 'c.v.append(5)'),
+    ('list(itertools.islice(c,1))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(itertools.product(c))', 'c.v=[5,6]'), ('list(itertools.product(c))', 'c.v.append(5)'),
+    ('list(itertools.product(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(itertools.accumulate(c))', 'c.v=[5,6]'), ('list(itertools.accumulate(c))', 'c.v.append(5)'),
+    ('list(itertools.accumulate(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('list(itertools.zip_longest(c,[1]))', 'c.v=[5,6]'), ('list(itertools.zip_longest(c,[1]))', 'c.v.append(5)'),
+    ('list(itertools.zip_longest(c,[1]))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import math
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('math.prod(c)', 'c.v=[5,6]'), ('math.prod(c)', 'c.v.append(5)'),
+    ('math.prod(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('math.fsum(c)', 'c.v=[5,6]'), ('math.fsum(c)', 'c.v.append(5)'),
+    ('math.fsum(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('math.dist(list(c),[0,0])', 'c.v=[5,6]'), ('math.dist(list(c),[0,0])', 'c.v.append(5)'),
+    ('math.dist(list(c),[0,0])', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import collections
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('collections.deque(c)', 'c.v=[5,6]'), ('collections.deque(c)', 'c.v.append(5)'),
+    ('collections.deque(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('collections.OrderedDict.fromkeys(c)', 'c.v=[5,6]'), ('collections.OrderedDict.fromkeys(c)', 'c.v.append(5)'),
+    ('collections.OrderedDict.fromkeys(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import statistics
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('statistics.mean(c)', 'c.v=[5,6]'), ('statistics.mean(c)', 'c.v.append(5)'),
+    ('statistics.mean(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import array
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ("array.array('i',c)[0]", 'c.v=[5,6]'), ("array.array('i',c)[0]", 'c.v.append(5)'),
+    ("array.array('i',c)[0]", 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import torch
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('torch.tensor(list(c))', 'c.v=[5,6]'), ('torch.tensor(list(c))', 'c.v.append(5)'),
+    ('torch.tensor(list(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('torch.tensor(c)', 'c.v=[5,6]'), ('torch.tensor(c)', 'c.v.append(5)'),
+    ('torch.tensor(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('torch.Size(c)', 'c.v=[5,6]'), ('torch.Size(c)', 'c.v.append(5)'),
+    ('torch.Size(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('torch.zeros(*c).shape', 'c.v=[5,6]'), ('torch.zeros(*c).shape', 'c.v.append(5)'),
+    ('torch.zeros(*c).shape', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import functools
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('functools.reduce(lambda a,b:a*b,c)', 'c.v=[5,6]'), ('functools.reduce(lambda a,b:a*b,c)', 'c.v.append(5)'),
+    ('functools.reduce(lambda a,b:a*b,c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('functools.partial(c.__contains__, 5)()', 'c.v=[5,6]'), ('functools.partial(c.__contains__, 5)()', 'c.v.append(5)'),
+    ('functools.partial(c.__contains__, 5)()', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import operator
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('operator.concat(list(c),[1])', 'c.v=[5,6]'), ('operator.concat(list(c),[1])', 'c.v.append(5)'),
+    ('operator.concat(list(c),[1])', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('operator.countOf(c,5)', 'c.v=[5,6]'), ('operator.countOf(c,5)', 'c.v.append(5)'),
+    ('operator.countOf(c,5)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('operator.indexOf(c,2)', 'c.v=[5,6]'), ('operator.indexOf(c,2)', 'c.v.append(5)'),
+    ('operator.indexOf(c,2)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('operator.contains(c,5)', 'c.v=[5,6]'), ('operator.contains(c,5)', 'c.v.append(5)'),
+    ('operator.contains(c,5)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('operator.getitem(c,0)', 'c.v=[5,6]'), ('operator.getitem(c,0)', 'c.v.append(5)'),
+    ('operator.getitem(c,0)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('operator.itemgetter(0)(c)', 'c.v=[5,6]'), ('operator.itemgetter(0)(c)', 'c.v.append(5)'),
+    ('operator.itemgetter(0)(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ("operator.attrgetter('v')(c)", 'c.v=[5,6]'), ("operator.attrgetter('v')(c)", 'c.v.append(5)'),
+    ("operator.attrgetter('v')(c)", 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ("operator.methodcaller('keys')(c)", 'c.v=[5,6]'), ("operator.methodcaller('keys')(c)", 'c.v.append(5)'),
+    ("operator.methodcaller('keys')(c)", 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import heapq
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('heapq.nlargest(1,c)', 'c.v=[5,6]'), ('heapq.nlargest(1,c)', 'c.v.append(5)'),
+    ('heapq.nlargest(1,c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import copy
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('copy.copy(c).v', 'c.v=[5,6]'), ('copy.copy(c).v', 'c.v.append(5)'),
+    ('copy.copy(c).v', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('copy.deepcopy(c).v', 'c.v=[5,6]'), ('copy.deepcopy(c).v', 'c.v.append(5)'),
+    ('copy.deepcopy(c).v', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import json
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('json.dumps(list(c))', 'c.v=[5,6]'), ('json.dumps(list(c))', 'c.v.append(5)'),
+    ('json.dumps(list(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import random
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('len(c)', 'c.v=[5,6]'), ('len(c)', 'c.v.append(5)'),
+    ('len(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import numpy
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('numpy.array(list(c)).sum()', 'c.v=[5,6]'), ('numpy.array(list(c)).sum()', 'c.v.append(5)'),
+    ('numpy.array(list(c)).sum()', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('numpy.asarray(c.v).sum()', 'c.v=[5,6]'), ('numpy.asarray(c.v).sum()', 'c.v.append(5)'),
+    ('numpy.asarray(c.v).sum()', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import pprint
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('pprint.pformat(c.v)', 'c.v=[5,6]'), ('pprint.pformat(c.v)', 'c.v.append(5)'),
+    ('pprint.pformat(c.v)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import textwrap
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('textwrap.shorten(str(c.v), 3)', 'c.v=[5,6]'), ('textwrap.shorten(str(c.v), 3)', 'c.v.append(5)'),
+    ('textwrap.shorten(str(c.v), 3)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import types
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('types.SimpleNamespace(a=c[0]).a', 'c.v=[5,6]'), ('types.SimpleNamespace(a=c[0]).a', 'c.v.append(5)'),
+    ('types.SimpleNamespace(a=c[0]).a', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import inspect
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('inspect.isgenerator(c)', 'c.v=[5,6]'), ('inspect.isgenerator(c)', 'c.v.append(5)'),
+    ('inspect.isgenerator(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('len(inspect.getmembers(c))', 'c.v=[5,6]'), ('len(inspect.getmembers(c))', 'c.v.append(5)'),
+    ('len(inspect.getmembers(c))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import typing
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('typing.cast(int,c)[0]', 'c.v=[5,6]'), ('typing.cast(int,c)[0]', 'c.v.append(5)'),
+    ('typing.cast(int,c)[0]', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+    ('isinstance(c, typing.Iterable)', 'c.v=[5,6]'), ('isinstance(c, typing.Iterable)', 'c.v.append(5)'),
+    ('isinstance(c, typing.Iterable)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import collections.abc
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('isinstance(c, collections.abc.Sized)', 'c.v=[5,6]'), ('isinstance(c, collections.abc.Sized)', 'c.v.append(5)'),
+    ('isinstance(c, collections.abc.Sized)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import weakref
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('weakref.ref(c)().v', 'c.v=[5,6]'), ('weakref.ref(c)().v', 'c.v.append(5)'),
+    ('weakref.ref(c)().v', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import contextlib
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('contextlib.nullcontext(c).enter_result.v', 'c.v=[5,6]'), ('contextlib.nullcontext(c).enter_result.v', 'c.v.append(5)'),
+    ('contextlib.nullcontext(c).enter_result.v', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import dataclasses
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('dataclasses.is_dataclass(c)', 'c.v=[5,6]'), ('dataclasses.is_dataclass(c)', 'c.v.append(5)'),
+    ('dataclasses.is_dataclass(c)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import pickle
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('pickle.dumps(c.v)', 'c.v=[5,6]'), ('pickle.dumps(c.v)', 'c.v.append(5)'),
+    ('pickle.dumps(c.v)', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import hashlib
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('hashlib.md5(bytes(c.v)).hexdigest()', 'c.v=[5,6]'), ('hashlib.md5(bytes(c.v)).hexdigest()', 'c.v.append(5)'),
+    ('hashlib.md5(bytes(c.v)).hexdigest()', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import base64
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('base64.b64encode(bytes(c.v))', 'c.v=[5,6]'), ('base64.b64encode(bytes(c.v))', 'c.v.append(5)'),
+    ('base64.b64encode(bytes(c.v))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import zlib
+a=[]
+class C:
+    def __init__(self): self.v=[1,2]
+    def __iter__(self): return iter(self.v)
+    def __getitem__(self,i): return self.v[i]
+    def __len__(self): return len(self.v)
+    def __contains__(self,x): return x in self.v
+    def __reversed__(self): return reversed(self.v)
+    def keys(self): return ['a']
+c=C()
+""",
+    ('zlib.crc32(bytes(c.v))', 'c.v=[5,6]'), ('zlib.crc32(bytes(c.v))', 'c.v.append(5)'),
+    ('zlib.crc32(bytes(c.v))', 'C.__iter__=lambda s: iter([9,9]); C.__getitem__=lambda s,i: 9; C.__contains__=lambda s,i: True; C.__len__=lambda s: 1; C.__reversed__=lambda s: iter([7])'),
+)
+
+cases(
+    """\
+import functools
+class C:
+    def __init__(self,v): self.v=v
+    def __lt__(self,o): return self.v<o.v
+    def __eq__(self,o): return self.v==o.v
+    def __hash__(self): return hash(self.v)
+    def __bool__(self): return self.v>1
+c,d=C(1),C(2)
+""",
+    ('sorted([c,d])[0].v', 'c.v=9'), ('sorted([c,d])[0].v', 'c.v=2'),
+    ('sorted([c,d])[0].v', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('min(c,d).v', 'c.v=9'),
+    ('min(c,d).v', 'c.v=2'), ('min(c,d).v', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('max([c,d]).v', 'c.v=9'), ('max([c,d]).v', 'c.v=2'),
+    ('max([c,d]).v', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('c<d', 'c.v=9'), ('c<d', 'c.v=2'),
+    ('c<d', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('c>d', 'c.v=9'), ('c>d', 'c.v=2'),
+    ('c>d', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('c==d', 'c.v=9'), ('c==d', 'c.v=2'),
+    ('c==d', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('c in [d]', 'c.v=9'), ('c in [d]', 'c.v=2'),
+    ('c in [d]', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('[d].count(c)', 'c.v=9'),
+    ('[d].count(c)', 'c.v=2'), ('[d].count(c)', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('[d,c].index(c)', 'c.v=9'), ('[d,c].index(c)', 'c.v=2'),
+    ('[d,c].index(c)', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('len({c,d})', 'c.v=9'),
+    ('len({c,d})', 'c.v=2'), ('len({c,d})', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('len({c:1,d:2})', 'c.v=9'), ('len({c:1,d:2})', 'c.v=2'),
+    ('len({c:1,d:2})', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('{d:1}.get(c)', 'c.v=9'),
+    ('{d:1}.get(c)', 'c.v=2'), ('{d:1}.get(c)', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('not c', 'c.v=9'),
+    ('not c', 'c.v=2'), ('not c', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('c or 5', 'c.v=9'),
+    ('c or 5', 'c.v=2'), ('c or 5', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('c and 5', 'c.v=9'),
+    ('c and 5', 'c.v=2'), ('c and 5', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('bool(c)', 'c.v=9'),
+    ('bool(c)', 'c.v=2'), ('bool(c)', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('all([c,d])', 'c.v=9'),
+    ('all([c,d])', 'c.v=2'), ('all([c,d])', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('any([c])', 'c.v=9'),
+    ('any([c])', 'c.v=2'), ('any([c])', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('list(filter(None,[c,d]))[0].v', 'c.v=9'), ('list(filter(None,[c,d]))[0].v', 'c.v=2'),
+    ('list(filter(None,[c,d]))[0].v', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('1 if c else 0', 'c.v=9'),
+    ('1 if c else 0', 'c.v=2'), ('1 if c else 0', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('max([c,d],key=lambda q:q.v).v', 'c.v=9'), ('max([c,d],key=lambda q:q.v).v', 'c.v=2'),
+    ('max([c,d],key=lambda q:q.v).v', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('[c]==[d]', 'c.v=9'),
+    ('[c]==[d]', 'c.v=2'), ('[c]==[d]', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('(c,1)<(d,1)', 'c.v=9'),
+    ('(c,1)<(d,1)', 'c.v=2'), ('(c,1)<(d,1)', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('(c,)==(d,)', 'c.v=9'), ('(c,)==(d,)', 'c.v=2'), ('(c,)==(d,)', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ("{'a':c}=={'a':d}", 'c.v=9'), ("{'a':c}=={'a':d}", 'c.v=2'),
+    ("{'a':c}=={'a':d}", 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('c!=d', 'c.v=9'), ('c!=d', 'c.v=2'),
+    ('c!=d', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'), ('[c,d].remove(d) or 1', 'c.v=9'),
+    ('[c,d].remove(d) or 1', 'c.v=2'), ('[c,d].remove(d) or 1', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('sorted([d,c],key=functools.cmp_to_key(lambda a,b:a.v-b.v))[0].v', 'c.v=9'), ('sorted([d,c],key=functools.cmp_to_key(lambda a,b:a.v-b.v))[0].v', 'c.v=2'),
+    ('sorted([d,c],key=functools.cmp_to_key(lambda a,b:a.v-b.v))[0].v', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('any(q==c for q in [d])', 'c.v=9'), ('any(q==c for q in [d])', 'c.v=2'),
+    ('any(q==c for q in [d])', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('frozenset([c])==frozenset([d])', 'c.v=9'), ('frozenset([c])==frozenset([d])', 'c.v=2'),
+    ('frozenset([c])==frozenset([d])', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+    ('dict([(c,1)])=={d:1}', 'c.v=9'), ('dict([(c,1)])=={d:1}', 'c.v=2'),
+    ('dict([(c,1)])=={d:1}', 'C.__lt__=lambda a,b: a.v>b.v; C.__eq__=lambda a,b: True; C.__bool__=lambda a: True; C.__hash__=lambda a: 1'),
+)
+
+cases(
+    """\
+class D:
+    def __get__(self,o,t=None): return o.q if o is not None else 0
+    def __set__(self,o,v): o.q=v
+class B:
+    def f(self): return self.w
+class C(B):
+    d=D(); s=staticmethod(lambda: W); k=classmethod(lambda cls: cls.w2); w2=4
+    def __init__(self): self.q=1; self.w=2; self._m={'z':1}
+    def __getattr__(self,n):
+        if n.startswith('_'): raise AttributeError(n)
+        return self._m[n]
+    def __enter__(self): return self.w
+    def __exit__(self,*a): return bool(self.q-1)
+    def __call__(self,*a): return self.w
+    def __missing__(self,k): return self.w
+W=6
+c=C()
+def withit():
+    with c as v: raise ValueError
+    return 'swallowed'
+""",
+    ('c.d', 'c.q=2'), ('c.s()', 'W=7'), ('c.k()', 'C.w2=5'), ('c.k()', 'c.w2=5'), ('c.f()', 'c.w=5'), ('c.f()', 'B.f=lambda s: 9'), ('c.z', "c._m['z']=2"), ('c.z', 'c.z=3'),
+    ('withit()', 'c.q=2'), ('c()', 'c.w=4'), ('super(C,c).f()', 'B.f=lambda s: 9'), ('super(C,c).f()', 'c.w=9'), ('C.f(c)', 'C.f=lambda s: 9'), ('C.d', 'C.d=3'),
+    ("getattr(c,'nn',None)", "c._m['nn']=1"), ("hasattr(c,'d')", 'del C.d; del c.q'), ('c.__class__.__mro__[1].f(c)', 'B.f=lambda s: 9'), ('list(map(c,[1]))', 'c.w=4'),
+    ('sorted([2,1],key=c)', 'C.__call__=lambda s,v: v'), ('max([1,2],key=c.f.__func__.__get__(c) and (lambda v: -v*c.w))', 'c.w=-1'), ('c.f.__self__.w', 'c.w=4'),
+    ('c.f.__func__(c)', 'c.w=4'), ("vars(c)['w']", 'c.w=4'), ('c.__dict__', 'c.w=4'), ("object.__getattribute__(c,'w')", 'c.w=4'), ('type(c).w2', 'C.w2=1'),
+    ("type('N',(C,),{})().w2", 'C.w2=1'), ("type('N',(C,),{'w':3})().f()", 'B.f=lambda s: 8'),
+)
+
+cases(
+    "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass D:\n    a: int = 1\nTABLE={D(1):'a',D(2):'b'}; key=D(1)\n@dataclasses.dataclass\nclass N:\n    a: int = 1\nn, o = N(1), N(2)",
+    ('TABLE[key]', 'key=D(2)'), ('TABLE[key]', "object.__setattr__(key,'a',2)"), ('key in TABLE', 'key=D(2)'), ('key in TABLE', "object.__setattr__(key,'a',2)"),
+    ('TABLE.get(key)', 'key=D(2)'), ('TABLE.get(key)', "object.__setattr__(key,'a',2)"), ('{key: 1}.get(D(2))', 'key=D(2)'),
+    ('{key: 1}.get(D(2))', "object.__setattr__(key,'a',2)"), ('len({key, D(2)})', 'key=D(2)'), ('len({key, D(2)})', "object.__setattr__(key,'a',2)"), ('n==o', 'n.a=2'),
+    ('n==o', 'o.a=1'), ('n==o', 'n=o'), ('[n]==[o]', 'n.a=2'), ('[n]==[o]', 'o.a=1'), ('[n]==[o]', 'n=o'), ('n in [o]', 'n.a=2'), ('n in [o]', 'o.a=1'), ('n in [o]', 'n=o'),
+    ('[o].index(n)', 'n.a=2'), ('[o].index(n)', 'o.a=1'), ('[o].index(n)', 'n=o'), ('(n,)!=(o,)', 'n.a=2'), ('(n,)!=(o,)', 'o.a=1'), ('(n,)!=(o,)', 'n=o'), ('[n]<[o]', 'n.a=2'),
+    ('[n]<[o]', 'o.a=1'), ('[n]<[o]', 'n=o'), ("{'k':n}=={'k':o}", 'n.a=2'), ("{'k':n}=={'k':o}", 'o.a=1'), ("{'k':n}=={'k':o}", 'n=o'),
+)
+
+cases(
+    'import enum\nclass Co(enum.IntEnum):\n    A=1\n    B=2\nc=Co.A',
+    ('[5,6,7][c]', 'c=Co.B'),
+)
+
+cases(
+    'import enum\nclass Co(enum.Flag):\n    A=1\n    B=2\nc=Co.A',
+    ('(c|Co.B).value', 'c=Co.B'),
+)
+
+cases(
+    "import operator\ng=operator.methodcaller('get','a',x=1)\nclass C:\n    v=1\n    def get(self,k,x): return (k,x,self.v)\nc=C()",
+    ('g(c)', 'c.v=2'),
+)
+
+cases(
+    "import operator\ng=operator.attrgetter('w.v','w')\nclass C:\n    v=1\nc=C(); c.w=C()",
+    ('g(c)[0]', 'c.w.v=2'),
+)
+
+cases(
+    "import operator\ng=operator.itemgetter(0,'b')\nc={0:1,'b':2}",
+    ('g(c)', "c['b']=5"),
+)
+
+cases(
+    'class C:\n    def __call__(self,a): return a*self.k\n    k=1\nc=C()',
+    ('sorted([3,1,2],key=c)', 'c.k=-1'), ('list(map(c,[1,2]))', 'c.k=-1'), ('list(filter(c,[1,2]))', 'c.k=0'),
+)
+
+cases(
+    'import functools\nclass C:\n    def __call__(self,a,b): return a*self.k+b\n    k=1\nc=C()',
+    ('functools.reduce(c,[1,2,3])', 'c.k=-1'),
+)
+
+cases(
+    'import itertools\nclass C:\n    def __call__(self,a): return a>self.k\n    k=1\nc=C()',
+    ('list(itertools.takewhile(c,[3,2,1]))', 'c.k=2'), ('[k for k,g in itertools.groupby([3,2,1],c)]', 'c.k=2'),
+)
+
+cases(
+    "import re\nclass C:\n    def __call__(self,m): return self.k\n    k='x'\nc=C()",
+    ("re.sub('a',c,'banana')", "c.k='y'"),
+)
+
+cases(
+    "import collections\nclass C:\n    def __call__(self): return self.k\n    k='x'\nd=collections.defaultdict(C())",
+    ("d['q']", "d.clear(); C.k='y'"),
+)
+
+cases(
+    "import collections\nclass C:\n    def __call__(self): return self.k\n    k='x'\nc=C()",
+    ("collections.defaultdict(c)['q']", "c.k='y'"),
+)
+
+cases(
+    'class C:\n    k=1\n    def __call__(self):\n        return self.k\nc=C()',
+    ('next(iter(c, 5))', 'c.k=2'),
+)
+
+cases(
+    "class C:\n    k='a'\n    def __missing__(self,q): return self.k\nclass E(dict): pass\nE.__missing__=lambda s,q: s.k\ne=E(); e.k=1",
+    ("e['z']", 'e.k=2'),
+)
+
+cases(
+    'class L(list):\n    def __getitem__(self,i): return self.q\nl=L([1,2]); l.q=5',
+    ('l[0]', 'l.q=6'),
+)
+
+cases(
+    'class L(list):\n    def __len__(self): return self.q\nl=L([1,2]); l.q=5',
+    ('len(l)', 'l.q=6'),
+)
+
+cases(
+    'class L(list):\n    def __iter__(self): return iter([self.q])\nl=L([1,2]); l.q=5',
+    ('list(l)', 'l.q=6'), ('sum(l)', 'l.q=6'),
+)
+
+cases(
+    'class L(tuple):\n    def __getitem__(self,i): return 7\nl=L([1,2])',
+    ('l[0]', 'L.__getitem__=lambda s,i: 8'),
+)
+
+cases(
+    "class S(str):\n    def upper(self): return 'q'\ns=S('a')",
+    ('s.upper()', "S.upper=lambda s: 'z'"),
+)
+
+cases(
+    'class I(int):\n    def __add__(self,o): return 5\ns=I(3)',
+    ('s+1', 'I.__add__=lambda s,o: 6'),
+)
+
+cases(
+    'class I(int):\n    def __index__(self): return 5\ns=I(3)',
+    ('list(range(9))[s]', 's=I(4)'),
+)
+
+cases(
+    'class Fl(float):\n    pass\ns=Fl(3)',
+    ('s*2', 's=Fl(4)'),
+)
+
+cases(
+    'def deco(f):\n    def w(*a): return f(*a)+K\n    return w\nK=1\n@deco\ndef f(a): return a',
+    ('f(1)', 'K=2'),
+)
+
+cases(
+    'import functools\n@functools.total_ordering\nclass C:\n    v=1\n    def __lt__(s,o): return s.v<o.v\n    def __eq__(s,o): return s.v==o.v\na,b=C(),C()',
+    ('a<=b', 'a.v=5'),
+)
+
+cases(
+    'import contextlib\n@contextlib.contextmanager\ndef cm():\n    yield K\nK=1\ndef f():\n    with cm() as k: return k',
+    ('f()', 'K=2'),
+)
+
+cases(
+    'class C:\n    v=1\n    @property\n    def p(self): return self.v\n    @p.setter\n    def p(self,x): self.v=x\nc=C()',
+    ('c.p', 'c.p=4'),
+)
+
+cases(
+    'from abc import ABC, abstractmethod\nclass A(ABC):\n    @abstractmethod\n    def f(self): ...\nclass B(A):\n    def f(self): return K\nK=1\nb=B()',
+    ('b.f()', 'K=2'),
+)
+
+cases(
+    'from typing import NamedTuple\nclass N(NamedTuple):\n    a: int\n    b: int = 2\nn=N(1)',
+    ('n.a+n.b', 'n=N(4)'),
+)
+
+cases(
+    "from typing import Generic, TypeVar\nT=TypeVar('T')\nclass G(Generic[T]):\n    v=1\ng=G[int]()",
+    ('g.v', 'g.v=2'),
+)
+
+cases(
+    'K=4\nt=(1,2)',
+    ('hash(t)', 't=(1,K)'), ('t.__class__.__name__', 't=[1]'), ('t.__len__()', 't=(1,)'), ('t.count(1)', 't=(1,1)'), ('t.index(2)', 't=(2,1)'), ('t[::-1]', 't=(5,6)'),
+    ('t*2', 't=(3,)'), ('t+(1,)', 't=(4,)'), ('2 in t', 't=(4,)'), ('max(t)', 't=(9,)'), ('repr(t)', 't=(3,)'), ('t==(1,2)', 't=(3,)'), ('t<(1,3)', 't=(9,)'),
+    ('dict(a=t)', 't=(9,)'), ('[x for x in t]', 't=(9,)'), ('a if (a:=t[0]) else 0', 't=(0,)'),
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", range(8))
+def test_compiled_code_follows_eager(part):
+    differ = [(case, a, b) for case in CASES[part::8] if (a := outcomes(case, False)) != (b := outcomes(case, True))]
+    assert not differ, "\n".join(f"{setup[-80:]} | {e} | {change}\n  {a}\n  {b}" for (setup, e, change, _), a, b in differ)
