@@ -22,7 +22,7 @@ from .programs import forget, module_of
 __all__ = ["Case", "run_case", "run_many"]
 
 WORLD = '''\
-import collections, dataclasses, enum, functools, types, torch
+import collections, dataclasses, enum, functools, inspect, math, operator, types, torch
 from torch import nn
 from torch.nn import functional as F
 SCALE, NAME, TABLE, ITEMS, EMPTY = 2, "a", {"k": 3, "list": [1, 2], "t": torch.ones(2)}, [1, 2.5, "s"], None
@@ -34,6 +34,16 @@ class Color(enum.Enum):
 class Point:
     a: int = 1
     b: object = 2
+@dataclasses.dataclass(frozen=True)
+class Key:
+    n: int = 1
+class Asked:
+    def __init__(self): self.v = 1
+    def __index__(self): return self.v
+    def __lt__(self, o): return self.v < o.v
+    def __iter__(self): return iter([self.v, SCALE])
+    def __repr__(self): return f"Asked({self.v})"
+first, second, key, BY_KEY = Asked(), Asked(), Key(), {Key(1): "one", Key(2): "two"}
 class Base:
     rate, weights = 0.5, [1, 2]
     def __init__(self): self.mode, self.sizes, self.nested, self.point, self.color, self.flag = "a", (1, 2), {"deep": [5]}, Point(), Color.RED, True
@@ -104,7 +114,10 @@ READS = (
     "any(config.point is p for p in (other.point, net.config.point))", "isinstance(config.point, Point)", "issubclass(type(config), Base)", "callable(config.method)", "config.method.__func__ is Config.method", "[k for k in vars(config)][0]", "net.state_dict().keys() == other", "list(dict(net.named_buffers()))", "net.get_submodule('lin').in_features",
     "[type(m).__name__ for m in net.blocks].count('Tanh')", "any(v == 2 for v in ITEMS)", "max(COUNTS.values())", "next(iter(TABLE)) == 'k'", "'late' in vars(config)", "config.nested.get('deep') == [5]", "len(net._forward_hooks)", "callable(EMPTY)", "list(opts) == ['o', 'l']", "(arg, SCALE) == (2, 2)",
     "kind.total()", "odd.total()", "isinstance(odd, Mixin)", "issubclass(Odd, Kind)", "Odd.__mro__[1].__name__", "Kind.late", "hasattr(Kind, 'late')", "Kind.side", "odd.side", "len(odd)", "bool(odd)", "list(ORDERED)", "next(iter(ORDERED))", "next(flow)", "next(flow_other, 0)", "[next(flow, 0), next(flow_other, 0)]",
-    "helper.__defaults__", "helper.__name__", "helper.__kwdefaults__['extra']", "len(vars(helper))", "'side' in vars(Mixin)", "type(odd).__name__", "F.relu(x)", "odd == kind", "odd in [kind]", "2 in MORE", "str(arg) == '2'", "f'{SCALE}:{arg}' == '2:2'",
+    "helper.__defaults__", "helper.__name__", "helper.__kwdefaults__['extra']", "len(vars(helper))", "'side' in vars(Mixin)", "type(odd).__name__", "F.relu(x)", "odd == kind", "odd in [kind]", "repr(config.point)", "[config.point] == [other.point]", "(config.point, 1) != (other.point, 1)", "operator.attrgetter('point.a')(config)", "operator.itemgetter(0)(ITEMS)", "inspect.signature(helper)", "len(inspect.signature(config.method).parameters)", "dir(config)[-1]", "callable(odd)",
+    "ITEMS[first]", "list(range(first))", "math.gcd(first, 6)", "hex(first)", "sorted([second, first])[0].v", "(first, 1) < (second, 2)", "max(first, second).v", "list(first)", "dict(zip('ab', first))", "sum(first)", "repr([first])", "'%s' % first", "f'{first!r:>9}'", "BY_KEY[key]", "key in BY_KEY", "len({key, Key(2)})",
+    "'LATE' in globals()", "'{0.rate}'.format(config)", "dataclasses.fields(Point)[0].name", "dataclasses.asdict(config.point)['a']", "min(ITEMS[:2], key=lambda v: v * config.rate)", "list(map(config.method, [1, 2]))", "list(filter(None, [config.flag, 1]))", "functools.reduce(lambda a, b: a + b * SCALE, [1, 2])",
+    "2 in MORE", "str(arg) == '2'", "f'{SCALE}:{arg}' == '2:2'",
 )  # fmt: skip
 
 
@@ -221,7 +234,8 @@ def _special(rng: random.Random, world: Any, call: dict[str, Any]) -> tuple[str,
         ("late parameter", lambda: setattr(net, "late", nn.Parameter(torch.ones(2)))), ("late buffer", lambda: net.lin.register_buffer("late", torch.zeros(1))), ("global hook", lambda: call.__setitem__("hook", True)),
         ("bases", lambda: setattr(rng.choice([world.Odd, world.Kind]), "__bases__", (type(world.Kind)("New", (world.Mixin,), {"total": lambda self: 40}),))), ("method between", lambda: setattr(rng.choice([world.Kind, world.Mixin]), "total", lambda self: 60)), ("method gone", lambda: delattr(rng.choice([world.Odd, world.Kind]), "total")),
         ("on a metaclass", lambda: setattr(world.Meta, rng.choice(["late", "side"]), rng.choice([8, property(lambda cls: 9)]))), ("getattr of a metaclass", lambda: setattr(world.Meta, "__getattr__", lambda cls, name: 61)), ("getattribute of a metaclass", lambda: setattr(world.Meta, "__getattribute__", lambda cls, name: 62 if name == "side" else type.__getattribute__(cls, name))),
-        ("descriptor", lambda: setattr(rng.choice([world.Mixin, world.Odd]), "side", world.Got())), ("descriptor turns into data", lambda: setattr(world.Got, "__set__", lambda self, obj, value: None)), ("instance over class", lambda: setattr(world.odd, "side", 5)), ("length", lambda: setattr(world.Odd, "__len__", lambda self: 0)), ("truth", lambda: setattr(world.Odd, "__bool__", lambda self: False)), ("equality", lambda: setattr(world.Kind, "__eq__", lambda a, b: True)),
+        ("descriptor", lambda: setattr(rng.choice([world.Mixin, world.Odd]), "side", world.Got())), ("descriptor turns into data", lambda: setattr(world.Got, "__set__", lambda self, obj, value: None)), ("instance over class", lambda: setattr(world.odd, "side", 5)), ("length", lambda: setattr(world.Odd, "__len__", lambda self: 0)), ("index", lambda: setattr(rng.choice([world.first, world.second]), "v", rng.choice([0, 2]))), ("order of a class", lambda: setattr(world.Asked, "__lt__", lambda a, b: a.v > b.v)), ("iteration", lambda: setattr(world.Asked, "__iter__", lambda a: iter([9]))), ("key", lambda: setattr(world, "key", world.Key(2))), ("text of a class", lambda: setattr(world.Asked, "__repr__", lambda a: "other")),
+        ("truth", lambda: setattr(world.Odd, "__bool__", lambda self: False)), ("equality", lambda: setattr(world.Kind, "__eq__", lambda a, b: True)),
         ("order", lambda: world.ORDERED.move_to_end("a", last=rng.random() < 0.7)), ("iterators shared", lambda: setattr(world, "flow_other", world.flow)), ("iterator advanced", lambda: next(world.flow)), ("iterator replaced", lambda: setattr(world, "flow", iter([4, 5]))), ("name of a class", lambda: setattr(world.Odd, "__name__", "Even")), ("name of a function", lambda: setattr(world.helper, "__name__", "other")),
         ("keyword defaults", lambda: setattr(world.helper, "__kwdefaults__", {"extra": 9})), ("hooks reordered", lambda: net.act._forward_hooks.move_to_end(next(iter(net.act._forward_hooks)))), ("contains", lambda: setattr(world.Odd, "__contains__", lambda self, v: True)), ("patched torch", lambda: call.__setitem__("relu", lambda x, inplace=False: x * 9)),
     ])  # fmt: skip

@@ -322,7 +322,7 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
             return cap.large_dict_item(container, key)
         cap.refuse_opaque(container)
         refuse_user_keys(cap, key)
-        return native(operator.getitem, container, key if t is dict else _index(cap, key))
+        return native(operator.getitem, container, key if t is dict else as_index(cap, key))
     if isinstance(container, torch.Tensor) and id(container) not in cap.class_of:
         return native(operator.getitem, container, as_tensor_key(key))
     method = python_method(cap, container, "__getitem__")
@@ -349,10 +349,10 @@ def subscript(cap: Any, container: Any, key: Any) -> Any:
     return native(operator.getitem, container, key)
 
 
-def _index(cap: Any, key: Any) -> Any:
+def as_index(cap: Any, key: Any) -> Any:
     """A place in a row, or a part of it, for C code: `__index__` of the program is interpreted."""
     if type(key) is slice:
-        return slice(*[_index(cap, v) for v in (key.start, key.stop, key.step)])
+        return slice(*[as_index(cap, v) for v in (key.start, key.stop, key.step)])
     method = None if isinstance(key, int) else python_method(cap, key, "__index__")
     return key if method is None else cap.call(method, (key,))
 

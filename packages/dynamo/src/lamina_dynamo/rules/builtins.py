@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import math
 import operator
 import sys
 import types
@@ -15,14 +16,16 @@ from lamina_dynshape.real_functions import MATH_FUNCTIONS, is_defined
 from ..attributes import TensorSuper, class_lookup, guard_mro, has_attr, has_method, load_attr
 from ..instance_dict import instance_dict
 from ..stores import delete_attr, store_attr
-from ..calls import rule
+from ..calls import RULES, rule
+from ..construct import call_type
+from ..native_calls import call_module_function
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
 from ..computed_numbers import of_numbers
 from ..draws import derived
 from ..frames import NULL
 from ..guards import GuardKind
 from ..lift import is_torch_owned
-from ..opcodes.operators import compare, python_method, subscript, truth
+from ..opcodes.operators import as_index, compare, python_method, subscript, truth
 from ..side_effects import add_effect, sets_attribute
 from ..source import CallSource, ConstantSource
 from ..texts import OpenText, is_open, joined, shown
@@ -535,3 +538,17 @@ def round_(cap: Any, args: Any, kwargs: Any) -> Any:
         return drawn
     method = python_method(cap, args[0], "__round__")
     return native(round, *args, **kwargs) if method is None else cap.call(method, (args[0], *args[1:], *kwargs.values()))
+
+
+# ---- functions of whole numbers ------------------------------------------------------------------------------------------
+def _of_integers(fn: Any) -> None:
+    @rule(fn)
+    def run(cap: Any, args: Any, kwargs: Any) -> Any:
+        """C asks the arguments for `__index__`; the program's is interpreted."""
+        args = [as_index(cap, a) for a in args]
+        return call_type(cap, fn, args, kwargs) if isinstance(fn, type) else call_module_function(cap, fn, args, kwargs)
+
+
+for _fn in (range, hex, bin, oct, chr, operator.index, math.gcd, math.lcm, math.factorial, math.comb, math.perm, math.isqrt):
+    if id(_fn) not in RULES:
+        _of_integers(_fn)
