@@ -4,6 +4,8 @@ import collections.abc
 import functools
 import itertools
 import logging
+import re
+import sys
 
 import lamina_dynamo
 import numpy as np
@@ -303,3 +305,22 @@ def test_a_cached_function_of_a_size_that_changes():
         q = torch.randn(heads, 5)
         assert torch.equal(compiled(q), f(q))
     assert not counters["graph_breaks"]
+
+
+def test_a_tracer_written_in_python_may_look_on():
+    def tracer(frame, event, arg):
+        events.append(event)
+        return tracer
+
+    def program(x):
+        return torch.nn.functional.softmax(x, 0), sorted([3, 1], key=lambda v: -v), re.compile("q+").pattern
+
+    events = []
+    compiled = lamina_dynamo.optimize(program, lambda gm, examples: gm.forward, fullgraph=True)
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        got = compiled(torch.zeros(2))
+    finally:
+        sys.settrace(before)
+    assert got[1:] == ([3, 1], "q+") and events

@@ -248,6 +248,7 @@ struct Watch {  // sets whether this thread watches, for a scope
 };
 
 PyObject* evaluate_watched(PyThreadState* ts, _PyInterpreterFrame* f, int throwing) {
+  if (ts->tracing) return _PyEval_EvalFrameDefault(ts, f, throwing);  // a debugger or profiler looks on
   PyCodeObject* code = frame_code(f);
   CodeExtra* e = extra_of((PyObject*)code, true);
   if (e->whose < 0) {

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from lamina_dynshape import hint_of
 
-from ..control import Observed, native, observe
+from ..attributes import class_lookup
+from ..control import MISSING, Observed, native, observe
 from ..frames import Frame
 from ..texts import joined
 from . import VERSION, handler
@@ -260,7 +261,10 @@ def match_class(f: Frame, n: int) -> None:
             if cls in _POSITIONAL_SELF:
                 out.append(subject)
             else:
-                out += [f.cap.getattr(subject, a) for a in getattr(cls, "__match_args__", ())[:n]]
+                if (known := class_lookup(f.cap, cls, "__match_args__")) is MISSING or len(known[0]) < n:
+                    given = 0 if known is MISSING else len(known[0])
+                    observe(TypeError(f"{cls.__name__}() accepts {given} positional sub-pattern{'' if given == 1 else 's'} ({n} given)"))
+                out += [f.cap.getattr(subject, a) for a in f.cap.getattr(cls, "__match_args__")[:n]]
         out += [f.cap.getattr(subject, a) for a in names]
     except Observed as e:
         if not isinstance(e.exc, AttributeError):
