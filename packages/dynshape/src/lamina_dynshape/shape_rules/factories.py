@@ -10,7 +10,7 @@ import torch
 from lamina_dynshape.dims import plain
 from lamina_dynshape.layout import contiguous, dense_like, format_strides
 from lamina_dynshape.promotion import number_dtype
-from lamina_dynshape.shape_rules.pointwise import inplace
+from lamina_dynshape.shape_rules.pointwise import inplace, refuse_overlap
 from lamina_dynshape.shape_rules.registry import rule
 
 _CPU = torch.device("cpu")
@@ -208,6 +208,8 @@ def _copy(mode: Any, x: Any, source: Any, non_blocking: bool = False) -> Any:
 def _copy_inplace(mode: Any, x: Any, source: Any, non_blocking: bool = False) -> Any:
     from lamina_dynshape.layout import broadcast
 
+    if source is not x:
+        refuse_overlap(x, (source,))
     if source.sizes != x.sizes:
         common = broadcast(x.sizes, source.sizes)
         if len(common) != len(x.sizes):
@@ -221,9 +223,14 @@ def _fill(mode: Any, x: Any, value: Any) -> Any:
     return _like(mode, x, None, None, None)
 
 
-@rule("fill_.Scalar", "fill_.Tensor", "zero_", "uniform_", "normal_", "bernoulli_.float", "bernoulli_.Tensor", "exponential_", "random_",
-      "random_.from", "random_.to", "cauchy_", "geometric_", "log_normal_", "fill_diagonal_")
+@rule("fill_.Scalar", "fill_.Tensor", "zero_", "geometric_", "fill_diagonal_")
 def _unchanged(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return x
+
+
+@rule("uniform_", "normal_", "bernoulli_.float", "bernoulli_.Tensor", "exponential_", "random_", "random_.from", "random_.to", "cauchy_", "log_normal_")
+def _drawn(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    refuse_overlap(x, ())
     return x
 
 

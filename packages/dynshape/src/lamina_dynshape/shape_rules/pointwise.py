@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
+from lamina_dynshape.dims import eq, lt, numel, plain
 from lamina_dynshape.fake_tensor import FakeTensor
-from lamina_dynshape.layout import broadcast, contiguous, iterator_strides
+from lamina_dynshape.layout import broadcast, contiguous, is_dense, iterator_strides
 from lamina_dynshape.promotion import FLOATS, result_type, to_float
 from lamina_dynshape.shape_rules.registry import RULES, overload, register, rule
+from lamina_dynshape.support.errors import Unsupported
 
-__all__ = ["elementwise", "inplace"]
+__all__ = ["elementwise", "inplace", "refuse_overlap"]
 
 
 # -- what the result's dtype is ------------------------------------------------------------------------------------------
@@ -102,9 +104,51 @@ def inplace(mode: Any, target: FakeTensor, operands: Any, dtype: torch.dtype) ->
     return target
 
 
-def _agree(a: Any, b: Any) -> bool:
-    from lamina_dynshape.dims import eq
+def refuse_overlap(target: FakeTensor, operands: Any) -> None:
+    """What TensorIterator raises where written memory overlaps itself, or in part an operand. May guard on sizes; those that only the run knows are left to it."""
+    others = [x for x in operands if isinstance(x, FakeTensor) and x is not target and x.storage_key == target.storage_key]
+    broadcast_from = [n for n, step in zip(target.sizes, target.strides) if step == 0 and type(step) is int]
+    if not others and not broadcast_from:
+        return
+    try:
+        if _is_empty(target):
+            return
+        whole = _is_whole(target)
+        if not whole and any(lt(1, n) for n in broadcast_from):
+            raise RuntimeError(_ITSELF)
+        for x in others:
+            if whole and _is_whole(x) and not _is_empty(x) and _cross(target, x):
+                raise RuntimeError(_OPERAND)
+    except Unsupported:
+        return
 
+
+def _is_empty(x: FakeTensor) -> bool:
+    return not all(lt(0, n) for n in x.sizes)
+
+
+def _is_whole(x: FakeTensor) -> bool:
+    """Whether elements fill their memory without gaps, for certain."""
+    static = all(type(n) is int for n in (*x.sizes, *x.strides))
+    return is_dense(x.sizes, x.strides) if static else x.strides == contiguous(x.sizes)
+
+
+def _cross(a: FakeTensor, b: FakeTensor) -> bool:
+    """Whether the memory of two dense tensors of one storage overlaps, and they are not the same elements in the same order."""
+    (begin, end), (first, last) = _span(a), _span(b)
+    return lt(begin, last) and lt(first, end) and not (eq(begin, first) and eq(end, last) and a.strides == b.strides)
+
+
+def _span(x: FakeTensor) -> tuple[Any, Any]:
+    """Where a dense tensor's memory begins and ends, in bytes."""
+    return plain(x.offset * x.scalar_type.itemsize), plain((x.offset + numel(x.sizes)) * x.scalar_type.itemsize)
+
+
+_ITSELF = "unsupported operation: more than one element of the written-to tensor refers to a single memory location. Please clone() the tensor before performing the operation."
+_OPERAND = "unsupported operation: some elements of the input tensor and the written-to tensor refer to a single memory location. Please clone() the tensor before performing the operation."
+
+
+def _agree(a: Any, b: Any) -> bool:
     return eq(a, b)
 
 
@@ -129,8 +173,10 @@ def _unary(dtype_rule: Any) -> Any:
     return rule_
 
 
-def _unary_inplace(dtype_rule: Any) -> Any:
+def _unary_inplace(dtype_rule: Any, may_overlap: bool = False) -> Any:
     def rule_(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not may_overlap:
+            refuse_overlap(x, ())
         return inplace(mode, x, (), dtype_rule((x,)))
 
     return rule_
@@ -147,6 +193,7 @@ def _binary(dtype_rule: Any) -> Any:
 def _binary_inplace(dtype_rule: Any) -> Any:
     def rule_(mode: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
         operands = (a, b)
+        refuse_overlap(a, operands)
         return inplace(mode, a, operands, dtype_rule(operands))
 
     return rule_
@@ -165,6 +212,7 @@ def _nary(count: int, dtype_rule: Any) -> Any:
 def _nary_inplace(count: int, dtype_rule: Any) -> Any:
     def rule_(mode: Any, *args: Any, **kwargs: Any) -> Any:
         operands = args[:count]
+        refuse_overlap(args[0], operands)
         return inplace(mode, args[0], operands, dtype_rule(operands))
 
     return rule_
@@ -190,10 +238,13 @@ _family(1, _float, """acos acosh asin asinh atan atanh cos cosh deg2rad digamma 
     special_bessel_y1 special_entr special_erfcx special_i0e special_i1 special_i1e special_log_ndtr special_ndtri special_modified_bessel_i0
     special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1 special_scaled_modified_bessel_k0
     special_scaled_modified_bessel_k1 special_spherical_bessel_j0 special_airy_ai sqrt tan tanh""")
-_family(1, _same, """bitwise_not ceil celu elu floor frac hardshrink hardsigmoid hardswish hardtanh leaky_relu mish neg nan_to_num
-    positive relu relu6 round selu sgn sign silu softplus softshrink square threshold trunc log_sigmoid""")
+_family(1, _same, """bitwise_not ceil celu elu floor frac hardshrink hardsigmoid hardswish hardtanh leaky_relu mish neg
+    positive relu relu6 round selu sgn sign silu softplus softshrink square trunc log_sigmoid""")
 _family(1, _same, "round", "decimals")
-_family(1, _same, "gelu conj_physical")
+_family(1, _same, "gelu")
+for _name_ in ("threshold", "nan_to_num", "conj_physical"):  # write where elements share memory, the last two for some dtypes
+    register(overload(_name_), _unary(_same))
+    register(overload(f"{_name_}_"), _unary_inplace(_same, may_overlap=True))
 _family(1, _real, "abs")
 _family(1, _bool, "isnan isinf isfinite isposinf isneginf isreal logical_not signbit")
 _family(2, _same, "add sub rsub mul", "Tensor Scalar")
@@ -203,6 +254,8 @@ _family(2, _same, "floor_divide")
 _family(2, _same, "bitwise_left_shift bitwise_right_shift", "Tensor Tensor_Scalar Scalar_Tensor")
 _family(2, _same, "__lshift__ __rshift__ __and__ __or__ __xor__", "Tensor Scalar")
 _family(2, _same, "pow", "Tensor_Tensor Tensor_Scalar")
+register(overload("pow_.Tensor"), _binary_inplace(_same))
+register(overload("pow_.Scalar"), _binary_inplace(_same))
 _family(2, _same, "maximum minimum fmax fmin gcd lcm hypot nextafter copysign heaviside")
 _family(2, _float, "atan2 xlogy logaddexp logaddexp2 special_xlog1py special_zeta")
 _family(2, _float, "xlogy", "Tensor Scalar_Self Scalar_Other")
@@ -224,6 +277,7 @@ def _signed_div(mode: Any, a: Any, b: Any, *, rounding_mode: str | None = None) 
 
 
 def _signed_div_inplace(mode: Any, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+    refuse_overlap(a, (b,))
     return inplace(mode, a, (a, b), _same((a, b)) if rounding_mode else _float((a, b)))
 
 
@@ -279,6 +333,7 @@ def _clamp(mode: Any, x: Any, *limits: Any, **named: Any) -> Any:
 @rule("clamp_", "clamp_.Tensor", "clamp_min_", "clamp_min_.Tensor", "clamp_max_", "clamp_max_.Tensor")
 def _clamp_inplace(mode: Any, x: Any, *limits: Any, **named: Any) -> Any:
     operands = (x, *(v for v in (*limits, *named.values()) if v is not None))
+    refuse_overlap(x, operands)
     return inplace(mode, x, operands, _same(operands))
 
 
