@@ -324,3 +324,20 @@ def test_a_tracer_written_in_python_may_look_on():
     finally:
         sys.settrace(before)
     assert got[1:] == ([3, 1], "q+") and events
+
+
+def test_an_object_made_in_the_frame_that_asks_for_its_own_dictionary():
+    class Config:
+        def __init__(self, n):
+            self.n = n
+
+        def __getattribute__(self, name):
+            return super().__getattribute__("__dict__").get("_" + name, super().__getattribute__(name))
+
+    def program(x):
+        c = Config(3)
+        c._n = 4
+        return x * c.n, len(c.__dict__)
+
+    compiled = lamina_dynamo.optimize(program, lambda gm, examples: gm.forward, fullgraph=True)
+    assert compiled(torch.ones(1)) == program(torch.ones(1)) == (4, 2)

@@ -117,4 +117,4 @@ def instance_dict(cap: Capture, obj: Any) -> Any:
     """`obj.__dict__`."""
     if id(obj) in cap.sources:
         return InstanceDict(cap, obj)
-    return native(getattr, obj, "__dict__")
+    return native(object.__getattribute__, obj, "__dict__")  # a `__getattribute__` of the program has been asked before
