@@ -67,6 +67,8 @@ def whose_code(code: types.CodeType, globals_: dict[str, Any]) -> int:
 
     if code.co_filename.startswith((*_PACKAGES, "<frozen importlib")):  # and what an import runs
         return 2
+    if code.co_name == "__torch_dispatch__":  # of a wrapper, on fakes: autograd's engine calls it, and what it calls is recorded
+        return 2
     if code.co_filename == "<string>" and code.co_name in _OF_DATACLASSES:
         return 0
     module = globals_.get("__name__") or ""
