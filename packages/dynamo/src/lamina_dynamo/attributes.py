@@ -364,7 +364,7 @@ def _module_attr(cap: Capture, m: types.ModuleType, name: str) -> Any:
     if name == "__dict__" and not is_torch_owned(m.__name__):
         from .instance_dict import instance_dict
 
-        if any(owner == id(m.__dict__) for owner, _ in cap.globals_overlay):
+        if id(m.__dict__) in cap.globals_dicts:
             unsupported("instance-dict", "the dictionary of a module that the frame has written to", saw=m.__name__, hint="use getattr and setattr")
         return instance_dict(cap, m)
     described = module_descriptor(m, name)

@@ -330,7 +330,7 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
             refuse_growing(cap, (*args, *(kwargs or {}).values()))
             cap.refuse_opaque(*args, *(kwargs or {}).values())
             if policy is _NATIVE and not is_torch_owned(fn.__module__):
-                if any(_may_change(cap, a) for a in (*args, *(kwargs or {}).values())):
+                if any(_has_outside_state(cap, a) for a in (*args, *(kwargs or {}).values())):
                     return _interpret(cap, fn, args, kwargs)  # what it reads of them is guarded
                 args, kwargs = map(cap.concrete, args), {k: cap.concrete(v) for k, v in (kwargs or {}).items()}
             return native(fn, *args, **(kwargs or {}))
@@ -352,7 +352,7 @@ def call_function(cap: Capture, fn: Any, args: Any, kwargs: Any) -> Any:
     return _interpret(cap, fn, args, kwargs)
 
 
-def _may_change(cap: Capture, v: Any) -> bool:
+def _has_outside_state(cap: Capture, v: Any) -> bool:
     """Whether this is an object from outside that another call may find in another state."""
     return bool(type(v).__flags__ & HEAP_TYPE) and type(v).__module__ not in NATIVE_MODULES and id(v) in cap.sources and not isinstance(v, (type, enum.Enum, torch.Tensor, *IMMUTABLE))
 

@@ -142,10 +142,10 @@ def native(fn: Any, *args: Any, **kwargs: Any) -> Any:
         if any(map(_holds_text, (*args, *kwargs.values()))):
             unsupported("tensor-text", "a text of a tensor's value in C code", saw=getattr(fn, "__name__", type(fn).__name__))
         symbolic = "non-nested SymInt" in str(exc) or "SymBool" in str(exc)
-        if not symbolic or not any(map(_holds_symbol, (*args, *kwargs.values()))):
-            if symbolic:
-                unsupported("symbolic-operator", "a key of a dict or set that changes from call to call", saw=getattr(fn, "__name__", type(fn).__name__), hint="use the numbers in a list, or compile with dynamic=False")
+        if not symbolic:
             raise Observed(exc) from exc
+        if not any(map(_holds_symbol, (*args, *kwargs.values()))):  # something that the arguments give holds it
+            unsupported("symbolic-operator", "a key of a dict or set that changes from call to call", saw=getattr(fn, "__name__", type(fn).__name__), hint="use the numbers in a list, or compile with dynamic=False")
     except Exception as exc:
         if isinstance(exc, RuntimeError) and is_symbolic_refusal(exc):
             unsupported("symbolic-operator", "C++ takes no symbolic sizes here", saw=getattr(fn, "__name__", type(fn).__name__), hint="mark_static, or dynamic=False")

@@ -16,7 +16,7 @@ from lamina_dynshape.real_functions import MATH_FUNCTIONS, is_defined
 from ..attributes import TensorSuper, class_lookup, guard_mro, has_attr, has_method, load_attr
 from ..instance_dict import instance_dict
 from ..stores import delete_attr, store_attr
-from ..calls import RULES, rule
+from ..calls import rule
 from ..construct import call_type
 from ..native_calls import call_module_function
 from ..control import MISSING, STANDS_FOR, Observed, native, observe, unsupported
@@ -421,13 +421,13 @@ def names_(cap: Any, args: Any, kwargs: Any) -> Any:
     if not args:
         unsupported("frame-locals", "globals(), locals() or dir() of the frame")
     v = args[0]
-    if id(v) in cap.overlay or isinstance(v, types.ModuleType) and any(key == id(v.__dict__) for key, _ in cap.globals_overlay):
+    if id(v) in cap.overlay or isinstance(v, types.ModuleType) and id(v.__dict__) in cap.globals_dicts:
         unsupported("frame-locals", "dir() of an object whose attributes were written", hint="ask for the attribute by hasattr")
     names = native(dir, v)
-    if isinstance(v, (type, types.ModuleType)) and not is_torch_owned(v.__name__ if isinstance(v, types.ModuleType) else v.__module__):
-        cap.guards.add(CallSource(_names, ConstantSource(v)), GuardKind.EQUALS, tuple(names))
-    elif id(v) in cap.sources:
-        cap.guards.add(CallSource(_names, cap.sources[id(v)]), GuardKind.EQUALS, tuple(names))
+    held = isinstance(v, (type, types.ModuleType)) and not is_torch_owned(v.__name__ if isinstance(v, types.ModuleType) else v.__module__)
+    source = ConstantSource(v) if held else cap.sources.get(id(v))
+    if source is not None:
+        cap.guards.add(CallSource(_names, source), GuardKind.EQUALS, tuple(names))
     return names
 
 
@@ -550,5 +550,4 @@ def _of_integers(fn: Any) -> None:
 
 
 for _fn in (range, hex, bin, oct, chr, operator.index, math.gcd, math.lcm, math.factorial, math.comb, math.perm, math.isqrt):
-    if id(_fn) not in RULES:
-        _of_integers(_fn)
+    _of_integers(_fn)

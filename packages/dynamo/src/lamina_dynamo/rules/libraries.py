@@ -22,7 +22,7 @@ import torch
 from ..attributes import class_lookup, load_attr, raw_dict
 from ..instance_dict import instance_dict
 from ..calls import rule
-from ..control import MISSING, Observed, native, unsupported
+from ..control import MISSING, native, unsupported
 from ..guards import GuardKind
 from ..opcodes.operators import python_method
 from ..source import ConstantSource, TypeAttrSource, instance_attr
@@ -81,7 +81,7 @@ def _is_ignored(cap: Any, message: Any, category: Any) -> bool:
 def _changes_warnings(cap: Any) -> bool:
     """Whether the frame set filters, or who shows warnings, before."""
     shadow = cap.shadow_of.get(id(warnings.filters))
-    written = any(key == id(warnings.__dict__) for key, _ in cap.globals_overlay)
+    written = id(warnings.__dict__) in cap.globals_dicts
     return written or shadow is not None and list(shadow) != cap.pristine[id(shadow)]
 
 
@@ -212,7 +212,7 @@ def _rely_on_parameters(cap: Any, v: Any) -> None:
         elif type(v) is types.FunctionType:
             for name in ("__code__", "__defaults__", "__kwdefaults__"):
                 load_attr(cap, v, name)
-            found = [_attribute(cap, v, name) for name in ("__signature__", "__wrapped__")]
+            found = [cap.call(getattr, (v, name, None)) for name in ("__signature__", "__wrapped__")]
             v = None if found[0] is not None else found[1]
         elif isinstance(v, type):
             class_lookup(cap, v, "__signature__")
@@ -221,16 +221,9 @@ def _rely_on_parameters(cap: Any, v: Any) -> None:
         elif isinstance(v, functools.partial):
             v = v.func
         else:
-            _attribute(cap, v, "__signature__")
+            cap.call(getattr, (v, "__signature__", None))
             called = class_lookup(cap, type(v), "__call__")
             v = called[0] if called is not MISSING else None
-
-
-def _attribute(cap: Any, v: Any, name: str) -> Any:
-    try:
-        return load_attr(cap, v, name)
-    except Observed:
-        return None
 
 
 @rule(dataclasses.is_dataclass)

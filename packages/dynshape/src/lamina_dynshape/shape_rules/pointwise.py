@@ -104,6 +104,12 @@ def inplace(mode: Any, target: FakeTensor, operands: Any, dtype: torch.dtype) ->
     return target
 
 
+def _iterated(mode: Any, target: FakeTensor, operands: Any, dtype: torch.dtype) -> FakeTensor:
+    """`inplace` of what TensorIterator writes: memory must not overlap."""
+    refuse_overlap(target, operands)
+    return inplace(mode, target, operands, dtype)
+
+
 def refuse_overlap(target: FakeTensor, operands: Any) -> None:
     """What TensorIterator raises where written memory overlaps itself, or in part an operand. May guard on sizes; those that only the run knows are left to it."""
     others = [x for x in operands if isinstance(x, FakeTensor) and x is not target and x.storage_key == target.storage_key]
@@ -173,11 +179,9 @@ def _unary(dtype_rule: Any) -> Any:
     return rule_
 
 
-def _unary_inplace(dtype_rule: Any, may_overlap: bool = False) -> Any:
+def _unary_inplace(dtype_rule: Any, write: Any = _iterated) -> Any:
     def rule_(mode: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        if not may_overlap:
-            refuse_overlap(x, ())
-        return inplace(mode, x, (), dtype_rule((x,)))
+        return write(mode, x, (), dtype_rule((x,)))
 
     return rule_
 
@@ -193,8 +197,7 @@ def _binary(dtype_rule: Any) -> Any:
 def _binary_inplace(dtype_rule: Any) -> Any:
     def rule_(mode: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
         operands = (a, b)
-        refuse_overlap(a, operands)
-        return inplace(mode, a, operands, dtype_rule(operands))
+        return _iterated(mode, a, operands, dtype_rule(operands))
 
     return rule_
 
@@ -212,8 +215,7 @@ def _nary(count: int, dtype_rule: Any) -> Any:
 def _nary_inplace(count: int, dtype_rule: Any) -> Any:
     def rule_(mode: Any, *args: Any, **kwargs: Any) -> Any:
         operands = args[:count]
-        refuse_overlap(args[0], operands)
-        return inplace(mode, args[0], operands, dtype_rule(operands))
+        return _iterated(mode, args[0], operands, dtype_rule(operands))
 
     return rule_
 
@@ -244,7 +246,7 @@ _family(1, _same, "round", "decimals")
 _family(1, _same, "gelu")
 for _name_ in ("threshold", "nan_to_num", "conj_physical"):  # write where elements share memory, the last two for some dtypes
     register(overload(_name_), _unary(_same))
-    register(overload(f"{_name_}_"), _unary_inplace(_same, may_overlap=True))
+    register(overload(f"{_name_}_"), _unary_inplace(_same, inplace))
 _family(1, _real, "abs")
 _family(1, _bool, "isnan isinf isfinite isposinf isneginf isreal logical_not signbit")
 _family(2, _same, "add sub rsub mul", "Tensor Scalar")
@@ -277,8 +279,7 @@ def _signed_div(mode: Any, a: Any, b: Any, *, rounding_mode: str | None = None) 
 
 
 def _signed_div_inplace(mode: Any, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
-    refuse_overlap(a, (b,))
-    return inplace(mode, a, (a, b), _same((a, b)) if rounding_mode else _float((a, b)))
+    return _iterated(mode, a, (a, b), _same((a, b)) if rounding_mode else _float((a, b)))
 
 
 for _suffix in ("Tensor_mode", "Scalar_mode"):
@@ -333,8 +334,7 @@ def _clamp(mode: Any, x: Any, *limits: Any, **named: Any) -> Any:
 @rule("clamp_", "clamp_.Tensor", "clamp_min_", "clamp_min_.Tensor", "clamp_max_", "clamp_max_.Tensor")
 def _clamp_inplace(mode: Any, x: Any, *limits: Any, **named: Any) -> Any:
     operands = (x, *(v for v in (*limits, *named.values()) if v is not None))
-    refuse_overlap(x, operands)
-    return inplace(mode, x, operands, _same(operands))
+    return _iterated(mode, x, operands, _same(operands))
 
 
 @rule("masked_fill.Scalar", "masked_fill.Tensor")
